@@ -1,0 +1,1 @@
+"""Credit assignment: pure functions on tensors, which know nothing of Ray."""

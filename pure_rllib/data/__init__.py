@@ -1,0 +1,1 @@
+"""Problems, their order, and prompt templates."""

@@ -1,0 +1,1 @@
+"""Metrics, progress, plots and the rollouts page."""

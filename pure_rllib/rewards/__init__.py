@@ -1,0 +1,1 @@
+"""Step scorers (process rewards) and verifiers (verifiable rewards)."""

@@ -1,0 +1,119 @@
+"""What every step scorer and every verifier offers. S steps, T response tokens."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+
+Outcome = Literal["correct", "incorrect", "no_answer", "timeout", "error"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRequest:
+    """One finished response whose steps are to be scored.
+
+    Attributes:
+        prompt: the problem's text, before any template.
+        answer: the gold answer, or None where it is unknown.
+        prompt_ids: `[P]` int64 token ids that the policy was given.
+        response_ids: `[T]` int64 token ids that it sampled, EOS included.
+        step_spans: `[S, 2]` int64, half-open token ranges of the steps in the response.
+        step_texts: S texts, white space at both ends removed, special tokens left out.
+    """
+
+    prompt: str
+    answer: str | None
+    prompt_ids: np.ndarray
+    response_ids: np.ndarray
+    step_spans: np.ndarray
+    step_texts: tuple[str, ...]
+
+
+@runtime_checkable
+class StepScorer(Protocol):
+    """Anything that judges the steps of responses."""
+
+    def score(self, requests: Sequence[ScoringRequest]) -> list[np.ndarray]:
+        """Returns one `[S]` float32 array in [-1, 1] per request, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of one response.
+
+    Attributes:
+        outcome: `correct`, `incorrect`, `no_answer` (nothing to compare was found),
+            `timeout` (over the time limit) or `error` (the checker itself failed).
+        answer: the answer that was extracted, or None.
+        seconds: wall-clock time of the check.
+    """
+
+    outcome: Outcome
+    answer: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def reward(self) -> float:
+        """The verifiable reward: 1.0 if correct, else 0.0."""
+        return float(self.outcome == "correct")
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Anything that compares responses with gold answers."""
+
+    def verify(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
+        """Returns one verdict per pair of gold answer and response text."""
+
+
+class FunctionScorer:
+    """Makes a step scorer of a plain function.
+
+    Args:
+        function: takes the prompt's text and the texts of the steps, returns one
+            number in [-1, 1] per step.
+    """
+
+    def __init__(self, function: Callable[[str, tuple[str, ...]], Sequence[float]]):
+        self.function = function
+
+    def score(self, requests: Sequence[ScoringRequest]) -> list[np.ndarray]:
+        """Scores each request on its own. See `StepScorer.score`."""
+        return [self._score_one(request) for request in requests]
+
+    def _score_one(self, request: ScoringRequest) -> np.ndarray:
+        scores = np.asarray(
+            self.function(request.prompt, request.step_texts), dtype=np.float32
+        )
+        if scores.shape != (len(request.step_texts),):
+            raise ValueError(
+                f"The step scorer returned shape {scores.shape} for "
+                f"{len(request.step_texts)} steps: return one number per step."
+            )
+        if not (np.abs(scores) <= 1.0).all():
+            raise ValueError(
+                f"The step scorer returned {scores.tolist()}: process rewards must "
+                "lie in [-1, 1]. Rescale them in your function."
+            )
+        return scores
+
+
+class FunctionVerifier:
+    """Makes a verifier of a plain function.
+
+    Args:
+        function: takes the gold answer and the response's text, returns whether the
+            response is correct. Errors that it raises are not caught.
+    """
+
+    def __init__(self, function: Callable[[str, str], bool]):
+        self.function = function
+
+    def verify(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
+        """Checks each pair on its own. See `Verifier.verify`."""
+        return [
+            Verdict("correct" if self.function(gold, text) else "incorrect")
+            for gold, text in zip(golds, responses, strict=True)
+        ]
