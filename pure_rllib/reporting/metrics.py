@@ -1,0 +1,311 @@
+"""Every metric of a run, once: its name, its unit and range, what it means, how it is
+computed. `docs/metrics.md` is printed from here:
+
+    python -m pure_rllib.reporting.metrics > docs/metrics.md
+
+A name is flat, with "/" between group and metric. A metric that has nothing to measure
+in an iteration (no gold answers: no accuracy) is NaN, not missing, so that CSV columns
+stay the same from the first row to the last.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# Three lines each: name [unit, range], meaning, how it is computed. "#" opens a group.
+_REGISTRY = """
+# Rewards and credit
+reward/process_mean [reward, -1 to 1]
+    Process reward of a step.
+    Mean over all scored steps of the iteration's responses.
+reward/process_min [reward, -1 to 1]
+    Process reward of a response's worst step: what the min form pays.
+    Mean over scored responses of the minimum over steps.
+reward/verifiable [reward, 0 to 1]
+    Verifiable reward of a response; equals accuracy, before its coefficient.
+    Mean over responses whose gold answer is known.
+reward/total [reward]
+    Both reward streams with their coefficients, for a whole response.
+    Mean over responses of the credited rewards' sum over tokens; before any baseline.
+return/mean [reward]
+    Rewards from a token on, as credit assignment weighs them; before any baseline.
+    Mean over response tokens.
+advantage/mean [reward]
+    Return minus baseline; far from 0 says that baseline and return do not match.
+    Mean over response tokens, after normalisation if that is on.
+advantage/std [reward]
+    Spread of the advantage; towards 0 there is nothing left to learn from.
+    Standard deviation over response tokens (divided by n, not n - 1).
+
+# Correctness
+accuracy [share, 0 to 1]
+    Correct responses in training samples (evaluation/ has the held-out ones).
+    Correct / responses whose gold answer is known.
+pass_at_g [share, 0 to 1]
+    Groups in which at least one response is correct.
+    Such groups / groups whose gold answer is known; G is the group size.
+groups/no_signal_share [share, 0 to 1]
+    Groups that teach nothing, all their responses having earned the same.
+    Groups whose advantages are all 0 (within 1e-6); before: equal rewards / groups.
+groups/dropped [groups, count]
+    Groups without signal that were left out of the update.
+    Count in this iteration; 0 where such groups are kept.
+verifier/correct [responses, count]
+    Responses whose answer equals the gold answer.
+    Count in this iteration.
+verifier/incorrect [responses, count]
+    Responses whose answer differs from the gold answer.
+    Count in this iteration.
+verifier/no_answer [responses, count]
+    Responses in which the verifier found nothing to compare.
+    Count in this iteration.
+verifier/timeout [responses, count]
+    Responses whose check ran over the time limit; they earn 0.
+    Count in this iteration.
+verifier/error [responses, count]
+    Responses on which the checker itself failed.
+    Count in this iteration.
+
+# Process reward model (PRM)
+prm/verifier_agreement [share, 0 to 1]
+    Responses on which PRM and verifier agree; falling while reward rises is hacking.
+    (Minimum over steps > 0) == correct, over scored responses with a gold answer.
+prm/overlong [responses, count]
+    Responses that with their prompt exceed the PRM's context.
+    Count in this iteration.
+
+# Prompts and responses
+prompt/tokens [tokens]
+    Length of a prompt, template included.
+    Mean over prompts of the iteration.
+prompt/dropped [prompts, count]
+    Prompts longer than the limit, never asked.
+    Count over the whole data set, at loading.
+response/tokens [tokens]
+    Length of a response, end-of-sequence token included.
+    Mean over responses.
+response/tokens_correct [tokens]
+    Length of a correct response.
+    Mean over correct responses.
+response/tokens_incorrect [tokens]
+    Length of a response that is not correct though the gold answer is known.
+    Mean over those responses.
+response/steps [steps]
+    Reasoning steps of a response.
+    Mean over responses.
+response/tokens_per_step [tokens]
+    Length of a step.
+    Tokens inside steps / steps, over all responses.
+response/separator_rate [share, 0 to 1]
+    Tokens that end a step (their own text ends with two newlines).
+    Separators / response tokens, over all responses.
+response/blank_share [share, 0 to 1]
+    Responses without a visible character.
+    Such responses / responses.
+response/one_step_share [share, 0 to 1]
+    Responses of a single step; towards 1 the step structure has collapsed.
+    Such responses / responses.
+response/truncated_share [share, 0 to 1]
+    Responses that ran out of their token budget.
+    Not ended by an end-of-sequence token / responses.
+response/no_answer_share [share, 0 to 1]
+    Responses in which no final answer was found.
+    Such responses / responses that were verified.
+response/repetition [share, 0 to 1]
+    How much of a response repeats itself.
+    Mean over responses of `pure_rllib.credit.text_metrics.repetition`.
+response/reflection [words, count]
+    Words of second thought ("wait", "let me check", ...) in a response.
+    Mean over responses of `pure_rllib.credit.text_metrics.reflection`.
+
+# Losses and optimisation
+loss/total [1]
+    What the optimiser minimises.
+    Mean over the iteration's updates.
+loss/policy [1]
+    Clipped policy-gradient loss.
+    Mean over updates; aggregated over tokens as the configuration says.
+loss/kl [1]
+    KL penalty in the loss, coefficient applied; 0 where KL is part of the reward.
+    Mean over updates.
+loss/entropy [1]
+    Entropy bonus in the loss, coefficient applied, as it is added (<= 0).
+    Mean over updates.
+kl/reference [nats per token]
+    How far the policy is from the reference policy; NaN without a reference policy.
+    Mean over response tokens, by the configured estimator (k1, k2 or k3).
+kl/old_policy [nats per token, >= 0]
+    How far an update has moved the policy from the one that sampled.
+    k3: mean over response tokens of ratio - 1 - log(ratio).
+entropy [nats per token, >= 0]
+    Entropy of the policy's next-token distribution.
+    Mean over response tokens.
+ratio/mean [1]
+    Probability ratio of the policy to the one that sampled.
+    Mean over response tokens and updates.
+ratio/max [1]
+    Largest probability ratio.
+    Maximum over response tokens and updates.
+ratio/first_minibatch_max_deviation [1, >= 0]
+    Distance of the ratio from 1 before any update; above 1e-4 something is wrong.
+    Maximum of |ratio - 1| over the tokens of the iteration's first mini-batch.
+clip/low_share [share, 0 to 1]
+    Tokens whose ratio was clipped from below (negative advantage).
+    Such tokens / response tokens, mean over updates.
+clip/high_share [share, 0 to 1]
+    Tokens whose ratio was clipped from above (positive advantage).
+    Such tokens / response tokens, mean over updates.
+gradient_norm [1, >= 0]
+    Length of the gradient before clipping.
+    2-norm over all parameters, mean over updates.
+learning_rate [1]
+    The optimiser's learning rate.
+    At the iteration's last update.
+weights/version [count]
+    Version of the weights that the responses were sampled with.
+    Counts weight transfers from learner to generator.
+generator_learner_logp_gap [nats, >= 0]
+    Disagreement of generator and learner on the tokens' log-probabilities.
+    Maximum |logp - old logp| over the first mini-batch, before any update.
+
+# Speed
+throughput/sampled_tokens_per_s [tokens/s]
+    Speed of sampling.
+    Response tokens / seconds/sample.
+throughput/scored_tokens_per_s [tokens/s]
+    Speed of the step scorer.
+    Response tokens / seconds/score.
+throughput/learned_tokens_per_s [tokens/s]
+    Speed of learning.
+    Response tokens times passes over them / seconds/learn.
+seconds/iteration [s]
+    Wall-clock time of the iteration, without evaluation.
+    From the start to the end of `training_step`.
+seconds/sample [s]
+    Wall-clock time of sampling responses.
+    With several env runners the slowest one's.
+seconds/score [s]
+    Wall-clock time of scoring steps.
+    With several env runners the slowest one's.
+seconds/verify [s]
+    Wall-clock time of checking answers.
+    With several env runners the slowest one's.
+seconds/learn [s]
+    Wall-clock time of learner connectors and updates.
+    Measured around the learner group's update.
+seconds/sync [s]
+    Wall-clock time of bringing new weights to the generators.
+    Measured around the transfer.
+seconds/other [s]
+    What is left of the iteration.
+    seconds/iteration minus the five phases above.
+
+# Progress through the data
+epoch [count]
+    Passes over the problems that are complete.
+    problems_seen // problems in the training set.
+problems_seen [problems, count]
+    Problems asked since the run began.
+    Counted over resumed runs as well.
+
+# Evaluation on held-out problems
+evaluation/greedy_accuracy [share, 0 to 1]
+    Problems that are solved by greedy decoding.
+    Correct / problems.
+evaluation/greedy_accuracy_low [share, 0 to 1]
+    Lower end of its 95% interval.
+    Wilson score interval over problems.
+evaluation/greedy_accuracy_high [share, 0 to 1]
+    Upper end of its 95% interval.
+    Wilson score interval over problems.
+evaluation/sampled_accuracy [share, 0 to 1]
+    Sampled responses that are correct.
+    Mean over problems of the share of correct responses.
+evaluation/sampled_accuracy_low [share, 0 to 1]
+    Lower end of its 95% interval.
+    Interval over problems, not responses, which hang together within a problem.
+evaluation/sampled_accuracy_high [share, 0 to 1]
+    Upper end of its 95% interval.
+    Interval over problems, not responses, which hang together within a problem.
+evaluation/response_tokens [tokens]
+    Length of a response to a held-out problem.
+    Mean over the sampled responses; over the greedy ones if none were sampled.
+evaluation/no_answer_share [share, 0 to 1]
+    Responses to held-out problems in which no final answer was found.
+    Over the same responses as evaluation/response_tokens.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: its key in results.
+        unit: unit, then range where it has one.
+        meaning: what it says.
+        estimator: how it is computed, and over what.
+        group: heading that it stands under in the documentation.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    estimator: str
+    group: str
+
+
+def _parse(registry: str) -> dict[str, Metric]:
+    """Reads the registry above; a name that stands there twice is an error."""
+    metrics: dict[str, Metric] = {}
+    group = ""
+    lines = iter(line.strip() for line in registry.splitlines() if line.strip())
+    for line in lines:
+        if line.startswith("# "):
+            group = line[2:]
+            continue
+        name, _, unit = line.partition(" [")
+        assert unit.endswith("]"), f"registry line {line!r}: expected 'name [unit]'"
+        assert name not in metrics, f"metric {name!r} is registered twice"
+        metrics[name] = Metric(name, unit[:-1], next(lines), next(lines), group)
+    return metrics
+
+
+METRICS: dict[str, Metric] = _parse(_REGISTRY)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises a KeyError that lists the names which are not registered here."""
+    unknown = sorted(set(names) - METRICS.keys())
+    if unknown:
+        raise KeyError(
+            f"metrics {unknown} must be registered in pure_rllib/reporting/metrics.py: "
+            "each one is defined and explained once; add its three lines there"
+        )
+
+
+def metrics_markdown() -> str:
+    """Writes the registry as the text of `docs/metrics.md`."""
+    parts = [
+        "# Metrics",
+        "",
+        "Printed by `python -m pure_rllib.reporting.metrics > docs/metrics.md`; edit "
+        "`pure_rllib/reporting/metrics.py`, not this file.",
+        "",
+        "A metric that has nothing to measure in an iteration is NaN.",
+    ]
+    group = ""
+    for metric in METRICS.values():
+        if metric.group != group:
+            group = metric.group
+            parts += ["", f"## {group}", ""]
+            parts += [
+                "| name | unit, range | meaning | computed as |",
+                "|---|---|---|---|",
+            ]
+        cells = (f"`{metric.name}`", metric.unit, metric.meaning, metric.estimator)
+        parts.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    print(metrics_markdown(), end="")

@@ -1,0 +1,129 @@
+"""The metrics that follow from the responses alone. T response tokens, S steps."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pure_rllib.reporting.records import ResponseRecord, group_records
+from pure_rllib.rewards.base import OUTCOMES
+
+NO_SIGNAL_TOLERANCE = 1e-6  # advantages below it are rounding, not signal
+NAN = float("nan")
+
+
+def response_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+    """Computes every response-level metric; `reporting.metrics` explains each.
+
+    Args:
+        records: the iteration's responses, whole groups, in any order.
+
+    Returns:
+        One float per metric, the same keys for every input; NaN where there is nothing
+        to measure (all means are NaN for no records).
+    """
+    return {
+        **_reward_metrics(records),
+        **_correctness_metrics(records),
+        **_group_metrics(group_records(records)),
+        **_text_metrics(records),
+    }
+
+
+def _reward_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+    scored = [r for r in records if r.min_reward is not None]
+    minima = [r.min_reward for r in scored]
+    both = [r for r in scored if r.correct is not None]
+    advantages = _joined([r.advantages for r in records if r.advantages is not None])
+    returns = _joined([r.returns for r in records if r.returns is not None])
+    return {
+        "reward/process_mean": _mean(_joined([r.step_rewards for r in scored])),
+        "reward/process_min": _mean(minima),
+        "reward/verifiable": _mean([r.verifiable_reward for r in records]),
+        "reward/total": _mean([r.total_reward for r in records]),
+        "return/mean": _mean(returns),
+        "advantage/mean": _mean(advantages),
+        "advantage/std": float(advantages.std()) if advantages.size else NAN,
+        "prm/verifier_agreement": _mean(
+            [((r.min_reward or 0.0) > 0.0) == r.correct for r in both]
+        ),
+    }
+
+
+def _correctness_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+    outcomes = [r.outcome for r in records if r.outcome is not None]
+    correct = [r.num_tokens for r in records if r.correct is True]
+    incorrect = [r.num_tokens for r in records if r.correct is False]
+    return {
+        "accuracy": _mean([r.correct for r in records]),
+        "response/tokens_correct": _mean(correct),
+        "response/tokens_incorrect": _mean(incorrect),
+        "response/no_answer_share": _mean([o == "no_answer" for o in outcomes]),
+        **{f"verifier/{o}": float(outcomes.count(o)) for o in OUTCOMES},
+    }
+
+
+def _group_metrics(groups: Sequence[Sequence[ResponseRecord]]) -> dict[str, float]:
+    verified = [g for g in groups if any(r.correct is not None for r in g)]
+    return {
+        "pass_at_g": _mean([any(r.correct for r in g) for g in verified]),
+        "groups/no_signal_share": _mean([not has_signal(g) for g in groups]),
+        "prompt/tokens": _mean([g[0].num_prompt_tokens for g in groups]),
+    }
+
+
+def has_signal(group: Sequence[ResponseRecord]) -> bool:
+    """Whether a group of responses teaches anything.
+
+    Args:
+        group: the responses to one prompt.
+
+    Returns:
+        Whether any advantage differs from 0; before there are advantages, whether
+        verifiable rewards or process rewards differ between the responses.
+    """
+    if all(r.advantages is not None for r in group):
+        advantages = _joined([r.advantages for r in group])
+        return bool((np.abs(advantages) > NO_SIGNAL_TOLERANCE).any())
+    earned = {
+        (r.verifiable_reward, None if r.step_rewards is None else tuple(r.step_rewards))
+        for r in group
+    }
+    return len(earned) > 1
+
+
+def _text_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+    num_tokens = sum(r.num_tokens for r in records)
+    num_steps = sum(len(r.step_spans) for r in records)
+    step_tokens = sum(end - start for r in records for start, end in r.step_spans)
+    separators = sum(r.num_separators for r in records)
+
+    def share(test: Callable[[ResponseRecord], bool]) -> float:
+        return _mean([test(r) for r in records])
+
+    return {
+        "response/tokens": _mean([r.num_tokens for r in records]),
+        "response/steps": _mean([len(r.step_spans) for r in records]),
+        "response/tokens_per_step": step_tokens / num_steps if num_steps else NAN,
+        "response/separator_rate": separators / num_tokens if num_tokens else NAN,
+        "response/blank_share": share(lambda r: not r.has_visible),
+        "response/one_step_share": share(lambda r: len(r.step_spans) == 1),
+        "response/truncated_share": share(lambda r: not r.terminated),
+        "response/repetition": _mean([r.repetition for r in records]),
+        "response/reflection": _mean([r.reflection for r in records]),
+    }
+
+
+def _joined(arrays: Sequence[Sequence[float] | None]) -> np.ndarray:
+    """Concatenates sequences of numbers into one float64 array."""
+    parts = [np.asarray(a, dtype=np.float64) for a in arrays if a is not None]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _mean(values: Sequence[float | None] | np.ndarray) -> float:
+    """The mean over what is known (None is left out); NaN if nothing is."""
+    known = (
+        values
+        if isinstance(values, np.ndarray)
+        else np.asarray([v for v in values if v is not None], dtype=np.float64)
+    )
+    return float(known.mean()) if known.size else NAN

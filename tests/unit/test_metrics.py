@@ -1,0 +1,151 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from pure_rllib.reporting.metrics import METRICS, check_names, metrics_markdown
+from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.reporting.response_metrics import has_signal, response_metrics
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def record(group="a", tokens=4, spans=((0, 2), (2, 4)), **fields):
+    return ResponseRecord(
+        group_id=group,
+        prompt="1+1",
+        answer="2",
+        response_text="1\n\n2",
+        response_tokens=["x"] * tokens,
+        token_ids=list(range(tokens)),
+        step_spans=spans,
+        **fields,
+    )
+
+
+@pytest.fixture
+def batch():
+    """Group a: right (4 tokens) and wrong (2, truncated); group b: unknown, blank."""
+    return [
+        record(
+            step_rewards=[0.9, 0.1],
+            verifiable_reward=1.0,
+            outcome="correct",
+            num_separators=1,
+            advantages=[1.0, 1.0, 1.0, 1.0],
+            returns=[0.5, 0.5, 0.25, 0.25],
+            total_reward=2.0,
+            num_prompt_tokens=10,
+            repetition=0.2,
+            reflection=3,
+        ),
+        record(
+            tokens=2,
+            spans=((0, 2),),
+            step_rewards=[0.4],
+            verifiable_reward=0.0,
+            outcome="no_answer",
+            terminated=False,
+            advantages=[-1.0, -1.0],
+            returns=[0.0, 0.0],
+            total_reward=0.5,
+            num_prompt_tokens=10,
+        ),
+        record(
+            "b",
+            tokens=2,
+            spans=((0, 2),),
+            step_rewards=[-1.0],
+            has_visible=False,
+            advantages=[0.0, 0.0],
+            returns=[-1.0, -1.0],
+            total_reward=-1.0,
+            num_prompt_tokens=20,
+        ),
+    ]
+
+
+def test_numbers_by_hand(batch):
+    metrics = response_metrics(batch)
+    expected = {
+        "reward/process_mean": (0.9 + 0.1 + 0.4 - 1.0) / 4,
+        "reward/process_min": (0.1 + 0.4 - 1.0) / 3,
+        "reward/verifiable": 0.5,
+        "reward/total": (2.0 + 0.5 - 1.0) / 3,
+        "return/mean": (0.5 + 0.5 + 0.25 + 0.25 + 0 + 0 - 1 - 1) / 8,
+        "advantage/mean": (4 - 2 + 0) / 8,
+        # mean 0.25: four times .75^2, twice 1.25^2, twice .25^2
+        "advantage/std": math.sqrt((4 * 0.5625 + 2 * 1.5625 + 2 * 0.0625) / 8),
+        "accuracy": 0.5,
+        "pass_at_g": 1.0,  # of one group with gold answers
+        "groups/no_signal_share": 0.5,
+        "prm/verifier_agreement": 0.5,  # the wrong response's minimum is above 0
+        "response/tokens": 8 / 3,
+        "response/tokens_correct": 4.0,
+        "response/tokens_incorrect": 2.0,
+        "response/steps": 4 / 3,
+        "response/tokens_per_step": 2.0,
+        "response/separator_rate": 1 / 8,
+        "response/blank_share": 1 / 3,
+        "response/one_step_share": 2 / 3,
+        "response/truncated_share": 1 / 3,
+        "response/no_answer_share": 0.5,
+        "response/repetition": 0.2 / 3,
+        "response/reflection": 1.0,
+        "prompt/tokens": 15.0,  # per prompt, not per response
+        "verifier/correct": 1.0,
+        "verifier/incorrect": 0.0,
+        "verifier/no_answer": 1.0,
+        "verifier/timeout": 0.0,
+        "verifier/error": 0.0,
+    }
+    assert metrics == pytest.approx(expected)
+
+
+def test_every_key_is_registered_whatever_is_measured(batch):
+    full, empty = response_metrics(batch), response_metrics([])
+    assert list(full) == list(empty)
+    check_names(full)
+    assert all(type(value) is float for value in (*full.values(), *empty.values()))
+    assert math.isnan(empty["accuracy"]) and empty["verifier/correct"] == 0.0
+
+
+def test_order_of_responses_changes_nothing(batch):
+    assert response_metrics(batch[::-1]) == pytest.approx(response_metrics(batch))
+
+
+def test_unregistered_name_is_refused():
+    check_names(["accuracy", "loss/policy"])
+    with pytest.raises(KeyError, match="acuracy"):
+        check_names(["accuracy", "acuracy"])
+
+
+def test_registry_is_complete_and_documented():
+    for metric in METRICS.values():
+        assert metric.meaning.endswith(".") and metric.estimator.endswith(".")
+        assert metric.unit and metric.group
+    assert DOCS.read_text(encoding="utf-8") == metrics_markdown(), (
+        "run: python -m pure_rllib.reporting.metrics > docs/metrics.md"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ({"verifiable_reward": 1.0}, {"verifiable_reward": 1.0}, False),
+        ({"verifiable_reward": 1.0}, {"verifiable_reward": 0.0}, True),
+        ({"step_rewards": [0.5, 0.1]}, {"step_rewards": [0.5, 0.1]}, False),
+        ({"step_rewards": [0.5, 0.1]}, {"step_rewards": [0.5, 0.2]}, True),
+        ({"advantages": [0.0, 1e-7, 0, 0]}, {"advantages": [0.0] * 4}, False),
+        ({"advantages": [0.0, 1e-3, 0, 0]}, {"advantages": [0.0] * 4}, True),
+    ],
+)
+def test_signal_of_a_group(first, second, expected):
+    assert has_signal([record(**first), record(**second)]) is expected
+
+
+def test_record_refuses_lengths_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"`advantages` \(3 values\) must have 4"):
+        record(advantages=[0.0] * 3)
+    with pytest.raises(ValueError, match=r"`step_rewards` \(1 values\) must have 2"):
+        record(step_rewards=[0.0])
