@@ -1,1 +1,1 @@
-"""The embedded default: chain arithmetic with a policy and a PRM trained from scratch."""
+"""The embedded default: chain arithmetic, a policy and a PRM made from scratch."""
