@@ -1,0 +1,60 @@
+# The commands of the project; `make help` lists them.
+#
+# PYTHON=...     the interpreter to make .venv with (3.11 or 3.12; found if not given)
+# PIP_FLAGS=...  more flags for pip, such as another index for CPU builds of torch
+# ARGS=...       more arguments for `pure-rllib train arithmetic` or pytest
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help install train test check
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTHON ?=
+PIP_FLAGS ?=
+ARGS ?=
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## Make .venv from constraints.txt; nothing to do if it is up to date
+
+train: $(STAMP) ## Install if needed, then train the embedded default (minutes, CPU)
+	@$(BIN)/pure-rllib train arithmetic $(ARGS)
+
+test: $(STAMP) ## Install if needed, then run every test, the fast ones first
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## Lint, format, types and the fast tests
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+
+# Without pip the folder is what a failed `python -m venv` leaves behind: made again.
+$(STAMP): pyproject.toml constraints.txt
+	@if [ ! -x $(BIN)/pip ]; then
+	  python=
+	  for candidate in $(or $(PYTHON),python3 python3.12 python3.11 python); do
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
+	      python=$$candidate
+	      break
+	    fi
+	  done
+	  if [ -z "$$python" ]; then
+	    echo "PYTHON ($(or $(PYTHON),not set)) must be Python 3.11 or 3.12: Ray and torch" \
+	      "are pinned for these. Set it: make install PYTHON=/path/to/python3.11" >&2
+	    exit 1
+	  fi
+	  if ! "$$python" -m venv .venv; then
+	    echo "$$python could not make a virtual environment; on Debian and Ubuntu the" \
+	      "package python3-venv is needed." >&2
+	    exit 1
+	  fi
+	fi
+	echo "Installing into .venv (the first time takes minutes; log: .venv/install.log)"
+	$(BIN)/python -m pip install -qq --log .venv/install.log $(PIP_FLAGS) \
+	  -c constraints.txt -e '.[dev]'
+	touch $@
