@@ -7,7 +7,7 @@ from pure_rllib.reporting.tables import accuracy_table, format_table
 
 
 def test_plain_table_aligns_numbers_right():
-    rows = [["min", 0.5, 7], ["sum | x", None, 12]]
+    rows: list[list[object]] = [["min", 0.5, 7], ["sum | x", None, 12]]
     assert format_table(["credit", "share", "n"], rows) == "\n".join(
         [
             "credit   share   n",
@@ -33,7 +33,8 @@ def test_row_of_wrong_length_is_refused():
 
 
 def test_accuracy_before_and_after():
-    before, after = {}, {}
+    before: dict[str, float] = {}
+    after: dict[str, float] = {}
     for metrics, values in ((before, (0.62, 0.55, 0.685)), (after, (0.96, 0.93, 0.98))):
         for suffix, value in zip(("", "_low", "_high"), values, strict=True):
             metrics[f"evaluation/greedy_accuracy{suffix}"] = value

@@ -1,0 +1,62 @@
+import io
+import math
+
+from pure_rllib.reporting.metrics import check_names
+from pure_rllib.reporting.progress import Progress, iteration_line
+
+METRICS = {
+    "reward/total": 1.2345,
+    "accuracy": 0.75,
+    "response/tokens": 41.25,
+    "kl/reference": 0.0123,
+    "seconds/iteration": 3.1,
+    "seconds/sample": 1.5,
+    "seconds/learn": 1.25,
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_line_of_an_iteration():
+    check_names(METRICS)
+    expected = (
+        "     7/60 |  +1.234 |    0.750 |    41.2 |   0.0123 |        3.10 (1.50, 1.25)"
+    )
+    line = iteration_line(7, 60, METRICS)
+    assert [c.strip() for c in line.split("|")] == [
+        c.strip() for c in expected.split("|")
+    ]
+    assert len(iteration_line(60, 60, {})) == len(line)
+
+
+def test_kl_falls_back_to_the_old_policy():
+    metrics = {**METRICS, "kl/reference": math.nan, "kl/old_policy": 0.5}
+    assert "0.5000" in iteration_line(1, 9, metrics)
+
+
+def test_no_terminal_means_plain_aligned_lines_with_time_left():
+    stream = io.StringIO()
+    with Progress(4, first_iteration=2, stream=stream) as progress:
+        progress.update(3, METRICS)
+        progress.update(4, METRICS)
+    text = stream.getvalue()
+    assert "\r" not in text and "\x1b" not in text
+    header, first, last = text.splitlines()
+    assert header.startswith("     iter |  reward") and header.endswith("time left")
+    bars = [[i for i, c in enumerate(line) if c == "|"] for line in (header, first)]
+    assert bars[0] == bars[1]
+    assert first.split("|")[0].strip() == "3/4"
+    assert last.endswith("00:00")  # nothing is left after the last iteration
+
+
+def test_terminal_shows_a_bar_and_one_line_per_iteration():
+    stream = Terminal()
+    with Progress(2, stream=stream) as progress:
+        for iteration in (1, 2):
+            progress.update(iteration, METRICS)
+    text = stream.getvalue()
+    assert text.count("3.10 (1.50, 1.25)") == 2
+    assert "left" in text and "2/2" in text
