@@ -1,0 +1,263 @@
+"""Batched sampling from a Hugging Face causal language model.
+
+N prompts, G responses per prompt, B rows in a batch, P prompt tokens (padded),
+T response tokens, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from pure_rllib.generation.base import Response, SamplingParams
+from pure_rllib.generation.sampling import choose_tokens, row_uniforms
+from pure_rllib.generation.weights import copy_weights
+
+# Finished rows are dropped once they are this share of the batch: dropping copies the
+# cache of the rows that stay, so it is not worth it for each single row.
+_DROP_SHARE = 0.15
+
+
+class TransformersGenerator:
+    """Samples responses from any causal language model with a KV cache.
+
+    Each prompt is run once and its cache repeated for its G responses; rows leave the
+    batch (and the cache) as their responses end. Every row has its own random numbers,
+    made from the prompt's seed and the row's number in the group, so a response does
+    not depend on what else is in the call, up to the rounding of batched products.
+
+    Args:
+        model: a live module, shared with the caller: whatever it holds when `generate`
+            is called is what is sampled from.
+        pad_token_id: fills the left of shorter prompts; never attended to.
+        eos_token_ids: the ids that end a response, at least one.
+        max_batch_size: rows decoded at once, >= 1; bounds the memory of the cache.
+
+    Raises:
+        ValueError: no EOS id, an id outside the vocabulary, or an empty batch.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        pad_token_id: int,
+        eos_token_ids: Iterable[int],
+        max_batch_size: int = 256,
+    ):
+        self.model = model
+        self.pad_token_id = pad_token_id
+        self.eos_token_ids = tuple(sorted(set(eos_token_ids)))
+        self.max_batch_size = max_batch_size
+        self.weights_version = 0
+        vocab_size = model.get_output_embeddings().weight.shape[0]
+        if not self.eos_token_ids:
+            raise ValueError(
+                "`eos_token_ids` must hold at least one id because responses end "
+                "there. Pass the tokenizer's eos_token_id."
+            )
+        for name, token in [("pad_token_id", pad_token_id)] + [
+            ("eos_token_ids", token) for token in self.eos_token_ids
+        ]:
+            if not 0 <= token < vocab_size:
+                raise ValueError(
+                    f"`{name}` ({token}) must lie in [0, {vocab_size}) because the "
+                    "model has no embedding for it. Use the model's own tokenizer."
+                )
+        if max_batch_size < 1:
+            raise ValueError(
+                f"`max_batch_size` ({max_batch_size}) must be >= 1 because it is the "
+                "number of rows decoded at once. Set it to 256."
+            )
+        accepted = inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        self._takes_logits_to_keep = "logits_to_keep" in accepted
+
+    def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Copies weights into the model in place. See `Generator.load_weights`.
+
+        Raises:
+            ValueError: a name or a shape differs from the model's.
+        """
+        copy_weights(weights, self.model)
+        self.weights_version = version
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        params: SamplingParams,
+        seeds: Sequence[int],
+    ) -> list[list[Response]]:
+        """Samples `group_size` responses to each prompt. See `Generator.generate`.
+
+        Raises:
+            ValueError: a prompt is empty or, with the budget, over the model's context,
+                or a setting is out of range.
+        """
+        self._check(prompts, group_size, params, seeds)
+        # Prompts of like length share a batch, so that little of it is padding.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        rows = [(i, g) for i in order for g in range(group_size)]
+        responses: dict[tuple[int, int], Response] = {}
+        with _evaluation_mode(self.model):
+            for start in range(0, len(rows), self.max_batch_size):
+                batch = rows[start : start + self.max_batch_size]
+                uniforms = row_uniforms(
+                    [(seeds[i], g) for i, g in batch], params.max_response_tokens
+                )
+                sampled = self._sample_batch(
+                    [prompts[i] for i, _ in batch], params, uniforms
+                )
+                responses.update(zip(batch, sampled, strict=True))
+        return [
+            [responses[i, g] for g in range(group_size)] for i in range(len(prompts))
+        ]
+
+    def _sample_batch(
+        self,
+        prompts: list[Sequence[int]],
+        params: SamplingParams,
+        uniforms: np.ndarray,
+    ) -> list[Response]:
+        """Decodes one batch of rows; `uniforms` is `[B, T]`."""
+        device = next(self.model.parameters()).device
+        budget, num_rows = params.max_response_tokens, len(prompts)
+        cache, logits, positions, mask = self._prefill(prompts, budget, device)
+        columns = torch.from_numpy(np.ascontiguousarray(uniforms.T)).to(device)
+        is_eos = torch.zeros(logits.shape[-1], dtype=torch.bool, device=device)
+        is_eos[list(self.eos_token_ids)] = True
+        token_ids = torch.full((budget, num_rows), self.pad_token_id, device=device)
+        logps = torch.zeros(budget, num_rows, device=device)
+        # `alive[k]` is the row of the call that row k of the batch belongs to.
+        alive = torch.arange(num_rows, device=device)
+        done = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        first_column = mask.shape[1] - budget
+        ends = torch.full((num_rows,), budget, device=device)
+        for t in range(budget):
+            chosen, chosen_logps = choose_tokens(logits, params, columns[t, alive])
+            token_ids[t, alive] = chosen
+            logps[t, alive] = chosen_logps
+            ended = is_eos[chosen] & ~done
+            ends[alive] = torch.where(ended, t + 1, ends[alive])
+            done |= ended
+            num_done = int(done.sum())
+            if num_done == len(done) or t + 1 == budget:
+                break
+            if num_done >= max(1, _DROP_SHARE * len(done)):
+                keep = (~done).nonzero().squeeze(1)
+                cache.reorder_cache(keep)  # type: ignore[arg-type]
+                alive, chosen, positions = alive[keep], chosen[keep], positions[keep]
+                mask, done = mask[keep], done[keep]
+            logits = self._forward(
+                chosen[:, None], mask[:, : first_column + t + 1], positions + t, cache
+            )
+        return _collect(token_ids, logps, ends, self.eos_token_ids)
+
+    def _prefill(
+        self, prompts: list[Sequence[int]], budget: int, device: torch.device
+    ) -> tuple[DynamicCache, Tensor, Tensor, Tensor]:
+        """Runs each different prompt once and repeats the result for its rows.
+
+        Returns:
+            The cache of B rows, `[B, V]` logits of the first token, `[B, 1]` position
+            of the first token and `[B, P + T]` attention mask.
+        """
+        distinct = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
+        where = {prompt: i for i, prompt in enumerate(distinct)}
+        width = max(len(prompt) for prompt in distinct)
+        ids = np.full((len(distinct), width), self.pad_token_id, dtype=np.int64)
+        mask = np.zeros((len(distinct), width + budget), dtype=np.int64)
+        for i, prompt in enumerate(distinct):
+            ids[i, width - len(prompt) :] = prompt
+            mask[i, width - len(prompt) :] = 1
+        masks = torch.from_numpy(mask).to(device)
+        positions = (masks[:, :width].cumsum(1) - 1).clamp_(min=0)
+        cache = DynamicCache(config=self.model.config)
+        logits = self._forward(
+            torch.from_numpy(ids).to(device), masks[:, :width], positions, cache
+        )
+        repeat = torch.tensor([where[tuple(p)] for p in prompts], device=device)
+        cache.reorder_cache(repeat)  # type: ignore[arg-type]
+        return cache, logits[repeat], positions[repeat, -1:] + 1, masks[repeat]
+
+    def _forward(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
+    ) -> Tensor:
+        """One pass of the model: `[B, V]` float32 logits after the last column."""
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if self._takes_positions:
+            arguments["position_ids"] = positions
+        if self._takes_logits_to_keep:
+            arguments["logits_to_keep"] = 1
+        output = self.model(**arguments, past_key_values=cache, use_cache=True)
+        return output.logits[:, -1].float()
+
+    def _check(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        params: SamplingParams,
+        seeds: Sequence[int],
+    ) -> None:
+        assert len(seeds) == len(prompts), f"{len(seeds)} seeds, {len(prompts)} prompts"
+        assert group_size >= 1, f"group_size {group_size}"
+        if params.max_response_tokens < 1:
+            raise ValueError(
+                f"`max_response_tokens` ({params.max_response_tokens}) must be >= 1 "
+                "because EOS counts too. Set `.env_runners(max_response_tokens=...)`."
+            )
+        if not params.temperature >= 0.0:
+            raise ValueError(
+                f"`temperature` ({params.temperature}) must be >= 0.0 because it "
+                "divides the logits. Set `.env_runners(temperature=1.0)`."
+            )
+        if not 0.0 < params.top_p <= 1.0:
+            raise ValueError(
+                f"`top_p` ({params.top_p}) must lie in (0, 1] because it is the share "
+                "of probability that is kept. Set `.env_runners(top_p=1.0)`."
+            )
+        if min((len(prompt) for prompt in prompts), default=1) < 1:
+            raise ValueError("A prompt must have at least one token; one is empty.")
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max((len(prompt) for prompt in prompts), default=0)
+        if context and longest + params.max_response_tokens > context:
+            raise ValueError(
+                f"`max_response_tokens` ({params.max_response_tokens}) and the longest "
+                f"prompt ({longest} tokens) must fit the model's context ({context}) "
+                "because it has no later positions. Set "
+                f"`.env_runners(max_response_tokens={max(1, context - longest)})` or "
+                "drop long prompts."
+            )
+
+
+def _collect(
+    token_ids: Tensor, logps: Tensor, ends: Tensor, eos_token_ids: tuple[int, ...]
+) -> list[Response]:
+    """Cuts the `[T, B]` tensors into responses."""
+    all_ids = np.ascontiguousarray(token_ids.t().cpu().numpy())
+    all_logps = np.ascontiguousarray(logps.t().cpu().numpy())
+    responses = []
+    for row, end in enumerate(ends.tolist()):
+        ids = all_ids[row, :end].copy()
+        responses.append(
+            Response(ids, all_logps[row, :end].copy(), int(ids[-1]) in eos_token_ids)
+        )
+    return responses
+
+
+@contextmanager
+def _evaluation_mode(model: Any) -> Iterator[None]:
+    """Turns dropout off and puts the module's mode back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
