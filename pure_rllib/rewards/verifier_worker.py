@@ -1,0 +1,118 @@
+"""The process that runs Math-Verify for `pure_rllib.rewards.verifier.MathVerifier`.
+
+Reads one JSON array `[gold, response]` per line on stdin, writes one JSON object per
+line on stdout, in the same order; the first object says that the worker is ready. It
+ends at the end of its input. It has no time limit of its own except a last resort: the
+parent kills it. This module and all that it imports must stay light (no torch): its
+start is waited for.
+"""
+
+import functools
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from typing import Any
+
+MIB = 1024 * 1024
+# Sympy may leave files of any size behind only through a bug; a worker writes none.
+MAX_FILE_BYTES = 16 * MIB
+# How long past the parent's limit a worker lives whose parent has died.
+ORPHAN_GRACE_S = 10.0
+MAX_SHOWN_CHARS = 1000
+
+
+def set_limits(memory_limit_mb: int) -> None:
+    """Limits this process's address space and files; turns core dumps off.
+
+    Args:
+        memory_limit_mb: in MiB, >= 1; reaching it is a MemoryError or a crash.
+    """
+    for kind, limit in (
+        (resource.RLIMIT_AS, memory_limit_mb * MIB),
+        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
+
+
+class Checker:
+    """Compares a response with a gold answer, by Math-Verify without its time limits.
+
+    Boxed answers come first; without one, LaTeX and plain expressions are looked for.
+    """
+
+    def __init__(self) -> None:
+        # Imported here: the parent uses this module's name but must not load sympy.
+        import math_verify
+
+        # It warns that its own time limits are off, which is what we want.
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
+        targets = [
+            math_verify.LatexExtractionConfig(boxed_match_priority=0),
+            math_verify.ExprExtractionConfig(),
+        ]
+        self._parse = functools.partial(
+            math_verify.parse, extraction_config=targets, parsing_timeout=None
+        )
+        self._verify = functools.partial(math_verify.verify, timeout_seconds=None)
+        # The responses of a group share their gold answer.
+        self._parse_gold = functools.lru_cache(maxsize=1024)(self._parse)
+
+    def check(self, gold: str, response: str) -> dict[str, Any]:
+        """Returns the outcome and the answer's text of one pair."""
+        parsed = self._parse(response)
+        if not parsed:
+            return {"outcome": "no_answer", "answer": None}
+        texts = [part for part in parsed if isinstance(part, str)]
+        answer = texts[-1][:MAX_SHOWN_CHARS] if texts else None
+        parsed_gold = self._parse_gold(gold)
+        if not parsed_gold:
+            return {"outcome": "error", "answer": answer}
+        correct = self._verify(parsed_gold, parsed)
+        return {"outcome": "correct" if correct else "incorrect", "answer": answer}
+
+
+def peak_memory_mb() -> float:
+    """Returns the most memory that this process has held at once, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(memory_limit_mb: int, time_limit_s: float) -> None:
+    """Answers pairs until stdin ends. See the module for the protocol."""
+    # Whatever prints from here on goes to stderr: the protocol has stdout for itself.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    requests = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+
+    def reply(message: dict[str, Any]) -> None:
+        replies.write(json.dumps(message).encode() + b"\n")
+        replies.flush()
+
+    # Before the imports: a limit that is too small for them shows at once.
+    set_limits(memory_limit_mb)
+    checker = Checker()
+    # The first pair builds the parser's tables, which takes longer than later ones.
+    checker.check(r"\boxed{\frac{1}{2}}", r"\boxed{0.5}")
+    checker.check(r"\boxed{2}", "so it is 2")
+    reply({"ready": True})
+    for line in requests:
+        gold, response = json.loads(line)
+        # The signal's default action ends the process, even inside of C code. It only
+        # matters where the parent has died and nobody else ends a check that hangs.
+        signal.setitimer(signal.ITIMER_REAL, time_limit_s + ORPHAN_GRACE_S)
+        start = time.perf_counter()
+        message = checker.check(gold, response)
+        message["seconds"] = time.perf_counter() - start
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        # A worker that once needed much memory keeps most of it: ask to be replaced.
+        message["retire"] = peak_memory_mb() > memory_limit_mb / 2
+        reply(message)
