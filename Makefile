@@ -54,7 +54,9 @@ $(STAMP): pyproject.toml constraints.txt
 	    exit 1
 	  fi
 	fi
-	echo "Installing into .venv (the first time takes minutes; log: .venv/install.log)"
-	$(BIN)/python -m pip install -qq --log .venv/install.log $(PIP_FLAGS) \
-	  -c constraints.txt -e '.[dev]'
+	echo "Installing into .venv (the first time takes a few minutes)"
+	if ! $(BIN)/python -m pip install -qq $(PIP_FLAGS) -c constraints.txt -e '.[dev]'; then
+	  echo "The installation failed; for its details: make install PIP_FLAGS=-vv" >&2
+	  exit 1
+	fi
 	touch $@
