@@ -4,7 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pure_rllib.rewards.base import Outcome
+
+Numbers = Sequence[float] | np.ndarray
 
 
 @dataclass(slots=True)
@@ -18,7 +22,7 @@ class ResponseRecord:
         response_text: the decoded response.
         response_tokens: T strings, each token decoded on its own.
         token_ids: T ids.
-        step_spans: S half-open token ranges `(start, end)`, in order.
+        step_spans: `[S, 2]` half-open token ranges, in order.
         step_rewards: S process rewards in [-1, 1], or None where nothing scored them.
         verifiable_reward: 0.0 or 1.0; None where the gold answer is unknown.
         outcome: the verifier's verdict; None where it was not asked.
@@ -40,9 +44,9 @@ class ResponseRecord:
     answer: str | None
     response_text: str
     response_tokens: Sequence[str]
-    token_ids: Sequence[int]
-    step_spans: Sequence[tuple[int, int]]
-    step_rewards: Sequence[float] | None = None
+    token_ids: Sequence[int] | np.ndarray
+    step_spans: Sequence[tuple[int, int]] | np.ndarray
+    step_rewards: Numbers | None = None
     verifiable_reward: float | None = None
     outcome: Outcome | None = None
     extracted_answer: str | None = None
@@ -51,8 +55,8 @@ class ResponseRecord:
     has_visible: bool = True
     repetition: float = 0.0
     reflection: int = 0
-    advantages: Sequence[float] | None = None
-    returns: Sequence[float] | None = None
+    advantages: Numbers | None = None
+    returns: Numbers | None = None
     total_reward: float | None = None
     num_prompt_tokens: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)

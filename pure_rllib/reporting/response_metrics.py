@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pure_rllib.reporting.records import ResponseRecord, group_records
+from pure_rllib.reporting.records import Numbers, ResponseRecord, group_records
 from pure_rllib.rewards.base import OUTCOMES
 
 NO_SIGNAL_TOLERANCE = 1e-6  # advantages below it are rounding, not signal
@@ -113,7 +113,7 @@ def _text_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
     }
 
 
-def _joined(arrays: Sequence[Sequence[float] | None]) -> np.ndarray:
+def _joined(arrays: Sequence[Numbers | None]) -> np.ndarray:
     """Concatenates sequences of numbers into one float64 array."""
     parts = [np.asarray(a, dtype=np.float64) for a in arrays if a is not None]
     return np.concatenate(parts) if parts else np.zeros(0)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.reporting.records import Numbers, ResponseRecord
 from pure_rllib.reporting.response_metrics import response_metrics
 
 Groups = Sequence[Sequence[ResponseRecord]]
@@ -203,7 +203,7 @@ def _number(value: float | None) -> float | None:
     return float(f"{value:.4g}")
 
 
-def _numbers(values: Sequence[float] | None) -> list[float | None] | None:
+def _numbers(values: Numbers | None) -> list[float | None] | None:
     return None if values is None else [_number(float(v)) for v in values]
 
 

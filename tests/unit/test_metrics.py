@@ -1,6 +1,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pure_rllib.reporting.metrics import METRICS, check_names, metrics_markdown
@@ -100,6 +101,16 @@ def test_numbers_by_hand(batch):
         "verifier/error": 0.0,
     }
     assert metrics == pytest.approx(expected)
+
+
+def test_arrays_are_as_good_as_lists(batch):
+    before = response_metrics(batch)
+    for r in batch:
+        r.step_rewards = np.asarray(r.step_rewards, dtype=np.float64)
+        r.step_spans = np.asarray(r.step_spans)
+        r.advantages = np.asarray(r.advantages)
+        r.returns = np.asarray(r.returns)
+    assert response_metrics(batch) == pytest.approx(before)
 
 
 def test_every_key_is_registered_whatever_is_measured(batch):

@@ -59,7 +59,7 @@ def is_picture(path):
 
     pixels = imread(path)
     assert path.read_bytes().startswith(b"\x89PNG")
-    return len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 50
+    return len(np.unique(pixels[::5, ::5].sum(axis=-1))) > 20
 
 
 def test_learning_curves_of_a_run(tmp_path):
