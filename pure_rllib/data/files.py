@@ -1,0 +1,170 @@
+"""Reading rows from JSON, JSON Lines, Parquet, `datasets` folders and the hub."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+FILE_SUFFIXES = (".json", ".jsonl", ".parquet")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def read_rows(
+    source: str, *, split: str, subset: str | None, limit: int | None
+) -> list[dict[str, Any]]:
+    """Reads the rows of a data set as dicts.
+
+    Args:
+        source: a file, a folder, or the id of a data set on the Hugging Face hub.
+        split: of a folder or a data set on the hub; "train" for a file.
+        subset: of a data set on the hub, else None.
+        limit: read only so many first rows.
+
+    Returns:
+        At least one row.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: the source is broken or empty, or a setting does not apply to it.
+    """
+    path = Path(source).expanduser()
+    is_hub_id = not path.exists() and path.suffix not in FILE_SUFFIXES
+    if is_hub_id and not _HUB_ID.fullmatch(source):
+        raise FileNotFoundError(_not_found(source))
+    if subset is not None and not is_hub_id:
+        raise ValueError(
+            f"`subset` ({subset!r}) must be left out for {source}; because only data "
+            "sets on the hub have subsets. Set subset=None."
+        )
+    if path.is_dir():
+        rows = _read_folder(path, split)
+    elif is_hub_id:
+        rows = _read_hub(source, split, subset)
+    else:
+        if split != "train":
+            raise ValueError(
+                f"`split` ({split!r}) must be left out for {source}; because one file "
+                "has no splits. Name the file of that split instead."
+            )
+        rows = _read_file(path)
+    taken = [dict(row) for row in itertools.islice(rows, limit)]
+    if not taken:
+        raise ValueError(
+            f"The data set {source} (0 rows) must hold at least one row; because there "
+            "is nothing to train on. Set another source."
+        )
+    return taken
+
+
+def _not_found(source: str) -> str:
+    return (
+        f"The source of problems ({source!r}) must exist; because nothing can be read "
+        f"from it. Set it to a {', '.join(FILE_SUFFIXES)} file, a folder, or the id of "
+        "a data set on the Hugging Face hub."
+    )
+
+
+def _read_file(path: Path) -> Iterable[Mapping[str, Any]]:
+    if not path.exists():
+        raise FileNotFoundError(_not_found(str(path)))
+    if path.suffix == ".jsonl":
+        return _read_json_lines(path)
+    if path.suffix == ".json":
+        return _read_json(path)
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    raise ValueError(
+        f"The file {path} (suffix {path.suffix!r}) must end in "
+        f"{', '.join(FILE_SUFFIXES)}; because other formats cannot be read. Convert it."
+    )
+
+
+def _parse(text: str, path: Path, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}, line {first_line + error.lineno - 1}: broken JSON, {error.msg}. "
+            "Repair or remove it."
+        ) from error
+
+
+def _as_row(value: Any, path: Path, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{path}, {place}: ({value!r:.60}) must be an object with named fields; "
+            'because each problem is one. Write {"question": ..., "answer": ...}.'
+        )
+    return value
+
+
+def _read_json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                text = _decode(line, path, number).rstrip()
+                yield _as_row(_parse(text, path, number), path, f"line {number}")
+
+
+def _read_json(path: Path) -> Iterable[Mapping[str, Any]]:
+    values = _parse(_decode(path.read_bytes(), path, 1), path, 1)
+    if not isinstance(values, list):
+        raise ValueError(
+            f"{path} ({type(values).__name__}) must hold one JSON list of objects; "
+            "because each is one problem. Use .jsonl for one object per line."
+        )
+    return [
+        _as_row(value, path, f"item {number}")
+        for number, value in enumerate(values, start=1)
+    ]
+
+
+def _decode(data: bytes, path: Path, first_line: int) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = first_line + data.count(b"\n", 0, error.start)
+        raise ValueError(f"{path}, line {line}: not UTF-8. Convert it.") from error
+
+
+def _read_parquet(path: Path) -> Iterable[Mapping[str, Any]]:
+    # Imported here, like `datasets` below: they are slow to import and seldom needed.
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is no Parquet file: {error}") from error
+
+
+def _read_folder(path: Path, split: str) -> Iterable[Mapping[str, Any]]:
+    import datasets
+
+    saved = any((path / name).exists() for name in ("state.json", "dataset_dict.json"))
+    if not saved:
+        return datasets.load_dataset(str(path), split=split)
+    data = datasets.load_from_disk(str(path))
+    if not isinstance(data, datasets.DatasetDict):
+        return data
+    if split not in data:
+        raise ValueError(
+            f"`split` ({split!r}) must be a split of {path}; because that is what is "
+            f"read. Set it to one of: {', '.join(data)}."
+        )
+    return data[split]
+
+
+def _read_hub(
+    source: str, split: str, subset: str | None
+) -> Iterable[Mapping[str, Any]]:
+    import datasets
+
+    try:
+        return datasets.load_dataset(source, subset, split=split)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{_not_found(source)} The hub says: {error}"
+        ) from error

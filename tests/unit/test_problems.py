@@ -1,0 +1,204 @@
+"""Tests of loading problems, on small files and on real ones where they are there."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pure_rllib.data.problems import ListProblems, Problem, load_problems
+
+SHARED = Path(
+    os.environ.get("PURE_SHARED_DIR", Path(__file__).parents[2] / ".." / "shared")
+)
+
+ROWS: list[dict] = [
+    {"question": "1+1=?", "answer": "2", "level": "1"},
+    {"question": "2+2=?", "answer": "null", "level": "2", "ref_answer": "4"},
+    {"question": "3+3=?", "answer": None, "level": "2"},
+    {"question": "4+4=?", "answer": " 8 ", "level": "3"},
+]
+
+
+def write(path: Path, rows: Sequence[dict]) -> Path:
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1))
+    elif path.suffix == ".jsonl":
+        path.write_text("\n\n".join(json.dumps(row) for row in rows) + "\n")
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_files_of_each_format_give_the_same_problems(tmp_path: Path, suffix: str):
+    problems = load_problems(write(tmp_path / f"p{suffix}", ROWS))
+    assert [p.prompt for p in problems] == ["1+1=?", "2+2=?", "3+3=?", "4+4=?"]
+    assert [p.answer for p in problems] == ["2", None, None, "8"]
+    assert [p.problem_id for p in problems] == ["0", "1", "2", "3"]
+    assert [p.metadata for p in problems] == [{"level": n} for n in "1223"]
+    assert (len(problems), problems.num_answers) == (4, 2)
+
+
+def test_saved_data_set_folders_are_read_by_split(tmp_path: Path):
+    import datasets
+
+    rows = [{"prompt": "a", "gold": 3}, {"prompt": "b", "gold": 4}]
+    splits = {
+        "train": datasets.Dataset.from_list(rows),
+        "test": datasets.Dataset.from_list(rows[:1]),
+    }
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "d"))
+    assert [p.answer for p in load_problems(tmp_path / "d")] == ["3", "4"]
+    assert len(load_problems(tmp_path / "d", split="test")) == 1
+    with pytest.raises(ValueError, match=r"`split` \('dev'\).*train, test"):
+        load_problems(tmp_path / "d", split="dev")
+
+
+def test_fields_are_found_or_named(tmp_path: Path):
+    rows = [{"id": "a", "text": "x", "problem": "y", "final_answer": ["1", "2"]}]
+    path = write(tmp_path / "p.json", rows)
+    (problem,) = load_problems(path)
+    assert problem == Problem("y", "1, 2", "a", {"text": "x"})
+    (problem,) = load_problems(path, prompt_field="text", id_field="problem")
+    assert (problem.prompt, problem.problem_id) == ("x", "y")
+    for setting in ("prompt_field", "answer_field", "id_field", "answer_from_solution"):
+        with pytest.raises(
+            ValueError, match=rf"`{setting}` \('gone'\).*id, text, problem"
+        ):
+            load_problems(path, **{setting: "gone"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [(27.0, "27"), (0.5, "0.5"), (12, "12"), ("", None), (" ", None), (["a"], "a")],
+)
+def test_answers_of_other_types(tmp_path: Path, value: object, answer: str | None):
+    path = write(tmp_path / "p.json", [{"problem": "x", "answer": value}])
+    assert load_problems(path)[0].answer == answer
+
+
+def test_without_an_answer_field_all_answers_are_unknown(tmp_path: Path):
+    assert load_problems(write(tmp_path / "p.json", [{"prompt": "x"}])).num_answers == 0
+
+
+def test_hidden_answers_are_only_read_when_asked_for(tmp_path: Path):
+    path = write(tmp_path / "p.json", ROWS)
+    assert all("ref_answer" not in p.metadata for p in load_problems(path))
+    problems = load_problems(path, answer_field="ref_answer")
+    assert [p.answer for p in problems] == [None, "4", None, None]
+
+
+def test_answers_from_worked_solutions(tmp_path: Path):
+    rows = [
+        {"problem": "a", "solution": r"\boxed{1}, so \boxed{\frac{1}{2}}."},
+        {"problem": "b", "solution": "3+4=<<3+4=7>>7\n#### 7"},
+        {"problem": "c", "solution": "no answer"},
+    ]
+    path = write(tmp_path / "p.jsonl", rows)
+    problems = load_problems(path, answer_from_solution="solution")
+    assert [p.answer for p in problems] == [r"\frac{1}{2}", "7", None]
+    with pytest.raises(ValueError, match=r"`answer_field`.*`answer_from_solution`"):
+        load_problems(path, answer_field="problem", answer_from_solution="solution")
+
+
+def test_ids_become_unique():
+    problems = ListProblems(
+        Problem("x", problem_id=name) for name in ["a", "a-2", "a", "a", ""]
+    )
+    assert [p.problem_id for p in problems] == ["a", "a-2", "a-3", "a-4", "4"]
+
+
+def test_answer_fraction_hides_a_fixed_nested_share(tmp_path: Path):
+    rows = [{"problem": f"problem {n}", "answer": str(n)} for n in range(200)]
+    path = write(tmp_path / "p.jsonl", rows)
+    turned = write(tmp_path / "q.jsonl", rows[::-1])
+
+    def kept(path: Path, fraction: float, seed: int = 0) -> set[str]:
+        problems = load_problems(path, answer_fraction=fraction, seed=seed)
+        assert len(problems) == 200
+        return {p.prompt for p in problems if p.answer is not None}
+
+    assert len(kept(path, 0.1)) == 20
+    assert kept(path, 0.1) == kept(turned, 0.1)
+    assert kept(path, 0.1) < kept(path, 0.5)
+    assert kept(path, 0.1) != kept(path, 0.1, seed=1)
+    assert kept(path, 0.0) == set()
+
+
+def test_limit_takes_the_first(tmp_path: Path):
+    assert len(load_problems(write(tmp_path / "p.json", ROWS), limit=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.jsonl", '{"prompt": "x"}\n\n{"prompt": \n', "p.jsonl, line 3: broken JSON"),
+        ("p.json", '[{"prompt": "x"},\n{]', "p.json, line 2: broken JSON"),
+        ("p.jsonl", '{"prompt": "x"}\n[1]\n', r"p.jsonl, line 2: \(\[1\]\)"),
+        ("p.json", '{"prompt": "x"}', r"p.json \(dict\) must hold one"),
+        ("p.json", "[]", r"\(0 rows\)"),
+        ("p.jsonl", "\n", r"\(0 rows\)"),
+        ("p.csv", "prompt\nx", r"suffix '.csv'"),
+        ("p.parquet", "PAR", "no Parquet file"),
+        ("p.json", '[{"text": "x", "b": 1}]', r"`prompt_field`.*text, b"),
+        ("p.json", '[{"prompt": "x"}, {"prompt": " "}]', r"\(' '\) of .*row 2"),
+        ("p.json", '[{"prompt": "x", "answer": {"a": 1}}]', r"answer \({'a': 1}\)"),
+    ],
+)
+def test_broken_sources_are_named(tmp_path: Path, name: str, text: str, message: str):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_problems(tmp_path / name)
+
+
+def test_broken_bytes_and_bad_settings_are_named(tmp_path: Path):
+    (tmp_path / "p.jsonl").write_bytes(b'{"problem": "x"}\n{"problem": "\xff"}\n')
+    with pytest.raises(ValueError, match="line 2: not UTF-8"):
+        load_problems(tmp_path / "p.jsonl")
+    path = write(tmp_path / "p.json", ROWS)
+    with pytest.raises(ValueError, match=r"`split` \('test'\)"):
+        load_problems(path, split="test")
+    with pytest.raises(ValueError, match=r"`subset` \('main'\)"):
+        load_problems(path, subset="main")
+    with pytest.raises(ValueError, match=r"`answer_fraction` \(1.5\)"):
+        load_problems(path, answer_fraction=1.5)
+    with pytest.raises(ValueError, match=r"`limit` \(0\)"):
+        load_problems(path, limit=0)
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "gone.json", "./gone", "a/b/c"])
+def test_missing_sources_are_named(source: str):
+    with pytest.raises(FileNotFoundError, match=source):
+        load_problems(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_problems", "num_answers", "options"),
+    [
+        ("train/8k_math_879_answers.json", 8523, 879, {}),
+        ("train/gsm8k/train.jsonl", 7473, 7473, {"answer_from_solution": "answer"}),
+        ("eval/math500/test.jsonl", 500, 500, {}),
+        ("eval/amc23/test.jsonl", 40, 40, {}),
+        ("eval/olympiadbench/test.jsonl", 675, 675, {}),
+        (
+            "eval/minerva_math/test.jsonl",
+            272,
+            272,
+            {"answer_from_solution": "solution"},
+        ),
+    ],
+)
+def test_real_data_sets(
+    name: str, num_problems: int, num_answers: int, options: dict[str, str]
+):
+    path = SHARED / "data" / name
+    if not path.exists():
+        pytest.skip(f"no data set at {path}")
+    problems = load_problems(path, **options)  # type: ignore[arg-type]
+    assert (len(problems), problems.num_answers) == (num_problems, num_answers)
+    assert len({p.problem_id for p in problems}) == num_problems
