@@ -1,0 +1,257 @@
+"""Leave-one-out baselines: what the other responses to the same prompt earned.
+
+Each function returns a `[B, T]` tensor to subtract from returns. B responses, T
+response tokens, S steps (padded), G responses in a group; groups may differ in size and
+their rows may come in any order. R_j is the sum of the credits of response j, n_j the
+number of tokens of its steps, S_j the number of its steps.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pure_rllib.credit.returns import spread_to_tokens
+from pure_rllib.credit.steps import step_lengths
+from pure_rllib.credit.tensors import at_least_float32, group_sums, suffix_sums
+
+Baseline = Literal["token", "step", "length", "response"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+
+
+def token_baseline(
+    step_credits: Tensor,
+    step_mask: Tensor,
+    step_ends: Tensor,
+    num_tokens: int,
+    group_index: Tensor,
+    *,
+    gamma: float = 1.0,
+) -> Tensor:
+    """The others' mean reward per token, times the tokens of each step to come.
+
+    b_i = (sum over j != i of R_j) / (sum over j != i of n_j) is taken off once for
+    every token of a step, at the step's end. The form that PURE's authors trained with.
+
+    Args:
+        step_credits: `[B, S]` credits (see `returns.step_credits`), 0.0 off mask.
+        step_mask: `[B, S]` bool, True on real steps.
+        step_ends: `[B, S]` int64 positions of the steps' last tokens, rising.
+        num_tokens: T.
+        group_index: `[B]` int64, equal for responses to one prompt.
+        gamma: discount per step, as in the returns.
+
+    Returns:
+        `[B, T]` baseline, equal within a step; 0.0 after the last step's end.
+
+    Raises:
+        ValueError: if a group has one response only.
+    """
+    _require_siblings(group_index)
+    lengths = step_lengths(step_ends, step_mask)
+    rate = _others_sum(step_credits.sum(1), group_index) / _others_sum(
+        lengths.sum(1), group_index
+    )
+    return _at_steps(
+        rate[:, None] * lengths, step_credits, step_mask, step_ends, num_tokens, gamma
+    )
+
+
+def step_baseline(
+    step_credits: Tensor,
+    step_mask: Tensor,
+    step_ends: Tensor,
+    num_tokens: int,
+    group_index: Tensor,
+    *,
+    gamma: float = 1.0,
+) -> Tensor:
+    """The others' mean reward per step, once for each step to come.
+
+    The mean over j != i of R_j / S_j. Kept for comparison: of two responses with the
+    same minimum the one with fewer steps pays less, so the policy stops separating.
+
+    Args and returns: as `token_baseline`.
+    """
+    num_others = _require_siblings(group_index)
+    mean_reward = step_credits.double().sum(1) / step_mask.sum(1).clamp(min=1)
+    rate = _others_sum(mean_reward, group_index) / num_others
+    return _at_steps(
+        rate[:, None] * step_mask, step_credits, step_mask, step_ends, num_tokens, gamma
+    )
+
+
+def length_baseline(
+    step_credits: Tensor,
+    step_mask: Tensor,
+    step_ends: Tensor,
+    num_tokens: int,
+    group_index: Tensor,
+    *,
+    max_response_tokens: int,
+    gamma: float = 1.0,
+) -> Tensor:
+    """The others' mean reward over the longest possible response, per token to come.
+
+    The mean over j != i of R_j / max_response_tokens, times the tokens from t to the
+    last step's end (PURE, eq. 6, with its N).
+
+    Args:
+        step_credits: as in `token_baseline`, like all that follow.
+        step_mask: `[B, S]`.
+        step_ends: `[B, S]`.
+        num_tokens: T.
+        group_index: `[B]`.
+        max_response_tokens: the token budget N, >= 1.
+        gamma: discount per step.
+
+    Returns:
+        `[B, T]` baseline, falling along the response; 0.0 after the last step's end.
+    """
+    num_others = _require_siblings(group_index)
+    rate = _others_sum(step_credits.sum(1), group_index) / (
+        num_others * max_response_tokens
+    )
+    lengths = step_lengths(step_ends, step_mask).double()
+    # Within its own step a token is discounted by nothing, so what lies before it there
+    # is taken off the count of the whole step.
+    at_start = spread_to_tokens(
+        suffix_sums(lengths, gamma), step_ends, step_mask, num_tokens
+    )
+    starts = spread_to_tokens(step_ends + 1 - lengths, step_ends, step_mask, num_tokens)
+    in_step = _in_some_step(step_ends, step_mask, num_tokens)
+    positions = torch.arange(num_tokens, device=step_ends.device)
+    tokens_to_come = (at_start - (positions - starts)).masked_fill(~in_step, 0.0)
+    return _like_returns(rate[:, None] * tokens_to_come, step_credits)
+
+
+def response_baseline(
+    step_credits: Tensor,
+    step_mask: Tensor,
+    step_ends: Tensor,
+    num_tokens: int,
+    group_index: Tensor,
+    *,
+    gamma: float = 1.0,
+) -> Tensor:
+    """The others' mean return of a whole response, once (RLOO, arXiv 2402.14740).
+
+    The same number for each token of a response. With it nothing is taken off for
+    length, and the sum-form's reward for padding shows.
+
+    Args and returns: as `token_baseline`.
+    """
+    num_others = _require_siblings(group_index)
+    total = suffix_sums(step_credits.double(), gamma)[:, 0]
+    rate = _others_sum(total, group_index) / num_others
+    in_step = _in_some_step(step_ends, step_mask, num_tokens)
+    return _like_returns(rate[:, None] * in_step, step_credits)
+
+
+def process_baseline(
+    name: Baseline,
+    step_credits: Tensor,
+    step_mask: Tensor,
+    step_ends: Tensor,
+    num_tokens: int,
+    group_index: Tensor,
+    *,
+    gamma: float = 1.0,
+    max_response_tokens: int | None = None,
+) -> Tensor:
+    """Computes the baseline of that name.
+
+    Args:
+        name: "token", "step", "length" or "response".
+        step_credits: as in `token_baseline`, like all that follow.
+        step_mask: `[B, S]`.
+        step_ends: `[B, S]`.
+        num_tokens: T.
+        group_index: `[B]`.
+        gamma: discount per step.
+        max_response_tokens: the token budget; read by "length" only.
+
+    Returns:
+        `[B, T]` baseline to subtract from the returns.
+    """
+    args = (step_credits, step_mask, step_ends, num_tokens, group_index)
+    if name == "token":
+        return token_baseline(*args, gamma=gamma)
+    if name == "step":
+        return step_baseline(*args, gamma=gamma)
+    if name == "response":
+        return response_baseline(*args, gamma=gamma)
+    if name != "length":
+        raise ValueError(
+            f"`baseline` ({name!r}) must be one of {', '.join(BASELINES)}."
+        )
+    if max_response_tokens is None:
+        raise ValueError(
+            '`max_response_tokens` (None) must be given: `baseline` "length" divides '
+            "by it."
+        )
+    return length_baseline(*args, max_response_tokens=max_response_tokens, gamma=gamma)
+
+
+def verifiable_advantages(verifiable_rewards: Tensor, group_index: Tensor) -> Tensor:
+    """The verifiable reward less the mean of the others that could be verified.
+
+    Args:
+        verifiable_rewards: `[B]`, NaN where there is none (no gold answer).
+        group_index: `[B]` int64, equal for responses to one prompt.
+
+    Returns:
+        `[B]` advantages; 0.0 for a response without a verifiable reward, and in groups
+        where fewer than two have one.
+    """
+    rewards = at_least_float32(verifiable_rewards)
+    known = ~rewards.isnan()
+    rewards = rewards.masked_fill(~known, 0.0)
+    num_others = _others_sum(known, group_index)
+    others_mean = _others_sum(rewards, group_index) / num_others.clamp(min=1)
+    advantages = (rewards.double() - others_mean).masked_fill(
+        ~known | (num_others < 1), 0.0
+    )
+    return advantages.to(rewards.dtype)
+
+
+def _others_sum(values: Tensor, group_index: Tensor) -> Tensor:
+    """`[B]` float64 sum over the group's other rows."""
+    return group_sums(values, group_index) - values.double()
+
+
+def _require_siblings(group_index: Tensor) -> Tensor:
+    """`[B]` float64 number of the group's other rows, each at least 1."""
+    num_others = _others_sum(torch.ones_like(group_index), group_index)
+    if bool((num_others < 1).any()):
+        alone = group_index[num_others < 1].tolist()
+        raise ValueError(
+            "`group_size` (1) must be >= 2: the leave-one-out baseline averages the "
+            f"other responses to the prompt, and groups {alone[:8]} have one response. "
+            "Set `.env_runners(group_size=4)`."
+        )
+    return num_others
+
+
+def _at_steps(
+    deductions: Tensor,
+    step_credits: Tensor,
+    step_mask: Tensor,
+    step_ends: Tensor,
+    num_tokens: int,
+    gamma: float,
+) -> Tensor:
+    """`[B, T]` what is taken off at step ends, summed over the steps to come."""
+    to_come = suffix_sums(deductions, gamma)
+    tokens = spread_to_tokens(to_come, step_ends, step_mask, num_tokens)
+    return _like_returns(tokens, step_credits)
+
+
+def _in_some_step(step_ends: Tensor, step_mask: Tensor, num_tokens: int) -> Tensor:
+    """`[B, T]` bool, True up to and with the last step's end."""
+    last_end = step_ends.masked_fill(~step_mask, -1).amax(dim=1, keepdim=True)
+    return torch.arange(num_tokens, device=step_ends.device) <= last_end
+
+
+def _like_returns(baseline: Tensor, step_credits: Tensor) -> Tensor:
+    return baseline.to(at_least_float32(step_credits).dtype)

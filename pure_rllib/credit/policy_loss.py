@@ -1,0 +1,141 @@
+"""PPO's clipped loss with a stated denominator. B responses, T response tokens."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pure_rllib.credit.tensors import at_least_float32
+
+LossAggregation = Literal["token_mean", "sequence_mean", "fixed_length"]
+LOSS_AGGREGATIONS: tuple[LossAggregation, ...] = get_args(LossAggregation)
+
+
+def loss_denominator(
+    loss_mask: Tensor,
+    aggregation: LossAggregation,
+    max_response_tokens: int | None = None,
+) -> Tensor:
+    """Counts what a sum of losses is divided by.
+
+    Sum this over all learners and micro-batches of an update and hand the sum to the
+    loss: dividing by each micro-batch's own count would weigh tokens of a micro-batch
+    with few tokens more.
+
+    Args:
+        loss_mask: `[B, T]` bool, True on tokens that the loss uses.
+        aggregation: "token_mean": tokens; "sequence_mean": responses with a token;
+            "fixed_length": those times `max_response_tokens`.
+        max_response_tokens: the token budget; read by "fixed_length" only.
+
+    Returns:
+        Scalar float64 tensor.
+    """
+    if aggregation == "token_mean":
+        return loss_mask.sum().double()
+    num_responses = loss_mask.any(dim=1).sum().double()
+    if aggregation == "sequence_mean":
+        return num_responses
+    if aggregation != "fixed_length":
+        raise ValueError(
+            f"`loss_aggregation` ({aggregation!r}) must be one of "
+            f"{', '.join(LOSS_AGGREGATIONS)}."
+        )
+    if max_response_tokens is None:
+        raise ValueError(
+            "`max_response_tokens` (None) must be given: "
+            '`loss_aggregation` "fixed_length" divides every response by it.'
+        )
+    return num_responses * max_response_tokens
+
+
+def aggregate_loss(
+    token_losses: Tensor,
+    loss_mask: Tensor,
+    aggregation: LossAggregation,
+    denominator: Tensor | float | None = None,
+    max_response_tokens: int | None = None,
+) -> Tensor:
+    """Adds up the losses of tokens and divides by the denominator.
+
+    Args:
+        token_losses: `[B, T]`; ignored where the mask is False, gradient included.
+        loss_mask: `[B, T]` bool, True on tokens that the loss uses.
+        aggregation: see `loss_denominator`.
+        denominator: `loss_denominator` summed over learners and micro-batches; None:
+            that of these rows alone. A count of 0 makes the loss 0.
+        max_response_tokens: the token budget; read by "fixed_length" only.
+
+    Returns:
+        Scalar loss. Over micro-batches, losses are to be added, not averaged.
+    """
+    if denominator is None:
+        denominator = loss_denominator(loss_mask, aggregation, max_response_tokens)
+    denominator = max(float(denominator), 1.0)
+    losses = torch.where(loss_mask, token_losses, 0.0)
+    if aggregation == "sequence_mean":
+        losses = losses / loss_mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return losses.sum() / denominator
+
+
+def clipped_policy_loss(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    loss_mask: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    aggregation: LossAggregation = "token_mean",
+    denominator: Tensor | float | None = None,
+    max_response_tokens: int | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """PPO's clipped surrogate (arXiv 1707.06347, eq. 7), to be minimised.
+
+    Args:
+        logp: `[B, T]` log-probabilities under the policy, with gradient.
+        old_logp: `[B, T]` log-probabilities at sampling.
+        advantages: `[B, T]`, no gradient.
+        loss_mask: `[B, T]` bool, True on tokens that the loss uses; whatever stands
+            elsewhere in the other arguments is ignored, NaN included.
+        clip_low: the ratio's lower bound is 1 - clip_low.
+        clip_high: the ratio's upper bound is 1 + clip_high.
+        aggregation: see `loss_denominator`.
+        denominator: `loss_denominator` summed over learners and micro-batches; None:
+            that of these rows alone.
+        max_response_tokens: the token budget; read by "fixed_length" only.
+
+    Returns:
+        The scalar loss, and detached scalars over the loss tokens of these rows, which
+        can be added over micro-batches: `num_tokens`, `clip_low_count` and
+        `clip_high_count` (tokens whose gradient is cut at that bound), `ratio_sum`,
+        `kl_k1_sum` and `kl_k3_sum` (estimates of the KL from the policy at sampling);
+        and `ratio_max`, over which the maximum is to be taken (0.0 without tokens).
+    """
+    change = at_least_float32(logp) - at_least_float32(old_logp)
+    change = torch.where(loss_mask, change, 0.0)
+    advantages = torch.where(loss_mask, at_least_float32(advantages), 0.0)
+    ratio = change.exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    loss = aggregate_loss(
+        torch.maximum(unclipped, clipped),
+        loss_mask,
+        aggregation,
+        denominator,
+        max_response_tokens,
+    )
+    with torch.no_grad():
+        is_clipped = (clipped > unclipped) & loss_mask
+        masked_ratio = ratio.masked_fill(~loss_mask, 0.0)
+        stats = {
+            "num_tokens": loss_mask.sum().to(ratio.dtype),
+            "clip_low_count": (is_clipped & (advantages < 0)).sum().to(ratio.dtype),
+            "clip_high_count": (is_clipped & (advantages > 0)).sum().to(ratio.dtype),
+            "ratio_sum": masked_ratio.sum(),
+            "ratio_max": masked_ratio.max() if ratio.numel() else ratio.new_zeros(()),
+            # `change` is 0 off mask and both estimates of 0 are 0.
+            "kl_k1_sum": -change.sum(),
+            "kl_k3_sum": (torch.expm1(change) - change).sum(),
+        }
+    return loss, stats

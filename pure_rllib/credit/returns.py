@@ -1,0 +1,241 @@
+"""From process rewards of steps to returns of tokens.
+
+B responses, T response tokens, S steps (padded: `step_mask` is False there). Everything
+is computed in float32, or in float64 if the rewards come so. Equations are those of
+PURE, arXiv 2504.15275.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pure_rllib.credit.tensors import at_least_float32, suffix_sums
+
+CreditAssignment = Literal["min", "strict_min", "sum"]
+CREDIT_ASSIGNMENTS: tuple[CreditAssignment, ...] = get_args(CreditAssignment)
+
+
+def min_form_weights(
+    step_rewards: Tensor, step_mask: Tensor, *, credit_temperature: float
+) -> Tensor:
+    """Weighs a response's steps by how bad they are: softmax(-reward / temperature).
+
+    PURE, the weights of its transformed process reward.
+
+    Args:
+        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
+        step_mask: `[B, S]` bool, True on real steps.
+        credit_temperature: > 0, in reward units; towards 0 the worst step takes all.
+
+    Returns:
+        `[B, S]` weights in [0, 1], summing to 1 per row with a step; 0.0 off mask.
+    """
+    if not credit_temperature > 0.0:
+        raise ValueError(
+            f"`credit_temperature` ({credit_temperature}) must be > 0: it divides the "
+            'process rewards. Set credit_assignment="strict_min" for its limit 0.'
+        )
+    rewards = at_least_float32(step_rewards).masked_fill(~step_mask, torch.inf)
+    # Taking off the row's minimum first keeps tiny temperatures from overflowing.
+    excess = rewards - _row_min(rewards)
+    weights = (-excess / credit_temperature).softmax(dim=1)
+    return weights.masked_fill(~step_mask, 0.0)
+
+
+def weighted_step_rewards(
+    step_rewards: Tensor, step_mask: Tensor, *, credit_temperature: float
+) -> Tensor:
+    """Transforms process rewards so that their sum is about their minimum.
+
+    Args:
+        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
+        step_mask: `[B, S]` bool, True on real steps.
+        credit_temperature: > 0; the sum of a row tends to its minimum towards 0.
+
+    Returns:
+        `[B, S]` weight times reward; 0.0 off mask.
+    """
+    weights = min_form_weights(
+        step_rewards, step_mask, credit_temperature=credit_temperature
+    )
+    return weights * _masked(step_rewards, step_mask)
+
+
+def step_credits(
+    step_rewards: Tensor,
+    step_mask: Tensor,
+    *,
+    credit_assignment: CreditAssignment,
+    credit_temperature: float = 0.1,
+) -> Tensor:
+    """Turns process rewards into credits, whose sum over steps to come is the return.
+
+    Args:
+        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
+        step_mask: `[B, S]` bool, True on real steps.
+        credit_assignment: "min": weighted rewards; "strict_min": the worst reward at
+            the worst step, 0 elsewhere, the last one of several equally bad steps (so
+            that a step's return is the minimum still to come whenever that is the
+            response's minimum); "sum": the rewards themselves.
+        credit_temperature: read by "min" only.
+
+    Returns:
+        `[B, S]` credits; 0.0 off mask.
+    """
+    if credit_assignment == "min":
+        return weighted_step_rewards(
+            step_rewards, step_mask, credit_temperature=credit_temperature
+        )
+    rewards = _masked(step_rewards, step_mask)
+    if credit_assignment == "sum":
+        return rewards
+    if credit_assignment != "strict_min":
+        raise ValueError(
+            f"`credit_assignment` ({credit_assignment!r}) must be one of "
+            f"{', '.join(CREDIT_ASSIGNMENTS)}."
+        )
+    raised = at_least_float32(step_rewards).masked_fill(~step_mask, torch.inf)
+    is_worst = (raised == _row_min(raised)) & step_mask
+    is_last_worst = is_worst & (suffix_sums(is_worst.long()) == 1)
+    return rewards.masked_fill(~is_last_worst, 0.0)
+
+
+def strict_min_returns(step_rewards: Tensor, step_mask: Tensor) -> Tensor:
+    """The minimum of the rewards to come, up to the worst step (PURE, eq. 3).
+
+    Over steps only. PURE's published code also takes the minimum over the zeros of all
+    other tokens and of the padding, which caps every return at 0.
+
+    Args:
+        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
+        step_mask: `[B, S]` bool, True on real steps.
+
+    Returns:
+        `[B, S]` the return of each step's tokens: the row's minimum up to and with its
+        (last) worst step, 0.0 after it and off mask.
+    """
+    credits = step_credits(step_rewards, step_mask, credit_assignment="strict_min")
+    return suffix_sums(credits).masked_fill(~step_mask, 0.0)
+
+
+def sum_returns(
+    step_rewards: Tensor, step_mask: Tensor, *, gamma: float = 1.0
+) -> Tensor:
+    """The discounted sum of the rewards to come (PURE, eq. 2): the form to beat.
+
+    Args:
+        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
+        step_mask: `[B, S]` bool, True on real steps.
+        gamma: discount per step (not per token), in [0, 1].
+
+    Returns:
+        `[B, S]` the return of each step's tokens; 0.0 off mask.
+    """
+    return suffix_sums(_masked(step_rewards, step_mask), gamma)
+
+
+def scatter_to_tokens(
+    step_values: Tensor, step_ends: Tensor, num_tokens: int
+) -> Tensor:
+    """Puts each step's value on the step's last token.
+
+    Args:
+        step_values: `[B, S]` numbers.
+        step_ends: `[B, S]` int64 positions below `num_tokens`; -1 where there is no
+            step, whose value is dropped.
+        num_tokens: T.
+
+    Returns:
+        `[B, T]`; 0.0 on tokens that end no step.
+    """
+    # Padding lands in a column of its own, which is cut off again.
+    column = step_ends.where(step_ends >= 0, num_tokens)
+    tokens = step_values.new_zeros(len(step_values), num_tokens + 1)
+    return tokens.scatter_add_(1, column, step_values)[:, :num_tokens]
+
+
+def spread_to_tokens(
+    step_values: Tensor, step_ends: Tensor, step_mask: Tensor, num_tokens: int
+) -> Tensor:
+    """Puts each step's value on all tokens of the step.
+
+    Args:
+        step_values: `[B, S]` numbers.
+        step_ends: `[B, S]` int64 positions of the steps' last tokens, rising.
+        step_mask: `[B, S]` bool, True on real steps.
+        num_tokens: T.
+
+    Returns:
+        `[B, T]`; 0.0 on tokens after the last step's end.
+    """
+    batch_size = len(step_values)
+    # The step of token t is the number of steps that ended before t.
+    column = (step_ends + 1).masked_fill(~step_mask, num_tokens)
+    ended = torch.zeros(
+        batch_size, num_tokens + 1, dtype=torch.int64, device=step_ends.device
+    )
+    ended.scatter_add_(1, column, step_mask.long())
+    step_index = ended[:, :num_tokens].cumsum(1)
+    values = step_values.masked_fill(~step_mask, 0.0)
+    values = torch.cat([values, values.new_zeros(batch_size, 1)], dim=1)
+    return values.gather(1, step_index)
+
+
+def reward_to_go(token_rewards: Tensor, gamma: float = 1.0) -> Tensor:
+    """Sums rewards from each token on.
+
+    Args:
+        token_rewards: `[B, T]` rewards, 0.0 where there is none.
+        gamma: discount per token, in [0, 1].
+
+    Returns:
+        `[B, T]` sum over u >= t of gamma^(u-t) times the reward at u.
+    """
+    return suffix_sums(at_least_float32(token_rewards), gamma)
+
+
+def process_returns(
+    step_rewards: Tensor,
+    step_mask: Tensor,
+    step_ends: Tensor,
+    num_tokens: int,
+    *,
+    credit_assignment: CreditAssignment,
+    credit_temperature: float = 0.1,
+    gamma: float = 1.0,
+) -> Tensor:
+    """Computes the return of every token from the process rewards of the steps.
+
+    Args:
+        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
+        step_mask: `[B, S]` bool, True on real steps.
+        step_ends: `[B, S]` int64 positions of the steps' last tokens, rising.
+        num_tokens: T.
+        credit_assignment: "min", "strict_min" or "sum"; see `step_credits`.
+        credit_temperature: read by "min" only.
+        gamma: discount per step, in [0, 1].
+
+    Returns:
+        `[B, T]` returns, equal within a step; 0.0 after the last step's end.
+    """
+    credits = step_credits(
+        step_rewards,
+        step_mask,
+        credit_assignment=credit_assignment,
+        credit_temperature=credit_temperature,
+    )
+    return spread_to_tokens(
+        suffix_sums(credits, gamma), step_ends, step_mask, num_tokens
+    )
+
+
+def _masked(step_rewards: Tensor, step_mask: Tensor) -> Tensor:
+    return at_least_float32(step_rewards).masked_fill(~step_mask, 0.0)
+
+
+def _row_min(rewards: Tensor) -> Tensor:
+    """`[B, 1]` minimum of each row; of a row without steps (all inf) too."""
+    if rewards.shape[1] == 0:
+        return rewards.new_zeros(len(rewards), 1)
+    return rewards.amin(dim=1, keepdim=True)
