@@ -1,14 +1,19 @@
-"""What a process reward model reads: the steps, each followed by a separator id.
+r"""What a process reward model reads: the steps, each followed by a separator id.
 
-P prompt tokens, T response tokens, S steps, B rows, L columns. Separators are appended
-as ids, never as text: tokenizing "." + newline again could give another token.
+B rows, P prompt tokens (padded), T response tokens (padded), S steps (padded),
+L columns. Separators are put in as ids, never as text: tokenizing a full stop and a
+newline again could give another token.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from pure_rllib.credit.steps import StepSplitter, step_lengths
 
 InputFormat = Literal["pure_rllib", "pure_openrlhf", "pure_verl"]
 INPUT_FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
@@ -20,8 +25,8 @@ class PRMRow:
 
     Attributes:
         input_ids: `[L]` int64.
-        score_positions: `[S]` int64, strictly increasing columns whose logits are the
-            steps' scores.
+        score_positions: `[S]` int64, increasing columns whose logits are the steps'
+            scores.
     """
 
     input_ids: np.ndarray
@@ -29,18 +34,25 @@ class PRMRow:
 
 
 class PRMInputBuilder:
-    """Turns responses and their step spans into rows.
+    r"""Turns responses and their step spans into rows.
 
     In our own format a step is shown as it reads: white space and special tokens around
-    it are left out, and a token that ends a step with a full stop and two newlines is
-    replaced by the tokens of its visible part, then the separator follows. The published formats
-    replace the last token of each step by the separator, so the full stop is lost, and
-    so is the last token of a response that was cut by its budget.
+    it are left out, a token such as `.\n\n` is replaced by the ids of its visible part,
+    and the separator follows. The published formats replace the last token of each
+    step by the separator, so the full stop is lost, and so is the last token of a
+    response that was cut by its budget.
+
+    Example (P is the prompt, | the separator)::
+
+        response    a  b  .\n\n  c  EOS      spans [0, 3) [3, 5)
+        pure_rllib  P  a  b  .  |  c  |      score positions 4, 6
+        published   P  a  b  |  c  |         score positions 3, 5
 
     Args:
         tokenizer: of the policy and the reward model.
         separator_id: the id that follows each step.
-        input_format: `pure_rllib`, `pure_openrlhf` or `pure_verl`.
+        input_format: `pure_rllib`, `pure_openrlhf` or `pure_verl`; the last two differ
+            in their padding only, so they give the same rows here.
 
     Raises:
         ValueError: an unknown format.
@@ -54,17 +66,16 @@ class PRMInputBuilder:
     ):
         if input_format not in INPUT_FORMATS:
             raise ValueError(
-                f"`input_format` ({input_format}) must be one of {INPUT_FORMATS} "
+                f"`input_format` ({input_format!r}) must be one of {INPUT_FORMATS} "
                 "because the reward model was trained on one of them. Set it to "
                 "'pure_rllib'."
             )
         self.tokenizer = tokenizer
         self.separator_id = separator_id
         self.input_format = input_format
-        self._special_ids = frozenset(tokenizer.all_special_ids)
+        self._is_visible = StepSplitter.from_tokenizer(tokenizer).is_visible
         # Filled on first use: most of a vocabulary is never sampled.
-        self._is_blank: dict[int, bool] = {}
-        self._visible_ids: dict[int, list[int]] = {}
+        self._visible_parts: dict[int, list[int]] = {}
 
     def row(
         self,
@@ -82,57 +93,56 @@ class PRMInputBuilder:
         Returns:
             The row; it has S score positions.
         """
-        ids = [int(token) for token in prompt_ids]
-        tokens = [int(token) for token in response_ids]
+        tokens = np.asarray(response_ids, dtype=np.int64)
+        ids = np.asarray(prompt_ids, dtype=np.int64).tolist()
         positions = []
         for start, end in np.asarray(step_spans, dtype=np.int64).tolist():
             if self.input_format == "pure_rllib":
                 ids.extend(self.step_ids(tokens[start:end]))
             else:
-                ids.extend(tokens[start : end - 1])
+                ids.extend(tokens[start : end - 1].tolist())
             positions.append(len(ids))
             ids.append(self.separator_id)
         return PRMRow(
             np.asarray(ids, dtype=np.int64), np.asarray(positions, dtype=np.int64)
         )
 
-    def step_ids(self, tokens: Sequence[int]) -> list[int]:
-        """The ids of one step's visible part, without its separator and EOS."""
-        first, last = 0, len(tokens)
-        while first < last and self._blank(tokens[first]):
-            first += 1
-        while last > first and self._blank(tokens[last - 1]):
-            last -= 1
-        if first == last:
+    def step_ids(self, tokens: Sequence[int] | np.ndarray) -> list[int]:
+        """The visible part of one step in our format.
+
+        Args:
+            tokens: the step's ids, its separator or EOS included.
+
+        Returns:
+            Ids from the first to the last visible token, without newlines at the end.
+        """
+        tokens = np.asarray(tokens, dtype=np.int64)
+        # A model may have more embeddings than its tokenizer has tokens.
+        known = tokens < len(self._is_visible)
+        places = np.flatnonzero(known & self._is_visible[np.where(known, tokens, 0)])
+        if len(places) == 0:
             return []
-        return [*tokens[first : last - 1], *self._visible(tokens[last - 1])]
+        first, last = int(places[0]), int(places[-1])
+        return [*tokens[first:last].tolist(), *self._visible_part(int(tokens[last]))]
 
-    def _blank(self, token: int) -> bool:
-        if token not in self._is_blank:
-            self._is_blank[token] = (
-                token in self._special_ids or not self._text(token).strip()
-            )
-        return self._is_blank[token]
-
-    def _visible(self, token: int) -> list[int]:
+    def _visible_part(self, token: int) -> list[int]:
         """The ids of a token's text without the newlines at its end."""
-        if token not in self._visible_ids:
-            text = self._text(token)
+        if token not in self._visible_parts:
+            text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
             visible = text.rstrip("\n")
             # A token that holds part of a character does not survive decoding, so
             # tokens without newlines are never encoded again.
-            self._visible_ids[token] = (
+            self._visible_parts[token] = (
                 [token]
                 if visible == text
                 else self.tokenizer.encode(visible, add_special_tokens=False)
             )
-        return self._visible_ids[token]
-
-    def _text(self, token: int) -> str:
-        return self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        return self._visible_parts[token]
 
 
-def pad_rows(rows: Sequence[PRMRow], pad_token_id: int) -> tuple[np.ndarray, ...]:
+def pad_rows(
+    rows: Sequence[PRMRow], pad_token_id: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Pads rows on the right.
 
     Args:
@@ -151,18 +161,127 @@ def pad_rows(rows: Sequence[PRMRow], pad_token_id: int) -> tuple[np.ndarray, ...
     return ids, mask
 
 
-def separator_id(tokenizer: Any, separator: str) -> int:
-    """The one id of the reward model's separator.
+class OpenRLHFPRMInput(NamedTuple):
+    """What PURE's OpenRLHF branch gives its reward model.
 
-    Raises:
-        ValueError: the tokenizer does not encode the separator as exactly one id.
+    Attributes:
+        input_ids: `[B, L]`, L = P + the response up to the last step end of all rows.
+        attention_mask: `[B, L]` 1 on prompts, responses and newlines.
+        num_tokens_per_step: `[B, S]` tokens of each step without its end; 0 off mask.
+        score_positions: `[B, S]` columns of the scores; -1 off mask.
     """
-    ids: Iterable[int] = tokenizer.encode(separator, add_special_tokens=False)
-    ids = list(ids)
-    if len(ids) != 1:
-        raise ValueError(
-            f"`separator` ({separator!r}) must be exactly one id of the reward model's "
-            "tokenizer because its score is read at that token; it is encoded as "
-            f"{ids}. Use the tokenizer that the reward model was trained with."
-        )
-    return ids[0]
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    num_tokens_per_step: Tensor
+    score_positions: Tensor
+
+
+class VerlPRMInput(NamedTuple):
+    """What PURE's verl branch gives its reward model; scores stand at P + step end.
+
+    Attributes:
+        input_ids: `[B, P + T]`, T the whole response buffer.
+        attention_mask: `[B, P + T]` 1 on prompts, responses and newlines.
+        position_ids: `[B, P + T]` positions; padding repeats the position before it.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+
+
+def openrlhf_prm_input(
+    prompt_ids: Tensor,
+    response_ids: Tensor,
+    attention_mask: Tensor,
+    step_ends: Tensor,
+    step_mask: Tensor,
+    *,
+    prm_newline_id: int,
+    pad_token_id: int,
+) -> OpenRLHFPRMInput:
+    """Replaces each step end by a newline (`make_experience`, PURE's main branch).
+
+    Args:
+        prompt_ids: `[B, P]` prompts, padded on the left.
+        response_ids: `[B, T]` responses with the EOS that the branch writes after their
+            last real token, padded on the right.
+        attention_mask: `[B, P + T]` 1 from the first real token to EOS.
+        step_ends: `[B, S]` positions of the steps' last tokens in the response.
+        step_mask: `[B, S]` bool, True on real steps; at least one per row.
+        prm_newline_id: the reward model's newline.
+        pad_token_id: fills the columns behind a row's last step.
+
+    Returns:
+        Rows that are cut behind the last step end of all.
+    """
+    positions = (step_ends + prompt_ids.shape[1]).masked_fill(~step_mask, -1)
+    ids, mask = _replace_step_ends(
+        torch.cat([prompt_ids, response_ids], 1),
+        attention_mask,
+        positions,
+        prm_newline_id,
+        pad_token_id,
+    )
+    width = int(positions.max()) + 1
+    num_tokens = (step_lengths(step_ends, step_mask) - 1).masked_fill(~step_mask, 0)
+    return OpenRLHFPRMInput(ids[:, :width], mask[:, :width], num_tokens, positions)
+
+
+def verl_prm_input(
+    prompt_ids: Tensor,
+    response_ids: Tensor,
+    attention_mask: Tensor,
+    step_ends: Tensor,
+    step_mask: Tensor,
+    *,
+    prm_newline_id: int,
+    pad_token_id: int,
+) -> VerlPRMInput:
+    """Replaces each step end by a newline (`_build_inputs_for_prm`, verl branch).
+
+    Where a response is cut on a separator, that step end may be listed twice; the row
+    that the branch then makes is one too long and cut back to these same columns.
+
+    Args:
+        prompt_ids: `[B, P]` prompts, padded on the left.
+        response_ids: `[B, T]` responses, padded on the right to the buffer.
+        attention_mask: `[B, P + T]` 1 on the prompt and up to EOS, and on the whole
+            buffer where there is none.
+        step_ends: `[B, S]` positions of the steps' last tokens in the response.
+        step_mask: `[B, S]` bool, True on real steps; at least one per row.
+        prm_newline_id: the reward model's newline.
+        pad_token_id: fills the columns behind a row's last step.
+
+    Returns:
+        Rows as wide as prompts and buffer together.
+    """
+    ids, mask = _replace_step_ends(
+        torch.cat([prompt_ids, response_ids], 1),
+        attention_mask,
+        (step_ends + prompt_ids.shape[1]).masked_fill(~step_mask, -1),
+        prm_newline_id,
+        pad_token_id,
+    )
+    return VerlPRMInput(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
+
+
+def _replace_step_ends(
+    sequences: Tensor,
+    attention_mask: Tensor,
+    end_columns: Tensor,
+    newline_id: int,
+    pad_token_id: int,
+) -> tuple[Tensor, Tensor]:
+    """Puts newlines at the end columns (-1: none) and pads behind each row's last."""
+    columns = torch.arange(sequences.shape[1], device=sequences.device)
+    # One column more, dropped again, takes the steps that are none.
+    is_end = torch.zeros(
+        len(sequences), sequences.shape[1] + 1, dtype=torch.bool, device=columns.device
+    )
+    is_end = is_end.scatter_(1, end_columns % is_end.shape[1], True)[:, :-1]
+    behind = columns > end_columns.amax(1, keepdim=True)
+    ids = sequences.masked_fill(is_end, newline_id).masked_fill(behind, pad_token_id)
+    mask = attention_mask.long().masked_fill(is_end, 1).masked_fill(behind, 0)
+    return ids, mask

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pure_rllib.credit.steps import single_token_id
 from pure_rllib.generation.model_files import check_model_folder
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm_input import (
@@ -17,7 +18,6 @@ from pure_rllib.rewards.prm_input import (
     PRMInputBuilder,
     PRMRow,
     pad_rows,
-    separator_id,
 )
 
 _OVERLONG_SCORE = -1.0
@@ -68,7 +68,7 @@ class ProcessRewardModel:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.builder = PRMInputBuilder(
-            tokenizer, separator_id(tokenizer, separator), input_format
+            tokenizer, single_token_id(tokenizer, separator), input_format
         )
         self.micro_batch_tokens = micro_batch_tokens
         self.num_overlong = 0
@@ -123,7 +123,7 @@ class ProcessRewardModel:
         if tokenizer is not None:
             check_same_vocabulary(tokenizer, own)
         # Before the weights: a wrong tokenizer must not cost minutes of loading.
-        separator_id(own, separator)
+        single_token_id(own, separator)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if attn_implementation is not None:
             options["attn_implementation"] = attn_implementation
