@@ -3,6 +3,7 @@ import random
 import pytest
 from transformers import AutoTokenizer
 
+from pure_rllib.embedded.model import model_config
 from pure_rllib.embedded.task import TASK_M20B, TASK_Y, TASK_Z
 from pure_rllib.embedded.tokenizer import build_tokenizer, save_tokenizer
 
@@ -12,6 +13,8 @@ from pure_rllib.embedded.tokenizer import build_tokenizer, save_tokenizer
 )
 def test_every_text_of_the_task_survives_the_round_trip(task, size, tmp_path):
     save_tokenizer(task, tmp_path)
+    # AutoTokenizer chooses its class by the model that lies in the same folder.
+    model_config(build_tokenizer(task)).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == size
     rng = random.Random(0)
