@@ -1,0 +1,145 @@
+"""Rows of the reward model, token by token."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from pure_rllib.credit.steps import BlankSteps, StepSplitter
+from pure_rllib.rewards.prm_input import (
+    PRMInputBuilder,
+    PRMRow,
+    openrlhf_prm_input,
+    pad_rows,
+    verl_prm_input,
+)
+
+WORDS = ["<pad>", "<eos>", "\n", "\n\n", ".\n\n", ".", " ", "a", "b", "c", "P"]
+PAD, EOS, NL, BLANK, DOT_BLANK, DOT, SPACE, A, B, C, P = range(len(WORDS))
+QWEN = Path(
+    os.environ.get(
+        "PURE_TOKENIZER_DIR",
+        Path(__file__).resolve().parents[2] / "../shared/data/tokenizers",
+    )
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}))
+    backend.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"\.\n\n|\n\n|\n|\.| |[abcP]"), "isolated"
+    )
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>"
+    )
+
+
+def build(response, input_format="pure_rllib", prompt=(P, P)):
+    tokenizer = make_tokenizer()
+    blank_steps: BlankSteps = "merge" if input_format == "pure_rllib" else "keep"
+    spans = StepSplitter.from_tokenizer(tokenizer).step_spans(
+        np.array(response), blank_steps=blank_steps
+    )
+    builder = PRMInputBuilder(tokenizer, NL, input_format)
+    row = builder.row(list(prompt), response, spans)
+    return row.input_ids.tolist(), row.score_positions.tolist()
+
+
+@pytest.mark.parametrize(
+    ("response", "ids", "positions"),
+    [
+        # a b .\n\n | c EOS: the full stop stays, EOS goes.
+        ([A, B, DOT_BLANK, C, EOS], [P, P, A, B, DOT, NL, C, NL], [5, 7]),
+        # A separator without a visible part leaves nothing behind.
+        ([A, BLANK, B, EOS], [P, P, A, NL, B, NL], [3, 5]),
+        # Blank steps open the next one and are not shown.
+        ([BLANK, SPACE, A, BLANK, BLANK, B, EOS], [P, P, A, NL, B, NL], [3, 5]),
+        # White space inside a step stays, around it goes.
+        ([A, SPACE, B, SPACE, BLANK, C, EOS], [P, P, A, SPACE, B, NL, C, NL], [5, 7]),
+        # Cut by the budget: the last token is shown.
+        ([A, DOT_BLANK, B, C], [P, P, A, DOT, NL, B, C, NL], [4, 7]),
+        ([A, B, DOT_BLANK], [P, P, A, B, DOT, NL], [5]),
+    ],
+)
+def test_our_rows(response, ids, positions):
+    assert build(response) == (ids, positions)
+
+
+def test_published_rows_replace_step_ends():
+    # a b .\n\n \n\n c EOS: the blank step is a step, the full stop is lost.
+    row = build([A, B, DOT_BLANK, BLANK, C, EOS], "pure_openrlhf")
+    assert row == ([P, P, A, B, NL, NL, C, NL], [4, 5, 7])
+    assert row == build([A, B, DOT_BLANK, BLANK, C, EOS], "pure_verl")
+
+
+def test_rows_and_tensors_of_the_published_formats_are_the_same():
+    tokenizer = make_tokenizer()
+    splitter = StepSplitter.from_tokenizer(tokenizer)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        prompts = [[P] * 3, [P] * 3]
+        responses = [
+            [*rng.integers(NL, P, size=n).tolist(), EOS]
+            for n in rng.integers(1, 9, size=2)
+        ]
+        width = max(map(len, responses))
+        ids = torch.tensor([r + [PAD] * (width - len(r)) for r in responses])
+        lengths = np.array([len(r) for r in responses])
+        steps = splitter.step_ends_padded(ids.numpy(), lengths, blank_steps="keep")
+        mask = torch.from_numpy(np.arange(width + 3) < lengths[:, None] + 3).long()
+        rows_given = (torch.tensor(prompts), ids, mask, *steps)
+        ours = openrlhf_prm_input(*rows_given, prm_newline_id=NL, pad_token_id=PAD)
+        verl = verl_prm_input(*rows_given, prm_newline_id=NL, pad_token_id=PAD)
+        builder = PRMInputBuilder(tokenizer, NL, "pure_openrlhf")
+        rows = [
+            builder.row(p, r, splitter.step_spans(np.array(r), blank_steps="keep"))
+            for p, r in zip(prompts, responses, strict=True)
+        ]
+        padded_ids, padded_mask = pad_rows(rows, PAD)
+        np.testing.assert_array_equal(padded_ids, ours.input_ids)
+        np.testing.assert_array_equal(padded_mask, ours.attention_mask)
+        np.testing.assert_array_equal(padded_ids, verl.input_ids)
+        for row, positions in zip(rows, ours.score_positions.tolist(), strict=True):
+            assert row.score_positions.tolist() == [p for p in positions if p >= 0]
+
+
+def test_ids_beyond_the_tokenizer_are_not_visible():
+    builder = PRMInputBuilder(make_tokenizer(), NL)
+    assert builder.step_ids([A, 99, B, 99]) == [A, 99, B]
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(ValueError, match="must be one of"):
+        PRMInputBuilder(make_tokenizer(), NL, "qwen")  # type: ignore[arg-type]
+
+
+def test_padding():
+    rows = [
+        PRMRow(np.array([7, 8]), np.array([1])),
+        PRMRow(np.array([9]), np.array([0])),
+    ]
+    ids, mask = pad_rows(rows, PAD)
+    assert ids.tolist() == [[7, 8], [9, PAD]] and mask.tolist() == [[1, 1], [1, 0]]
+
+
+def test_every_separator_of_qwen_keeps_its_visible_part():
+    folder = next(iter(sorted(QWEN.glob("*wen2.5*"))), None)
+    if folder is None:
+        pytest.skip(f"no Qwen2.5 tokenizer under {QWEN}: set PURE_TOKENIZER_DIR")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    splitter = StepSplitter.from_tokenizer(tokenizer)
+    builder = PRMInputBuilder(tokenizer, 198)
+    word = tokenizer.encode("word")
+    separators = np.flatnonzero(splitter.is_separator)
+    assert len(separators) == 564
+    for token in separators.tolist():
+        text = tokenizer.decode([token])
+        shown = tokenizer.decode(builder.step_ids([*word, token]))
+        assert shown == "word" + (
+            text.rstrip("\n") if splitter.is_visible[token] else ""
+        )

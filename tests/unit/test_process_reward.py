@@ -1,0 +1,189 @@
+"""The two-label process reward model on tiny random weights."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import AddedToken
+from transformers import Qwen2Config, Qwen2ForTokenClassification, Qwen2Tokenizer
+
+from pure_rllib.generation.model_files import check_model_folder
+from pure_rllib.rewards.base import ScoringRequest, StepScorer
+from pure_rllib.rewards.process_reward import ProcessRewardModel, check_same_vocabulary
+
+WORDS = ["<pad>", "<|endoftext|>", "\n", "\n\n", "a", "b", "c", "d"]
+EOS, NL, BLANK = 1, 2, 3
+
+
+def make_tokenizer(words=tuple(WORDS)) -> Qwen2Tokenizer:
+    # Of the class that AutoTokenizer makes beside a Qwen2 model; newlines are added
+    # tokens, which are found before that class cuts text its own way.
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocabulary,
+        merges=[],
+        unk_token=words[EOS],
+        eos_token=words[EOS],
+        pad_token=words[0],
+    )
+    tokenizer.add_tokens([AddedToken(w, normalized=False) for w in ("\n", "\n\n")])
+    return tokenizer
+
+
+def make_model(num_labels=2, context=64) -> Qwen2ForTokenClassification:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        num_labels=num_labels,
+        initializer_range=0.5,
+    )
+    return Qwen2ForTokenClassification(config)
+
+
+def request(prompt, response, spans) -> ScoringRequest:
+    texts = tuple("step" for _ in spans)
+    return ScoringRequest(
+        "prompt", None, np.array(prompt), np.array(response), np.array(spans), texts
+    )
+
+
+def requests(rng, count=9) -> list[ScoringRequest]:
+    made = []
+    for _ in range(count):
+        steps = [
+            [*rng.integers(4, 8, size=n).tolist(), BLANK]
+            for n in rng.integers(1, 6, size=rng.integers(1, 5))
+        ]
+        steps[-1][-1] = EOS
+        ends = np.cumsum([len(step) for step in steps])
+        spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], 1)
+        prompt = rng.integers(4, 8, size=rng.integers(1, 9)).tolist()
+        made.append(request(prompt, [token for step in steps for token in step], spans))
+    return made
+
+
+def test_score_is_the_difference_of_the_two_probabilities():
+    model = make_model()
+    prm = ProcessRewardModel(model, make_tokenizer())
+    assert isinstance(prm, StepScorer)
+    # prompt a b, response c d \n\n a EOS -> a b c d \n a \n, read at columns 4 and 6
+    (scores,) = prm.score([request([4, 5], [6, 7, BLANK, 4, EOS], [(0, 3), (3, 5)])])
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[4, 5, 6, 7, NL, 4, NL]])).logits[0]
+    probs = logits[[4, 6]].softmax(-1)
+    np.testing.assert_allclose(scores, probs[:, 1] - probs[:, 0], atol=1e-6)
+    assert scores.dtype == np.float32 and np.ptp(scores) > 0.01
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 40, 100_000])
+def test_scores_do_not_depend_on_neighbours_or_padding(micro_batch_tokens):
+    prm = ProcessRewardModel(
+        make_model(), make_tokenizer(), micro_batch_tokens=micro_batch_tokens
+    )
+    many = requests(np.random.default_rng(1))
+    together = prm.score(many)
+    for scored, one in zip(together, many, strict=True):
+        np.testing.assert_allclose(scored, prm.score([one])[0], atol=1e-5)
+        assert scored.shape == (len(one.step_spans),)
+    backwards = prm.score(many[::-1])[::-1]
+    for first, second in zip(together, backwards, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_micro_batches_hold_the_token_budget():
+    prm = ProcessRewardModel(make_model(), make_tokenizer(), micro_batch_tokens=40)
+    rows = [
+        prm.builder.row(r.prompt_ids, r.response_ids, r.step_spans)
+        for r in requests(np.random.default_rng(2), 30)
+    ]
+    batches = list(prm._micro_batches(rows))
+    assert sorted(i for batch in batches for i in batch) == list(range(30))
+    for batch in batches:
+        width = max(len(rows[i].input_ids) for i in batch)
+        assert len(batch) == 1 or len(batch) * width <= 40
+
+
+def test_steps_beyond_the_context_get_the_lowest_score():
+    prm = ProcessRewardModel(make_model(context=8), make_tokenizer())
+    # P P P c | d | a a a |: the third separator would stand in column 10
+    response = [6, BLANK, 7, BLANK, 4, 4, 4, EOS]
+    long = request([4, 4, 4], response, [(0, 2), (2, 4), (4, 8)])
+    short = request([4, 4, 4], [6, BLANK, 7, EOS], [(0, 2), (2, 4)])
+    scores, whole = prm.score([long, short])
+    np.testing.assert_allclose(scores[:2], whole, atol=1e-5)
+    assert scores[2] == -1.0 and prm.num_overlong == 1
+    (none,) = prm.score([request([4] * 20, [6, EOS], [(0, 2)])])
+    assert none.tolist() == [-1.0] and prm.num_overlong == 2
+
+
+def test_no_requests():
+    assert ProcessRewardModel(make_model(), make_tokenizer()).score([]) == []
+
+
+def test_three_labels_are_refused():
+    with pytest.raises(ValueError, match="must be 2 because"):
+        ProcessRewardModel(make_model(num_labels=3), make_tokenizer())
+
+
+def test_a_separator_must_be_one_id():
+    with pytest.raises(ValueError, match="exactly one token"):
+        ProcessRewardModel(make_model(), make_tokenizer(), separator="ab")
+
+
+def test_loading_gives_the_same_scores(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    loaded = ProcessRewardModel.from_pretrained(str(tmp_path), dtype="float32")
+    direct = ProcessRewardModel(make_model(), make_tokenizer())
+    batch = requests(np.random.default_rng(3))
+    for first, second in zip(loaded.score(batch), direct.score(batch), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-6)
+    half = ProcessRewardModel.from_pretrained(str(tmp_path), dtype="bfloat16")
+    for first, second in zip(half.score(batch), direct.score(batch), strict=True):
+        np.testing.assert_allclose(first, second, atol=0.1)
+        assert first.dtype == np.float32
+
+
+def test_another_vocabulary_is_refused_with_the_tokens(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    swapped = make_tokenizer((*WORDS[:6], "d", "c"))
+    with pytest.raises(ValueError, match="'c' is id 7 there and 6 here"):
+        ProcessRewardModel.from_pretrained(str(tmp_path), tokenizer=swapped)
+    check_same_vocabulary(make_tokenizer(), make_tokenizer())
+
+
+def test_folders_without_a_model_are_refused(tmp_path):
+    def refuses(match):
+        with pytest.raises(ValueError, match=match):
+            check_model_folder(tmp_path / "m", "policy")
+
+    refuses("`policy` .* there is no such folder")
+    (tmp_path / "m").mkdir()
+    refuses("no config.json")
+    (tmp_path / "m/config.json").write_text("{")
+    refuses("config.json is broken .line 1.")
+    (tmp_path / "m/config.json").write_text(json.dumps({"vocab_size": 5}))
+    refuses("no .*safetensors weights")
+    (tmp_path / "m/pytorch_model.bin").touch()
+    refuses("only pytorch_model.bin, which are pickles")
+    index = {"weight_map": {"x": "model-00001-of-00002.safetensors"}}
+    (tmp_path / "m/model.safetensors.index.json").write_text(json.dumps(index))
+    refuses("lack model-00001-of-00002.safetensors")
+    (tmp_path / "m/model-00001-of-00002.safetensors").touch()
+    assert check_model_folder(tmp_path / "m").vocab_size == 5
+    assert not check_model_folder("Qwen/Qwen2.5-Math-7B").is_local
+
+
+def test_a_model_folder_tells_its_sizes(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    files = check_model_folder(tmp_path)
+    assert (files.vocab_size, files.max_position_embeddings) == (len(WORDS), 64)
+    assert files.is_local and files.num_labels in (None, 2)
