@@ -141,7 +141,7 @@ class TransformersGenerator:
         first_column = mask.shape[1] - budget
         ends = torch.full((num_rows,), budget, device=device)
         for t in range(budget):
-            chosen, chosen_logps = choose_tokens(logits, params, columns[t, alive])
+            chosen, chosen_logps = self._choose(logits, params, columns, alive, t)
             token_ids[t, alive] = chosen
             logps[t, alive] = chosen_logps
             ended = is_eos[chosen] & ~done
@@ -159,6 +159,17 @@ class TransformersGenerator:
                 chosen[:, None], mask[:, : first_column + t + 1], positions + t, cache
             )
         return _collect(token_ids, logps, ends, self.eos_token_ids)
+
+    def _choose(
+        self,
+        logits: Tensor,
+        params: SamplingParams,
+        columns: Tensor,
+        alive: Tensor,
+        t: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Token t of the rows `alive` of the batch; `columns` is `[T, B]` uniforms."""
+        return choose_tokens(logits, params, columns[t, alive])
 
     def _prefill(
         self, prompts: list[Sequence[int]], budget: int, device: torch.device
