@@ -34,7 +34,7 @@ class MathVerifier:
         num_workers: how many processes work at the same time, >= 1.
         time_limit_s: wall-clock seconds that one pair may take, > 0.
         memory_limit_mb: address space of one worker in MiB; reaching it is an outcome,
-            not an error of the run. Below about 300 a worker cannot start.
+            not an error of the run. A worker takes about 70 for itself.
         max_answer_chars: longer boxes are no answer; of a response without a box only
             so many last characters are searched.
         boxed_only: whether a response without a complete box has no answer.

@@ -79,9 +79,13 @@ class Checker:
         return {"outcome": "correct" if correct else "incorrect", "answer": answer}
 
 
-def peak_memory_mb() -> float:
-    """Returns the most memory that this process has held at once, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory_mb() -> float:
+    """Returns the memory that this process holds now in MiB, 0.0 where not on Linux."""
+    # Not getrusage: its peak begins at that of the parent, which may hold models.
+    if not os.path.exists("/proc/self/statm"):
+        return 0.0
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / MIB
 
 
 def main(memory_limit_mb: int, time_limit_s: float) -> None:
@@ -100,9 +104,15 @@ def main(memory_limit_mb: int, time_limit_s: float) -> None:
     # Before the imports: a limit that is too small for them shows at once.
     set_limits(memory_limit_mb)
     checker = Checker()
-    # The first pair builds the parser's tables, which takes longer than later ones.
-    checker.check(r"\boxed{\frac{1}{2}}", r"\boxed{0.5}")
-    checker.check(r"\boxed{2}", "so it is 2")
+    # The first pairs build the parser's tables, which takes longer than later ones. And
+    # Math-Verify hides what goes wrong inside of it, running out of memory included: a
+    # worker that finds nothing correct must not start.
+    for gold, response in ((r"\boxed{\frac{1}{2}}", r"\boxed{0.5}"), ("$2$", "is 2")):
+        found = checker.check(gold, response)
+        if found["outcome"] != "correct":
+            raise RuntimeError(f"{response!r} checked against {gold!r} gives {found}.")
+    # Sympy's caches keep what a check needed: a worker that grew asks to be replaced.
+    retire_mb = (memory_mb() + memory_limit_mb) / 2
     reply({"ready": True})
     for line in requests:
         gold, response = json.loads(line)
@@ -113,6 +123,5 @@ def main(memory_limit_mb: int, time_limit_s: float) -> None:
         message = checker.check(gold, response)
         message["seconds"] = time.perf_counter() - start
         signal.setitimer(signal.ITIMER_REAL, 0)
-        # A worker that once needed much memory keeps most of it: ask to be replaced.
-        message["retire"] = peak_memory_mb() > memory_limit_mb / 2
+        message["retire"] = memory_mb() > retire_mb
         reply(message)

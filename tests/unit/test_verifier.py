@@ -40,6 +40,10 @@ HOSTILE = {
 }
 
 
+# A number of 18 million digits, 7.5 MB, in several copies that sympy's caches keep.
+GROWING = r"\boxed{2^{60000000}}"
+
+
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[MathVerifier]:
     with MathVerifier(time_limit_s=5.0) as verifier:
@@ -118,6 +122,18 @@ def test_a_worker_holds_no_more_than_its_memory_limit():
     assert done.stderr.endswith("MemoryError\n")
 
 
+def test_a_worker_that_grew_is_replaced():
+    with MathVerifier(memory_limit_mb=120, time_limit_s=20.0) as verifier:
+        outcomes(verifier, [("1", r"\boxed{1}")])
+        (pid,) = verifier.worker_pids
+        # It stays while it is small, even if this process is not.
+        assert outcomes(verifier, [("3", r"\boxed{3}")]) == ["correct"]
+        assert verifier.worker_pids == [pid]
+        outcomes(verifier, [("1", GROWING)])
+        assert outcomes(verifier, [("2", r"\boxed{2}")]) == ["correct"]
+        assert verifier.worker_pids != [pid]
+
+
 def test_a_pair_whose_worker_is_killed_is_tried_once_more(verifier: MathVerifier):
     outcomes(verifier, [("1", r"\boxed{1}")])
     (pid,) = verifier.worker_pids
@@ -131,19 +147,22 @@ def test_a_pair_whose_worker_is_killed_is_tried_once_more(verifier: MathVerifier
 
 
 def test_a_pair_that_ends_two_workers_is_an_error():
-    with MathVerifier(time_limit_s=10.0) as verifier:
+    with MathVerifier(time_limit_s=20.0) as verifier:
         outcomes(verifier, [("1", r"\boxed{1}")])
 
-        def kill_twice() -> None:
-            for pause_s in (0.1, 1.5):
-                time.sleep(pause_s)
-                os.kill(verifier.worker_pids[0], signal.SIGKILL)
+        done = threading.Event()
 
-        killer = threading.Thread(target=kill_twice)
+        def kill_again_and_again() -> None:
+            while not done.wait(1.0):
+                for pid in verifier.worker_pids:
+                    os.kill(pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_again_and_again)
         killer.start()
         pairs = [("1", r"\boxed{100000000!}")]
         pairs += [(str(n), f"\\boxed{{{n}}}") for n in range(20)]
         assert outcomes(verifier, pairs) == ["error"] + ["correct"] * 20
+        done.set()
         killer.join()
 
 
@@ -156,8 +175,9 @@ def test_a_worker_killed_between_two_calls_is_replaced(verifier: MathVerifier):
 
 
 def test_a_worker_that_cannot_start_is_a_clear_error():
-    verifier = MathVerifier(memory_limit_mb=40)
-    with pytest.raises(RuntimeError, match=r"`memory_limit_mb` \(40\)"):
+    # Enough to import sympy, too little to parse a fraction, which Math-Verify hides.
+    verifier = MathVerifier(memory_limit_mb=60)
+    with pytest.raises(RuntimeError, match=r"`memory_limit_mb` \(60\)"):
         verifier.verify(["5"], [r"\boxed{5}"])
     assert verifier.worker_pids == []
     with pytest.raises(RuntimeError, match=r"`start_limit_s` \(0.001\)"):
