@@ -1,0 +1,226 @@
+"""The mathematics of PURE's first published code, the `main` branch on OpenRLHF.
+
+Kept apart and bug for bug, for comparison; see docs/credit_assignment.md for what we do
+differently and why. B responses, P prompt tokens and A response tokens (padded, prompt
+left, response right), S steps (padded).
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure_rllib.credit.kl import kl_estimate
+from pure_rllib.credit.policy_loss import aggregate_loss, clipped_policy_loss
+from pure_rllib.credit.tensors import group_sums, suffix_sums
+
+RATIO_GUARD = 10.0
+
+
+class Sequences(NamedTuple):
+    """Prompts and responses in one row each.
+
+    Attributes:
+        token_ids: `[B, P + A]` int64, EOS written after the last real token.
+        attention_mask: `[B, P + A]` bool, True from the first real token to that EOS.
+        action_mask: `[B, A]` bool, True on response tokens up to and with that EOS.
+    """
+
+    token_ids: Tensor
+    attention_mask: Tensor
+    action_mask: Tensor
+
+
+class Advantages(NamedTuple):
+    """Rewards and advantages of B responses.
+
+    Attributes:
+        rewards: `[B, A]` rewards less baselines at step ends and EOS, before the KL.
+        returns: `[B]` sum of all rewards less the KL penalty, from the first token on.
+        advantages: `[B, A]` the same from each token on; 0.0 at separators and EOS if
+            they are masked.
+        outcome_rewards: `[B]` sum of the process rewards, before any baseline.
+    """
+
+    rewards: Tensor
+    returns: Tensor
+    advantages: Tensor
+    outcome_rewards: Tensor
+
+
+def build_sequences(
+    prompt_ids: Tensor, response_ids: Tensor, *, eos_token_id: int, pad_token_id: int
+) -> Sequences:
+    """Joins prompts and responses and forces an EOS behind each response.
+
+    A response without EOS that fills its row loses its last token to the EOS.
+
+    Args:
+        prompt_ids: `[B, P]` int64, padded on the left.
+        response_ids: `[B, A]` int64, padded on the right.
+        eos_token_id: EOS; may equal the pad id.
+        pad_token_id: padding.
+    """
+    token_ids = torch.cat([prompt_ids, response_ids], dim=1)
+    real = (token_ids != eos_token_id) & (token_ids != pad_token_id)
+    width = token_ids.shape[1]
+    num_trailing = real.flip(1).long().argmax(1, keepdim=True)
+    eos_position = width - num_trailing.clamp(min=1)
+    token_ids = token_ids.scatter(1, eos_position, eos_token_id)
+    positions = torch.arange(width, device=token_ids.device)
+    first_real = real.long().argmax(1, keepdim=True)
+    attention_mask = (positions >= first_real) & (positions <= eos_position)
+    num_prompt = prompt_ids.shape[1]
+    action_mask = real[:, num_prompt - 1 : -1].clone()
+    action_mask[:, 0] = True
+    return Sequences(token_ids, attention_mask, action_mask)
+
+
+def step_end_mask(is_separator: Tensor, action_mask: Tensor) -> Tensor:
+    """Marks the separators and the EOS: every one of them ends a step.
+
+    Args:
+        is_separator: `[B, A]` bool, True on separator tokens of the response.
+        action_mask: `[B, A]` bool, whose last True is the EOS.
+
+    Returns:
+        `[B, A]` bool.
+    """
+    width = action_mask.shape[1]
+    eos_position = width - 1 - action_mask.flip(1).long().argmax(1, keepdim=True)
+    return is_separator.scatter(1, eos_position, True)
+
+
+def process_rewards(
+    logits: Tensor, step_mask: Tensor, *, temperature: float, weighted: bool = True
+) -> Tensor:
+    """Turns two-class PRM logits into transformed process rewards.
+
+    In the dtype of the logits, like the original (bfloat16 in its runs).
+
+    Args:
+        logits: `[B, S, 2]`; ignored where the mask is False.
+        step_mask: `[B, S]` bool.
+        temperature: of the min-form weights, > 0.
+        weighted: False weighs all steps of a response equally.
+
+    Returns:
+        `[B, S]` weight times reward; 0.0 off mask; NaN in a row without steps.
+    """
+    classes = logits.softmax(dim=-1)
+    rewards = (classes[..., 1] - classes[..., 0]).masked_fill(~step_mask, 0.0)
+    if weighted:
+        scaled = (-rewards / temperature).masked_fill(~step_mask, -torch.inf)
+        weights = scaled.softmax(dim=1)
+    else:
+        weights = step_mask / step_mask.sum(1, keepdim=True).to(rewards.dtype)
+    return weights * rewards
+
+
+def kl_penalty(
+    logp: Tensor, ref_logp: Tensor, mask: Tensor | None, *, use_k3: bool = False
+) -> Tensor:
+    """`[B, A]` KL estimates in float32, 0.0 off mask."""
+    kl = kl_estimate(logp.float(), ref_logp.float(), "k3" if use_k3 else "k1")
+    return kl if mask is None else kl * mask
+
+
+def advantages(
+    token_rewards: Tensor,
+    step_ends: Tensor,
+    action_mask: Tensor,
+    group_index: Tensor,
+    *,
+    solved: Tensor | None,
+    kl: Tensor | None = None,
+    use_process: bool = True,
+    baseline: Literal["token", "step"] = "token",
+    verifiable_coeff: float = 1.0,
+    kl_coeff: float = 0.0,
+    mask_separators: bool = True,
+) -> Advantages:
+    """Rewards to advantages, before batch normalisation.
+
+    The token baseline multiplies by the tokens of a step without its last one but
+    divides by all tokens, so a step without further tokens is free of it. The KL
+    penalty has no baseline. With masked separators the EOS is masked as well. Groups of
+    one give NaN, as the original does.
+
+    Args:
+        token_rewards: `[B, A]` transformed process rewards at step ends, 0.0 elsewhere.
+        step_ends: `[B, A]` bool, True on the last token of each step.
+        action_mask: `[B, A]` bool.
+        group_index: `[B]` int64.
+        solved: `[B]` 1.0 or 0.0, 1.0 without an answer; None leaves the verifiable
+            reward out.
+        kl: `[B, A]` KL estimates, 0.0 off mask.
+        use_process: False leaves the process rewards out.
+        baseline: of the process rewards.
+        verifiable_coeff: weighs the verifiable reward after its baseline.
+        kl_coeff: weighs the KL penalty.
+        mask_separators: whether the advantages at step ends are set to 0.
+    """
+    num_others = group_sums(torch.ones_like(group_index), group_index) - 1.0
+    num_tokens = action_mask.sum(1)
+    rewards = torch.zeros_like(token_rewards)
+    outcome = rewards.sum(1)
+    if use_process:
+        outcome = token_rewards.sum(1)
+        if baseline == "token":
+            rate = _others(outcome, group_index) / _others(num_tokens, group_index)
+            counts = _tokens_before_end(step_ends)
+        else:
+            means = outcome / step_ends.sum(1)
+            rate, counts = _others(means, group_index) / num_others, step_ends
+        deduction = torch.where(step_ends, rate[:, None] * counts, 0.0)
+        rewards = (token_rewards - deduction).to(token_rewards.dtype)
+    if solved is not None:
+        others = _others(solved - 1.0, group_index) / num_others
+        excess = verifiable_coeff * (solved - 1.0 - others)
+        last = action_mask.shape[1] - 1 - action_mask.flip(1).long().argmax(1)
+        rewards = rewards.scatter_add(1, last[:, None], excess[:, None].to(rewards))
+    penalised = rewards if kl is None else rewards - kl_coeff * kl
+    returns = suffix_sums(penalised)
+    kept = returns.masked_fill(step_ends, 0.0) if mask_separators else returns
+    return Advantages(rewards, returns[:, 0], kept, outcome)
+
+
+def match(outcome_rewards: Tensor, solved: Tensor, has_answer: Tensor) -> Tensor:
+    """`[B]` 1.0 where the PRM's sign agrees with the verifier, -1.0 without answer."""
+    agrees = (outcome_rewards > 0) == (solved == 1)
+    return agrees.to(outcome_rewards.dtype).masked_fill(~has_answer, -1.0)
+
+
+def policy_loss(
+    logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, *, clip: float
+) -> tuple[Tensor, Tensor]:
+    """The clipped loss, switched off where the mean ratio exceeds 10.
+
+    Returns:
+        The loss (mean over each response, then over responses) and the mean ratio.
+    """
+    loss, _ = clipped_policy_loss(
+        logp,
+        old_logp,
+        advantages,
+        mask,
+        clip_low=clip,
+        clip_high=clip,
+        aggregation="sequence_mean",
+    )
+    ratio = aggregate_loss((logp - old_logp).exp().detach(), mask, "sequence_mean")
+    # Multiplied like the original, so an infinite loss becomes NaN and not 0.
+    return loss * (ratio <= RATIO_GUARD), ratio
+
+
+def _others(values: Tensor, group_index: Tensor) -> Tensor:
+    """`[B]` float64 sum over the group's other rows; 0 in a group of one."""
+    return group_sums(values, group_index) - values.double()
+
+
+def _tokens_before_end(step_ends: Tensor) -> Tensor:
+    """`[B, A]` at each step end, the tokens of its step without the end itself."""
+    positions = torch.arange(step_ends.shape[1], device=step_ends.device)
+    latest = torch.where(step_ends, positions, -1).cummax(dim=1).values
+    before = torch.cat([torch.full_like(latest[:, :1], -1), latest[:, :-1]], dim=1)
+    return positions - before - 1
