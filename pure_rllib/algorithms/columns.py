@@ -1,0 +1,38 @@
+"""Names of the train batch's columns beside RLlib's own.
+
+B rows (one per response), L columns of a row, T response tokens, S steps.
+From RLlib: `Columns.ACTIONS`, `ACTION_LOGP`, `LOSS_MASK` and `ADVANTAGES`, all `[B, T]`.
+"""
+
+INPUT_IDS = "input_ids"
+"""`[B, L]` int64: prompt, then response, then padding."""
+
+PROMPT_LENS = "prompt_lens"
+"""`[B]` int64: tokens of the prompt."""
+
+RESPONSE_LENS = "response_lens"
+"""`[B]` int64: tokens of the response, EOS included."""
+
+GROUP_ID = "group_id"
+"""`[B]` int64: the same for all responses to one prompt."""
+
+STEP_REWARDS = "step_rewards"
+"""`[B, S]` float32: process rewards; 0.0 off mask."""
+
+STEP_MASK = "step_mask"
+"""`[B, S]` bool: True on real steps."""
+
+STEP_ENDS = "step_ends"
+"""`[B, S]` int64: position of the step's last token in the response; -1 off mask."""
+
+STEP_CREDITS = "step_credits"
+"""`[B, S]` float32: process rewards after credit assignment; 0.0 off mask."""
+
+VERIFIABLE_REWARDS = "verifiable_rewards"
+"""`[B]` float32: 1.0, 0.0, or NaN without a gold answer."""
+
+RETURNS = "returns"
+"""`[B, T]` float32: (weighted) rewards from a token on, before any baseline."""
+
+REF_LOGP = "ref_logp"
+"""`[B, T]` float32: log-probabilities under the reference policy; 0.0 off mask."""

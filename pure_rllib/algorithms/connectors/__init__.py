@@ -1,0 +1,1 @@
+"""Learner connectors, one per file: from groups of episodes to advantages."""

@@ -1,0 +1,54 @@
+"""The order of PURE's learner connectors."""
+
+from typing import Any
+
+from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
+
+from pure_rllib.algorithms.connectors.episodes_to_rows import EpisodesToRows
+from pure_rllib.algorithms.connectors.leave_one_out_advantages import (
+    LeaveOneOutAdvantages,
+)
+from pure_rllib.algorithms.connectors.normalize_advantages import NormalizeAdvantages
+from pure_rllib.algorithms.connectors.process_returns import ProcessReturns
+from pure_rllib.algorithms.connectors.reference_logps import ReferenceLogps
+
+
+def add_pure_connectors(
+    pipeline: ConnectorPipelineV2, config: Any, *, with_model: bool = True
+) -> None:
+    """Puts PURE's pieces in front of a pipeline.
+
+    Args:
+        pipeline: may already hold a user's own pieces, which then see advantages.
+        config: the `PUREConfig`.
+        with_model: False leaves out the pieces that need weights or other learners, for
+            looking at the advantages of a few groups outside a learner.
+    """
+    kl_in_reward = config.kl_coeff if config.kl_placement == "reward" else 0.0
+    pieces = [
+        EpisodesToRows(mask_truncated=config.mask_truncated),
+        ProcessReturns(
+            credit_assignment=config.credit_assignment,
+            credit_temperature=config.credit_temperature,
+            gamma=config.gamma,
+        ),
+    ]
+    if config.kl_coeff and with_model:
+        pieces.append(ReferenceLogps(micro_batch_tokens=config.micro_batch_tokens))
+    pieces.append(
+        LeaveOneOutAdvantages(
+            baseline=config.baseline,
+            process_reward_coeff=config.process_reward_coeff,
+            verifiable_reward_coeff=config.verifiable_reward_coeff,
+            max_response_tokens=config.max_response_tokens,
+            mask_separators=config.mask_separators,
+            gamma=config.gamma,
+            kl_coeff=kl_in_reward if with_model else 0.0,
+            kl_estimator=config.kl_estimator,
+        )
+    )
+    if config.normalize_advantages and with_model:
+        style = config.normalize_advantages
+        pieces.append(NormalizeAdvantages(style="batch" if style is True else style))
+    for piece in reversed(pieces):
+        pipeline.prepend(piece)

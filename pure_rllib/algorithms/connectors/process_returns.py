@@ -1,0 +1,71 @@
+"""Learner connector: process rewards -> returns by min-form credit assignment.
+
+B responses, T response tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+
+from pure_rllib.algorithms import columns
+from pure_rllib.credit.returns import process_returns, step_credits
+
+
+class ProcessReturns(ConnectorV2):
+    """Computes each token's return from the process rewards still to come.
+
+    Reads `STEP_REWARDS`, `STEP_MASK`, `STEP_ENDS` and `LOSS_MASK`; writes
+    `STEP_CREDITS` `[B, S]` and `RETURNS` `[B, T]`. Source: PURE (arXiv 2504.15275), equations 3 and 4.
+
+    Args:
+        credit_assignment: "min", "strict_min" or "sum".
+        credit_temperature: > 0, in reward units.
+        gamma: discount per step of the sum form.
+    """
+
+    def __init__(
+        self,
+        input_observation_space: Any = None,
+        input_action_space: Any = None,
+        *,
+        credit_assignment: str,
+        credit_temperature: float,
+        gamma: float,
+        **kwargs: Any,
+    ):
+        super().__init__(input_observation_space, input_action_space, **kwargs)
+        self.credit_assignment = credit_assignment
+        self.credit_temperature = credit_temperature
+        self.gamma = gamma
+
+    @override(ConnectorV2)
+    def __call__(
+        self,
+        *,
+        rl_module: Any,
+        batch: dict[str, Any],
+        episodes: Sequence[SingleAgentEpisode],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Adds the column to the batch of the default module."""
+        rows = batch[DEFAULT_MODULE_ID]
+        rewards, mask = rows[columns.STEP_REWARDS], rows[columns.STEP_MASK]
+        form = {
+            "credit_assignment": self.credit_assignment,
+            "credit_temperature": self.credit_temperature,
+        }
+        rows[columns.STEP_CREDITS] = step_credits(rewards, mask, **form)
+        rows[columns.RETURNS] = process_returns(
+            rewards,
+            mask,
+            rows[columns.STEP_ENDS],
+            rows[Columns.ACTIONS].shape[1],
+            gamma=self.gamma,
+            **form,
+        )
+        return batch

@@ -1,0 +1,1 @@
+"""PURE: min-form credit assignment with leave-one-out baselines, in RLlib."""

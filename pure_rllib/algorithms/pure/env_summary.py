@@ -1,0 +1,53 @@
+"""What the algorithm must know of an environment, and can carry over a network."""
+
+from dataclasses import dataclass
+
+from pure_rllib.envs.token_env import TokenEnv
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSummary:
+    """Facts about a `TokenEnv`.
+
+    Attributes:
+        num_problems: training problems; >= 1.
+        num_answers: how many of them have a gold answer.
+        num_eval_problems: held-out problems; 0 if there are none.
+        num_dropped_prompts: problems left out because their prompts were too long.
+        vocab_size: size of the action space.
+        tokenizer_size: ids that the tokenizer knows.
+        max_prompt_tokens: limit of a prompt.
+        max_response_tokens: budget of a response.
+        has_step_scorer: whether there are process rewards.
+        has_verifier: whether there are verifiable rewards.
+        default_policy: the model that the environment brings for policies, or None.
+    """
+
+    num_problems: int
+    num_answers: int
+    num_eval_problems: int
+    num_dropped_prompts: int
+    vocab_size: int
+    tokenizer_size: int
+    max_prompt_tokens: int
+    max_response_tokens: int
+    has_step_scorer: bool
+    has_verifier: bool
+    default_policy: str | None
+
+    @classmethod
+    def of(cls, env: TokenEnv) -> "EnvSummary":
+        """Reads the facts off an environment."""
+        return cls(
+            num_problems=len(env.problems),
+            num_answers=env.problems.num_answers,
+            num_eval_problems=len(env.eval_problems) if env.eval_problems else 0,
+            num_dropped_prompts=getattr(env, "num_dropped_prompts", 0),
+            vocab_size=env.vocab_size,
+            tokenizer_size=len(env.tokenizer),
+            max_prompt_tokens=env.max_prompt_tokens,
+            max_response_tokens=env.max_response_tokens,
+            has_step_scorer=env.judge.step_scorer is not None,
+            has_verifier=env.judge.verifier is not None,
+            default_policy=env.default_policy,
+        )

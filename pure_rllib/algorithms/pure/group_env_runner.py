@@ -1,0 +1,325 @@
+"""Samples groups of responses and has them judged by the environment.
+
+G responses per prompt, P prompt tokens, T response tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SPACES
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.checkpoints import Checkpointable
+
+import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
+from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.episodes import make_episode
+from pure_rllib.algorithms.pure.records import make_record
+from pure_rllib.data.order import ProblemTicket
+from pure_rllib.data.problems import Problem
+from pure_rllib.envs.token_env import TokenEnv
+from pure_rllib.generation.base import Generator, SamplingParams
+from pure_rllib.generation.load_policy import load_policy, policy_config
+from pure_rllib.generation.transformers_generator import TransformersGenerator
+from pure_rllib.generation.weights import PackedWeights, unpack_weights
+from pure_rllib.reporting.records import ResponseRecord
+
+
+@dataclass(slots=True)
+class Group:
+    """The responses to one prompt.
+
+    Attributes:
+        group_id: unique in a run.
+        episodes: G episodes, or a reference to them in Ray's object store.
+        num_tokens: prompt and response tokens of all its responses.
+        records: G records, for metrics and reports.
+    """
+
+    group_id: int
+    episodes: list[SingleAgentEpisode] | ray.ObjectRef
+    num_tokens: int
+    records: list[ResponseRecord]
+
+
+@dataclass(slots=True)
+class RunnerSample:
+    """What one env runner made in one call.
+
+    Attributes:
+        groups: one per prompt.
+        seconds: wall-clock time by phase: `sync` (taking over weights), `sample`,
+            `score`, `verify`, and `total`.
+        num_overlong: responses over the PRM's context so far.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    num_overlong: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A policy's weights by version.
+
+    Attributes:
+        version: how many iterations they have been through.
+        publication: names this publication: after a checkpoint was restored, a version
+            comes a second time with other weights.
+        packed: the weights, or a reference to them in Ray's object store.
+    """
+
+    version: int
+    publication: str
+    packed: PackedWeights | ray.ObjectRef
+
+
+class GroupEnvRunner(EnvRunner, Checkpointable):
+    """An RLlib env runner that samples whole responses, G to a prompt.
+
+    The generator writes the responses in one batch, the environment's batched path
+    judges them, and each becomes a `SingleAgentEpisode`. Which prompts, and with which
+    seeds, the algorithm says in each call: an env runner has no state of its own that
+    would have to be saved. The model is loaded when it is first needed.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any):
+        super().__init__(config=config, **kwargs)
+        self.is_remote = bool(self.worker_index)
+        self._env_creator = kwargs["env_creator"]
+        self._generator: Generator | None = None
+        self._publication: str | None = None
+        self.make_env()
+
+    @override(EnvRunner)
+    def make_env(self) -> None:
+        """Makes the environment; see `PUREConfig.full_env_config`."""
+        context = EnvContext(
+            self.config.full_env_config(),
+            worker_index=self.worker_index or 0,
+            num_workers=self.num_workers,
+        )
+        self.env: gym.Env = self._env_creator(context)
+        if not isinstance(self.env.unwrapped, TokenEnv):
+            raise ValueError(
+                f"`env` ({self.config.env}) must be a `TokenEnv`, because groups of "
+                "responses are judged by its batched path; it is a "
+                f"{type(self.env.unwrapped).__name__}. Compose one: "
+                "`TokenEnv(problems=..., tokenizer=..., step_scorer=..., "
+                "verifier=...)`."
+            )
+        model = policy_config(
+            self.config.full_model_config()["model"],
+            trust_remote_code=self.config.full_model_config()["trust_remote_code"],
+        )
+        self.token_env.set_vocab_size(model.get_text_config().vocab_size)
+
+    @property
+    def token_env(self) -> TokenEnv:
+        """The environment without its wrappers."""
+        env = self.env.unwrapped
+        assert isinstance(env, TokenEnv)
+        return env
+
+    @property
+    def generator(self) -> Generator:
+        """The generator, made at the first use."""
+        if self._generator is None:
+            self._generator = self._make_generator()
+        return self._generator
+
+    def _make_generator(self) -> Generator:
+        model_config = self.config.full_model_config()
+        policy = load_policy(
+            model_config["model"],
+            dtype=model_config["dtype"],
+            attn_implementation=model_config["attn_implementation"],
+            trust_remote_code=model_config["trust_remote_code"],
+            seed=model_config["seed"],
+        )
+        if torch.cuda.is_available() and self.config.num_gpus_per_env_runner > 0:
+            policy = policy.to("cuda")
+        env = self.token_env
+        return TransformersGenerator(
+            policy,
+            pad_token_id=env.pad_token_id,
+            eos_token_ids=env.eos_token_ids,
+            **self.config.generator_kwargs,
+        )
+
+    @override(EnvRunner)
+    def sample(  # type: ignore[override]
+        self,
+        *,
+        tickets: Sequence[ProblemTicket],
+        weights: Weights,
+        group_size: int | None = None,
+        temperature: float | None = None,
+        evaluation: bool = False,
+        group_ids: Sequence[int] | None = None,
+    ) -> RunnerSample:
+        """Samples one group of responses per ticket.
+
+        Args:
+            tickets: which problems, and each one's seed.
+            weights: of the policy to sample from; taken over if this env runner holds
+                others, as one that was restarted does.
+            group_size: G; default: the configuration's.
+            temperature: default: the configuration's; 0.0 is greedy.
+            evaluation: take the problems from `eval_problems`.
+            group_ids: one per ticket; default: 0, 1, ...
+
+        Returns:
+            The groups; a remote env runner keeps their episodes in the object store.
+        """
+        start = perf_counter()
+        env = self.token_env
+        source = env.eval_problems if evaluation else env.problems
+        assert source is not None, "the algorithm checks that there are such problems"
+        problems = [source[ticket.index] for ticket in tickets]
+        prompts = [env.encode_prompt(problem) for problem in problems]
+        params = SamplingParams(
+            max_response_tokens=env.max_response_tokens,
+            temperature=self.config.temperature if temperature is None else temperature,
+            top_p=self.config.top_p if temperature is None else 1.0,
+        )
+        size = group_size or self.config.group_size
+        generator = self.generator
+        loading = perf_counter()
+        self._take_over(weights)
+        generating = perf_counter()
+        responses = generator.generate(
+            [prompt.tolist() for prompt in prompts],
+            size,
+            params,
+            [ticket.seed for ticket in tickets],
+        )
+        generated = perf_counter()
+        flat = [response for group in responses for response in group]
+        judged, times = env.judge.judge(
+            [problem for problem in problems for _ in range(size)],
+            [prompt for prompt in prompts for _ in range(size)],
+            [response.token_ids for response in flat],
+        )
+        sample = RunnerSample(num_overlong=_num_overlong(env))
+        ids = group_ids if group_ids is not None else range(len(tickets))
+        for i, (problem, prompt, group_id) in enumerate(
+            zip(problems, prompts, ids, strict=True)
+        ):
+            rows = slice(i * size, (i + 1) * size)
+            sample.groups.append(
+                self._group(problem, prompt, group_id, flat[rows], judged[rows])
+            )
+        sample.seconds = {
+            "sync": generating - loading,
+            "sample": generated - generating,
+            "score": times.score_s,
+            "verify": times.verify_s,
+        }
+        sample.seconds["total"] = perf_counter() - start
+        return sample
+
+    def _group(
+        self,
+        problem: Problem,
+        prompt: np.ndarray,
+        group_id: int,
+        responses: Sequence[Any],
+        judged: Sequence[Any],
+    ) -> Group:
+        episodes = [
+            make_episode(
+                response,
+                verdict,
+                prompt_ids=prompt,
+                group_id=group_id,
+                weights_version=self.generator.weights_version,
+            )
+            for response, verdict in zip(responses, judged, strict=True)
+        ]
+        records = [
+            make_record(
+                problem,
+                response,
+                verdict,
+                group_id=group_id,
+                num_prompt_tokens=len(prompt),
+                splitter=self.token_env.splitter,
+                config=self.config,
+            )
+            for response, verdict in zip(responses, judged, strict=True)
+        ]
+        num_tokens = sum(len(prompt) + len(r.token_ids) for r in responses)
+        return Group(
+            group_id,
+            ray.put(episodes) if self.is_remote else episodes,
+            num_tokens,
+            records,
+        )
+
+    def _take_over(self, weights: Weights) -> None:
+        if weights.publication == self._publication:
+            return
+        packed = weights.packed
+        if isinstance(packed, ray.ObjectRef):
+            packed = ray.get(packed)
+        self.generator.load_weights(unpack_weights(packed), packed.version)
+        self._publication = weights.publication
+
+    def env_summary(self) -> EnvSummary:
+        """Returns what the algorithm must know of the environment."""
+        return EnvSummary.of(self.token_env)
+
+    @override(EnvRunner)
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        """Returns the environment's spaces, for RLlib."""
+        spaces = (self.env.observation_space, self.env.action_space)
+        return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    @override(EnvRunner)
+    def assert_healthy(self) -> None:
+        """Checks that there is an environment."""
+        assert self.env is not None, "the environment was not made"
+
+    @override(EnvRunner)
+    def stop(self) -> None:
+        """Closes the environment."""
+        self.env.close()
+
+    @override(EnvRunner)
+    def get_metrics(self) -> dict[str, Any]:
+        """Nothing: each sample carries its own."""
+        return {}
+
+    @override(Checkpointable)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Nothing: see the class."""
+        return {}
+
+    @override(Checkpointable)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing: weights come by `load_weights`."""
+
+    @override(Checkpointable)
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns how to make this env runner again."""
+        kwargs = {
+            "config": self.config,
+            "env_creator": self._env_creator,
+            "worker_index": self.worker_index,
+            "num_workers": self.num_workers,
+        }
+        return (), kwargs
+
+
+def _num_overlong(env: TokenEnv) -> int:
+    return int(getattr(env.judge.step_scorer, "num_overlong", 0))

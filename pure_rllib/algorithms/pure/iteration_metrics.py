@@ -1,0 +1,116 @@
+"""From what an iteration did to the metrics that are logged."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.sampling import SampledBatch
+from pure_rllib.reporting.response_metrics import response_metrics
+
+
+@dataclass(slots=True)
+class RunCounts:
+    """What a run has done so far; part of its checkpoints.
+
+    Attributes:
+        cursor: prompts asked; also the next group's id.
+        weights_version: of the policy that env runners sample from.
+        num_tokens_sampled: response tokens.
+        num_responses: responses.
+        num_dropped: groups left out because they taught nothing.
+    """
+
+    cursor: int = 0
+    weights_version: int = 0
+    num_tokens_sampled: int = 0
+    num_responses: int = 0
+    num_dropped: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Returns the counts, for a checkpoint."""
+        return asdict(self)
+
+
+def iteration_metrics(
+    batch: SampledBatch,
+    *,
+    num_kept: int,
+    learned: Mapping[str, float],
+    seconds: Mapping[str, float],
+    counts: RunCounts,
+    env: EnvSummary,
+) -> dict[str, float]:
+    """Gathers the metrics of one iteration and adds to the counts.
+
+    Args:
+        batch: what was sampled.
+        num_kept: groups that were learned from.
+        learned: the learners' metrics.
+        seconds: wall-clock time of the algorithm's phases: `collect`, `learn`,
+            `publish` and `iteration`.
+        counts: of the run; changed.
+        env: facts about the environment.
+
+    Returns:
+        Flat metrics, each explained in `reporting.metrics`.
+    """
+    records = [record for group in batch.groups for record in group.records]
+    sampled = sum(record.num_tokens for record in records)
+    counts.num_tokens_sampled += sampled
+    counts.num_responses += len(records)
+    runner = batch.seconds
+    phases = {
+        "sample": runner["sample"],
+        "score": runner["score"],
+        "verify": runner["verify"],
+        "learn": seconds["learn"],
+        "sync": runner["sync"] + seconds["publish"],
+    }
+    learned = dict(learned)
+    learned_tokens = learned.pop("num_tokens")
+    # The learners know advantages, which the records do not hold yet: theirs win.
+    return {
+        **response_metrics(records),
+        **learned,
+        "groups/dropped": float(len(batch.groups) - num_kept),
+        "groups/resampled": float(batch.num_resampled),
+        "prompt/dropped": float(env.num_dropped_prompts),
+        "prm/overlong": float(batch.num_overlong),
+        "weights/version": float(counts.weights_version),
+        "epoch": counts.cursor / env.num_problems,
+        "problems_seen": float(counts.cursor),
+        "throughput/sampled_tokens_per_s": _rate(sampled, phases["sample"]),
+        "throughput/scored_tokens_per_s": _rate(sampled, phases["score"]),
+        "throughput/learned_tokens_per_s": _rate(learned_tokens, phases["learn"]),
+        **{f"seconds/{phase}": value for phase, value in phases.items()},
+        "seconds/iteration": seconds["iteration"],
+        "seconds/other": seconds["iteration"] - sum(phases.values()),
+        "env_runners/episode_return_mean": _mean_return(records),
+        "env_runners/episode_len_mean": sampled / len(records),
+        "env_runners/num_episodes": float(len(records)),
+        "env_runners/num_env_steps_sampled": float(sampled),
+        "env_runners/num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
+        "num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
+    }
+
+
+def _mean_return(records: Any) -> float:
+    """Mean over responses of the environment's undiscounted return."""
+    return float(sum(float(sum(r.step_rewards)) for r in records) / len(records))
+
+
+def _rate(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds > 0 else float("nan")
+
+
+def nested(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Turns `{"a/b": 1.0}` into `{"a": {"b": 1.0}}`, as Ray's results are."""
+    result: dict[str, Any] = {}
+    for name, value in metrics.items():
+        *path, last = name.split("/")
+        inner = result
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return result

@@ -1,0 +1,345 @@
+"""PURE as an RLlib algorithm: sample groups, update, publish weights, report."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.connectors.learner.learner_connector_pipeline import (
+    LearnerConnectorPipeline,
+)
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
+from pure_rllib.algorithms.pure import learner_stats
+from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
+from pure_rllib.algorithms.pure.group_env_runner import Group, Weights
+from pure_rllib.algorithms.pure.iteration_metrics import (
+    RunCounts,
+    iteration_metrics,
+    nested,
+)
+from pure_rllib.algorithms.pure.pure_config import PUREConfig
+from pure_rllib.algorithms.pure.rollouts import records_with_advantages
+from pure_rllib.algorithms.pure.sampling import (
+    SampledBatch,
+    Turn,
+    episodes_of,
+    sample_groups,
+)
+from pure_rllib.algorithms.pure.train_batch import (
+    GroupedTrainingData,
+    MiniBatchPlan,
+    plan_mini_batches,
+)
+from pure_rllib.algorithms.pure.validation import check_against_env
+from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
+from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.reporting.response_metrics import has_signal
+
+_STATE = "pure"
+# Hashed with the run's seed: evaluation draws other random numbers than training.
+_EVALUATION_EPOCH = -1
+
+
+class PURE(Algorithm):
+    """Reinforcement learning of a language model from process rewards.
+
+    Every iteration samples `num_prompts` groups of `group_size` responses, turns
+    process rewards into per-token advantages by min-form credit assignment with
+    leave-one-out baselines, and updates the policy with PPO's clipped loss.
+    Source: PURE (arXiv 2504.15275).
+    """
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> PUREConfig:
+        """Returns the defaults."""
+        return PUREConfig()
+
+    @override(Algorithm)
+    def setup(self, config: Any) -> None:
+        """Checks everything that can be checked, then makes env runners and learners.
+
+        Raises:
+            ValueError: a setting cannot work; no model has been loaded then.
+        """
+        self._counts = RunCounts()
+        self._last_batch = SampledBatch()
+        self._iteration_metrics: dict[str, float] = {}
+        config = config.copy(copy_frozen=False)
+        self._env_summary = self._check_env(config)
+        config.freeze()
+        self.config = config
+        super().setup(config)
+        self._order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
+        self._publish_weights()
+
+    def _check_env(self, config: Any) -> EnvSummary:
+        """Makes the environment for a moment, and fills in what follows from it."""
+        env = self.env_creator(config.full_env_config())
+        summary = EnvSummary.of(env.unwrapped)
+        self._tokenizer = env.unwrapped.tokenizer
+        env.close()
+        config.max_response_tokens = summary.max_response_tokens
+        if config.model_config.get("model") is None:
+            if summary.default_policy is None:
+                raise ValueError(
+                    "`model` (None) must name a policy, because the environment brings "
+                    'none. Set `.rl_module(model_config={"model": FOLDER})`.'
+                )
+            config.rl_module(
+                model_config={
+                    **config._model_config,
+                    "model": summary.default_policy,
+                }
+            )
+        check_against_env(config, summary, config.full_model_config()["model"])
+        return summary
+
+    @override(Algorithm)
+    def training_step(self) -> None:
+        """One iteration: sample, update, publish the weights, report."""
+        start = perf_counter()
+        batch = self._sample()
+        sampled = perf_counter()
+        kept = self._keep(batch)
+        plan = plan_mini_batches(
+            [group.group_id for group in kept],
+            groups_per_step=self.config.groups_per_step,
+            num_epochs=self.config.num_epochs,
+            seed=self.config.seed or 0,
+            iteration=self.iteration,
+            max_response_tokens=self.config.max_response_tokens,
+        )
+        learned = self._update(kept, plan)
+        updated = perf_counter()
+        self._counts.weights_version += 1
+        self._publish_weights()
+        published = perf_counter()
+        self._last_batch = batch
+        self._report(
+            batch,
+            kept,
+            learned,
+            {
+                "collect": sampled - start,
+                "learn": updated - sampled,
+                "publish": published - updated,
+                "iteration": perf_counter() - start,
+            },
+        )
+
+    def _sample(self) -> SampledBatch:
+        """Samples `num_prompts` groups; with dynamic sampling, that teach something."""
+        config = self.config
+        batch = sample_groups(
+            self.env_runner_group, self._next_turns(config.num_prompts), self._weights
+        )
+        if config.no_signal_groups != "refill":
+            return batch
+        for _ in range(config.max_refill_rounds):
+            num_useful = sum(has_signal(group.records) for group in batch.groups)
+            if num_useful >= config.num_prompts:
+                break
+            turns = self._next_turns(config.num_prompts - num_useful)
+            batch.extend(sample_groups(self.env_runner_group, turns, self._weights))
+        return batch
+
+    def _next_turns(self, count: int) -> list[Turn]:
+        cursor = self._counts.cursor
+        self._counts.cursor += count
+        return [
+            Turn(ticket, cursor + i)
+            for i, ticket in enumerate(self._order.take(cursor, count))
+        ]
+
+    def _keep(self, batch: SampledBatch) -> list[Group]:
+        """Leaves out groups that teach nothing, if the configuration says so."""
+        if self.config.no_signal_groups == "keep":
+            return batch.groups
+        useful = [group for group in batch.groups if has_signal(group.records)]
+        # Every learner needs a group; one that teaches nothing does no harm.
+        least = max(1, self.config.num_learners)
+        if len(useful) < least:
+            others = [group for group in batch.groups if group not in useful]
+            useful += others[: least - len(useful)]
+        return useful
+
+    def _update(self, groups: Sequence[Group], plan: MiniBatchPlan) -> dict[str, float]:
+        """Updates the policy on whole groups; returns the learners' metrics."""
+        if self.learner_group.is_local:
+            episodes = [episode for group in groups for episode in episodes_of(group)]
+            data: dict[str, Any] = {"episodes": episodes}
+        else:
+            refs = [
+                group.episodes
+                if isinstance(group.episodes, ray.ObjectRef)
+                else ray.put(group.episodes)
+                for group in groups
+            ]
+            tokens = [group.num_tokens for group in groups]
+            data = {
+                "training_data": GroupedTrainingData(
+                    episodes_refs=refs, num_tokens=tokens
+                )
+            }
+        reports = self.learner_group.update(
+            **data,
+            plan=plan,
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._counts.num_tokens_sampled},
+        )
+        return learner_stats.merge(reports)
+
+    def _publish_weights(self) -> None:
+        """Makes the learner's weights available to env runners."""
+        version = self._counts.weights_version
+        is_remote = self.env_runner_group.num_remote_env_runners() > 0
+
+        def publish(learner: Any) -> Any:
+            packed = learner.packed_weights(version)
+            return ray.put(packed) if is_remote else packed
+
+        packed = self.learner_group.foreach_learner(publish, remote_actor_ids=[0])
+        self._weights = Weights(version, uuid.uuid4().hex, list(packed)[0].get())
+
+    def _report(
+        self,
+        batch: SampledBatch,
+        kept: Sequence[Group],
+        learned: dict[str, float],
+        seconds: dict[str, float],
+    ) -> None:
+        self._counts.num_dropped += len(batch.groups) - len(kept)
+        self._iteration_metrics = iteration_metrics(
+            batch,
+            num_kept=len(kept),
+            learned=learned,
+            seconds=seconds,
+            counts=self._counts,
+            env=self._env_summary,
+        )
+
+    @override(Algorithm)
+    def _compile_iteration_results(
+        self, *, train_results: Any, eval_results: Any
+    ) -> Any:
+        results = super()._compile_iteration_results(
+            train_results=train_results, eval_results=eval_results
+        )
+        # Written as they are: RLlib's logger would smooth them over iterations.
+        for name, value in nested(self._iteration_metrics).items():
+            if isinstance(value, dict):
+                results[name] = {**results.get(name, {}), **value}
+            else:
+                results[name] = value
+        return results
+
+    @override(Algorithm)
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, float]:
+        """Asks the held-out problems: one greedy response each, and some sampled ones.
+
+        Args:
+            parallel_train_future: not supported; training waits.
+
+        Returns:
+            Metrics without their prefix `evaluation/`.
+        """
+        num_problems = self._env_summary.num_eval_problems
+        if not num_problems:
+            raise ValueError(
+                "`eval_problems` (None) must be given for evaluation. Set "
+                "`env_config={'eval_problems': ...}`."
+            )
+        seed = self.config.seed or 0
+        turns = [
+            Turn(ProblemTicket(i, 0, i, ticket_seed(seed, _EVALUATION_EPOCH, i)), i)
+            for i in range(min(num_problems, self.config.evaluation_duration))
+        ]
+        arguments = (self.env_runner_group, turns, self._weights)
+        greedy = sample_groups(
+            *arguments, group_size=1, temperature=0.0, evaluation=True
+        )
+        num_samples = self.config.num_samples_per_problem
+        sampled = SampledBatch()
+        if num_samples:
+            sampled = sample_groups(*arguments, group_size=num_samples, evaluation=True)
+        return evaluation_metrics(greedy.groups, sampled.groups)
+
+    def rollouts(self, num_groups: int = 4) -> list[list[ResponseRecord]]:
+        """Returns groups of the last iteration with returns and advantages.
+
+        Args:
+            num_groups: at most so many, the first ones.
+
+        Returns:
+            Groups of records; advantages as the loss saw them, but for normalisation
+            and a KL penalty, which need the whole batch and the reference policy.
+        """
+        pipeline = LearnerConnectorPipeline(connectors=[])
+        add_pure_connectors(pipeline, self.config, with_model=False)
+        groups = self._last_batch.groups[:num_groups]
+        return records_with_advantages(groups, pipeline, self._tokenizer)
+
+    def export_policy(self, folder: str | Path) -> str:
+        """Writes the policy and its tokenizer in Hugging Face layout.
+
+        Args:
+            folder: made by this call; must not exist, or be empty.
+
+        Returns:
+            The folder, which `AutoModelForCausalLM.from_pretrained` loads.
+        """
+        tokenizer, target = self._tokenizer, str(folder)
+        self.learner_group.foreach_learner(
+            lambda learner: learner.export_policy(tokenizer, target),
+            remote_actor_ids=[0],
+        )
+        return target
+
+    @override(Algorithm)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Adds what PURE counts to RLlib's state."""
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        state[_STATE] = self._counts.as_dict()
+        return state
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores the state; env runners get the weights with their next call."""
+        super().set_state(state)
+        if _STATE in state:
+            self._counts = RunCounts(**state[_STATE])
+            self._publish_weights()
+
+    @override(Algorithm)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Restores a checkpoint and publishes its weights."""
+        super().restore_from_path(path, *args, **kwargs)
+        # The learners' weights arrive after `set_state`.
+        self._publish_weights()
+
+    @override(Algorithm)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        """Writes a checkpoint beside its place first, so that it is whole or absent."""
+        if path is None or kwargs.get("filesystem") is not None or "://" in str(path):
+            return str(super().save_to_path(path, **kwargs))
+        target = Path(path).absolute()
+        partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        super().save_to_path(partial, **kwargs)
+        if target.exists():
+            outdated = target.with_name(f".{target.name}.outdated-{os.getpid()}")
+            os.replace(target, outdated)
+            os.replace(partial, target)
+            shutil.rmtree(outdated)
+        else:
+            os.replace(partial, target)
+        return str(target)

@@ -1,0 +1,329 @@
+"""Settings of PURE, in RLlib's own form."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.annotations import override
+
+from pure_rllib.algorithms.pure.validation import check_config
+from pure_rllib.credit.presets import PRESETS
+from pure_rllib.embedded.cache import resolve_model
+
+# Presets name settings of `.training()`; these others are read by tests only.
+_PRESET_SETTINGS = (
+    "credit_assignment",
+    "credit_temperature",
+    "baseline",
+    "process_reward_coeff",
+    "verifiable_reward_coeff",
+    "kl_coeff",
+    "kl_estimator",
+    "kl_placement",
+    "mask_separators",
+    "normalize_advantages",
+    "loss_aggregation",
+)
+
+
+class PUREConfig(AlgorithmConfig):
+    """Defines a configuration from which a PURE algorithm can be built.
+
+    .. code-block:: python
+
+        from pure_rllib.algorithms import PUREConfig
+
+        config = (
+            PUREConfig()
+            .environment("pure_rllib/Arithmetic-v0")
+            .env_runners(num_prompts=16, group_size=8, max_response_tokens=96)
+            .training(credit_assignment="min", credit_temperature=0.1, lr=6.0e-4)
+        )
+        algo = config.build_algo()
+        algo.train()
+
+    Settings that are RLlib's keep RLlib's names and meaning.
+    """
+
+    def __init__(self, algo_class: Any = None):
+        """Lists every setting of PURE with its default, by setter."""
+        if algo_class is None:
+            from pure_rllib.algorithms.pure.pure import PURE as algo_class  # noqa: N811
+        super().__init__(algo_class=algo_class)
+        from pure_rllib.algorithms.pure.group_env_runner import GroupEnvRunner
+
+        # .env_runners()
+        self.env_runner_cls = GroupEnvRunner
+        self.num_env_runners = 0
+        self.num_prompts = 16
+        self.group_size = 8
+        self.temperature = 1.0
+        self.top_p = 1.0
+        self.max_response_tokens: int | None = None
+        self.generator = "transformers"
+        self.generator_kwargs: dict[str, Any] = {}
+        # .training()
+        self.lr = 1.0e-6
+        self.grad_clip = 1.0
+        self.grad_clip_by = "global_norm"
+        self.num_epochs = 1
+        self.minibatch_size: int | None = None
+        self.preset: str | None = None
+        self.credit_assignment = "min"
+        self.credit_temperature = 0.1
+        self.gamma = 1.0
+        self.baseline = "token"
+        self.process_reward_coeff = 1.0
+        self.verifiable_reward_coeff = 1.0
+        self.mask_separators = True
+        self.mask_truncated = False
+        self.normalize_advantages: bool | str = False
+        self.no_signal_groups = "keep"
+        self.max_refill_rounds = 4
+        self.clip_param = 0.2
+        self.clip_param_high: float | None = None
+        self.loss_aggregation = "token_mean"
+        self.kl_coeff = 0.0
+        self.kl_estimator = "k1"
+        self.kl_placement = "reward"
+        self.entropy_coeff = 0.0
+        self.micro_batch_tokens = 16_384
+        self.lr_warmup_updates = 0
+        self.adam_betas: tuple[float, float] = (0.9, 0.999)
+        self.adam_epsilon = 1.0e-8
+        self.weight_decay = 0.0
+        # .evaluation()
+        self.evaluation_duration = 200
+        self.evaluation_duration_unit = "episodes"
+        self.num_samples_per_problem = 4
+        # RLlib's own pieces expect one row per timestep; ours are whole responses.
+        self.add_default_connectors_to_learner_pipeline = False
+        # Nothing that RLlib would synchronise after each iteration exists here.
+        self._dont_auto_sync_env_runner_states = True
+
+    @override(AlgorithmConfig)
+    def env_runners(
+        self,
+        *,
+        num_prompts: int = NotProvided,
+        group_size: int = NotProvided,
+        temperature: float = NotProvided,
+        top_p: float = NotProvided,
+        max_response_tokens: int | None = NotProvided,
+        generator: str = NotProvided,
+        generator_kwargs: Mapping[str, Any] = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets how responses are sampled.
+
+        Args:
+            num_prompts: prompts per iteration, over all env runners; >= 1.
+            group_size: G, responses per prompt; >= 2.
+            temperature: of sampling, > 0; also of all log-probabilities.
+            top_p: nucleus size in (0, 1].
+            max_response_tokens: token budget of a response; None: the environment's.
+            generator: "transformers".
+            generator_kwargs: further arguments of the generator.
+            **kwargs: RLlib's own.
+        """
+        super().env_runners(**kwargs)
+        return self._set(
+            num_prompts=num_prompts,
+            group_size=group_size,
+            temperature=temperature,
+            top_p=top_p,
+            max_response_tokens=max_response_tokens,
+            generator=generator,
+            generator_kwargs=generator_kwargs,
+        )
+
+    @override(AlgorithmConfig)
+    def training(
+        self,
+        *,
+        preset: str | None = NotProvided,
+        credit_assignment: str = NotProvided,
+        credit_temperature: float = NotProvided,
+        baseline: str = NotProvided,
+        process_reward_coeff: float = NotProvided,
+        verifiable_reward_coeff: float = NotProvided,
+        mask_separators: bool = NotProvided,
+        mask_truncated: bool = NotProvided,
+        normalize_advantages: bool | str = NotProvided,
+        no_signal_groups: str = NotProvided,
+        max_refill_rounds: int = NotProvided,
+        clip_param: float = NotProvided,
+        clip_param_high: float | None = NotProvided,
+        loss_aggregation: str = NotProvided,
+        kl_coeff: float = NotProvided,
+        kl_estimator: str = NotProvided,
+        kl_placement: str = NotProvided,
+        entropy_coeff: float = NotProvided,
+        micro_batch_tokens: int = NotProvided,
+        lr_warmup_updates: int = NotProvided,
+        adam_betas: Sequence[float] = NotProvided,
+        adam_epsilon: float = NotProvided,
+        weight_decay: float = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets credit assignment, loss and optimiser.
+
+        Args:
+            preset: "paper", "pure_openrlhf" or "pure_verl": sets the settings in which
+                PURE's published variants differ; the others of this call win over it.
+            credit_assignment: "min" (soft minimum), "strict_min" or "sum".
+            credit_temperature: of the soft minimum, > 0, in reward units.
+            baseline: "token", "step", "length" or "response".
+            process_reward_coeff: weight of the PRM's rewards, >= 0.
+            verifiable_reward_coeff: weight of the verifier's reward, >= 0.
+            mask_separators: no advantage for the last token of a step.
+            mask_truncated: no loss for responses that ran out of tokens.
+            normalize_advantages: False, True (over all loss tokens of the batch), or
+                "pure_openrlhf" or "pure_verl".
+            no_signal_groups: "keep", "drop", or "refill" (dynamic sampling: drop, and
+                sample further prompts until `num_prompts` groups teach something).
+            max_refill_rounds: limit of such further rounds; >= 1.
+            clip_param: the ratio is clipped below at 1 - clip_param.
+            clip_param_high: and above at 1 + this; None: the same.
+            loss_aggregation: "token_mean", "sequence_mean" or "fixed_length".
+            kl_coeff: weight of the KL to the reference policy; 0.0 loads none.
+            kl_estimator: "k1", "k2" or "k3".
+            kl_placement: "reward" or "loss".
+            entropy_coeff: weight of an entropy bonus.
+            micro_batch_tokens: tokens, padding included, per forward and backward pass.
+            lr_warmup_updates: optimiser steps over which `lr` rises from 0.
+            adam_betas: of AdamW.
+            adam_epsilon: of AdamW.
+            weight_decay: of AdamW.
+            **kwargs: RLlib's own. `minibatch_size` counts responses per optimiser step
+                (None: all of an iteration), a multiple of `group_size`.
+        """
+        super().training(**kwargs)
+        if preset is not NotProvided and preset is not None:
+            self._apply_preset(preset)
+        return self._set(
+            preset=preset,
+            credit_assignment=credit_assignment,
+            credit_temperature=credit_temperature,
+            baseline=baseline,
+            process_reward_coeff=process_reward_coeff,
+            verifiable_reward_coeff=verifiable_reward_coeff,
+            mask_separators=mask_separators,
+            mask_truncated=mask_truncated,
+            normalize_advantages=normalize_advantages,
+            no_signal_groups=no_signal_groups,
+            max_refill_rounds=max_refill_rounds,
+            clip_param=clip_param,
+            clip_param_high=clip_param_high,
+            loss_aggregation=loss_aggregation,
+            kl_coeff=kl_coeff,
+            kl_estimator=kl_estimator,
+            kl_placement=kl_placement,
+            entropy_coeff=entropy_coeff,
+            micro_batch_tokens=micro_batch_tokens,
+            lr_warmup_updates=lr_warmup_updates,
+            adam_betas=adam_betas,
+            adam_epsilon=adam_epsilon,
+            weight_decay=weight_decay,
+        )
+
+    @override(AlgorithmConfig)
+    def evaluation(
+        self, *, num_samples_per_problem: int = NotProvided, **kwargs: Any
+    ) -> Self:
+        """Sets how the policy is evaluated on held-out problems.
+
+        Args:
+            num_samples_per_problem: responses sampled at `temperature` to each problem,
+                beside the greedy one; 0 for none.
+            **kwargs: RLlib's own. `evaluation_duration` counts problems.
+        """
+        super().evaluation(**kwargs)
+        return self._set(num_samples_per_problem=num_samples_per_problem)
+
+    def _set(self, **settings: Any) -> Self:
+        for name, value in settings.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def _apply_preset(self, preset: str) -> None:
+        if preset not in PRESETS:
+            raise ValueError(
+                f'`preset` ("{preset}") must be one of {sorted(PRESETS)}. Or set the '
+                "credit settings one by one."
+            )
+        for name in _PRESET_SETTINGS:
+            setattr(self, name, getattr(PRESETS[preset], name))
+
+    @override(AlgorithmConfig)
+    def validate(self) -> None:
+        """Checks types, ranges and combinations; nothing is loaded for it."""
+        super().validate()
+        check_config(self)
+
+    @property
+    def groups_per_step(self) -> int | None:
+        """Groups per optimiser step; None means all of an iteration."""
+        return self.minibatch_size and self.minibatch_size // self.group_size
+
+    def full_env_config(self) -> dict[str, Any]:
+        """Returns `env_config` with `max_response_tokens`, where that is set."""
+        settings = dict(self.env_config)
+        if self.max_response_tokens is not None:
+            settings["max_response_tokens"] = self.max_response_tokens
+        return settings
+
+    def full_model_config(self) -> dict[str, Any]:
+        """Returns `model_config` with defaults, and `embedded:` names as folders."""
+        from pure_rllib.algorithms.pure.llm_rl_module import MODEL_CONFIG_DEFAULTS
+
+        settings = {**MODEL_CONFIG_DEFAULTS, **self.model_config}
+        if isinstance(settings["model"], str):
+            settings["model"] = resolve_model(settings["model"])
+        return settings
+
+    @property
+    @override(AlgorithmConfig)
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return {
+            **super()._model_config_auto_includes,
+            "temperature": self.temperature,
+            "with_reference": self.kl_coeff > 0.0,
+            "with_entropy": True,
+            "seed": self.seed or 0,
+        }
+
+    @override(AlgorithmConfig)
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Returns the spec of `LLMRLModule`."""
+        from pure_rllib.algorithms.pure.llm_rl_module import LLMRLModule
+
+        return RLModuleSpec(
+            module_class=LLMRLModule, model_config=self.full_model_config()
+        )
+
+    @override(AlgorithmConfig)
+    def get_default_learner_class(self) -> Any:
+        """Returns `PURETorchLearner`."""
+        from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
+
+        return PURETorchLearner
+
+    @override(AlgorithmConfig)
+    def build_learner_connector(
+        self,
+        input_observation_space: Any,
+        input_action_space: Any,
+        device: Any = None,
+    ) -> ConnectorV2:
+        """Returns the pipeline from episodes to advantages, then the user's pieces."""
+        from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
+
+        pipeline = super().build_learner_connector(
+            input_observation_space, input_action_space, device
+        )
+        add_pure_connectors(pipeline, self)
+        return pipeline

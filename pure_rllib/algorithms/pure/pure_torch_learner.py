@@ -1,0 +1,294 @@
+"""PURE's learner: whole responses in, clipped policy-gradient updates out.
+
+B responses, T response tokens.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from pure_rllib.algorithms import columns
+from pure_rllib.algorithms.pure.collectives import (
+    broadcast_parameters,
+    sum_gradients,
+    sum_over_learners,
+)
+from pure_rllib.algorithms.pure.learner_stats import LearnerStats, batch_stats
+from pure_rllib.algorithms.pure.llm_rl_module import ENTROPY
+from pure_rllib.algorithms.pure.micro_batches import micro_batches
+from pure_rllib.algorithms.pure.train_batch import MiniBatchPlan
+from pure_rllib.credit.kl import kl_estimate
+from pure_rllib.credit.policy_loss import clipped_policy_loss, loss_denominator
+from pure_rllib.generation.weights import PackedWeights, export_policy, pack_weights
+
+_UPDATES_DONE = "num_updates"
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss or a gradient was NaN or infinite; the weights were left as they are."""
+
+
+class PURETorchLearner(TorchLearner):
+    """Updates the policy with PPO's clipped loss on per-token advantages.
+
+    An optimiser step sees one mini-batch of whole groups, the same groups whatever the
+    number of learners. Each learner works through its share in micro-batches under a
+    token budget; losses are divided by the global number of loss tokens and gradients
+    are summed over the learners, so that neither the number of learners nor the cut
+    into micro-batches changes an update.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._num_updates = 0
+
+    @override(Learner)
+    def build(self) -> None:
+        """Builds module and optimiser; all learners start from the same weights."""
+        super().build()
+        broadcast_parameters(self._policy.state_dict().values())
+
+    @property
+    def _policy(self) -> Any:
+        return self.module[DEFAULT_MODULE_ID].unwrapped().policy
+
+    @override(TorchLearner)
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Leaves the module as it is: gradients are summed in `_step`."""
+
+    @override(TorchLearner)
+    def configure_optimizers_for_module(
+        self, module_id: str, config: AlgorithmConfig | None = None
+    ) -> None:
+        """Makes AdamW with the settings of `.training()`."""
+        assert config is not None
+        params = [p for p in self._policy.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            params,
+            lr=0.0,  # set before each step
+            betas=tuple(config.adam_betas),
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+        )
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=optimizer,
+            params=params,
+            lr_or_lr_schedule=config.lr,
+        )
+
+    @override(Learner)
+    def update(  # type: ignore[override]
+        self,
+        *,
+        training_data: TrainingData,
+        plan: MiniBatchPlan,
+        timesteps: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, float]:
+        """Makes one optimiser step per mini-batch of the plan.
+
+        Args:
+            training_data: this learner's groups of episodes.
+            plan: which groups make up which mini-batch; the same for all learners.
+            timesteps: as for RLlib's learning-rate schedules.
+            **kwargs: ignored.
+
+        Returns:
+            Sums for `learner_stats.merge`.
+
+        Raises:
+            NonFiniteLossError: before the weights change.
+        """
+        self._check_is_built()
+        self.before_gradient_based_update(timesteps=timesteps or {})
+        training_data.validate()
+        training_data.solve_refs()
+        self._weights_seq_no += 1
+        batch = self._train_batch(training_data.episodes or [])
+        stats = LearnerStats()
+        if batch is not None:
+            batch_stats(batch, stats)
+        for index, group_ids in enumerate(plan.mini_batches):
+            self._step(batch, group_ids, index, stats, plan)
+        self.after_gradient_based_update(timesteps=timesteps or {})
+        return stats.as_dict()
+
+    def _train_batch(self, episodes: Sequence[Any]) -> dict[str, Any] | None:
+        """Runs the connectors; their result stays on the CPU until it is needed."""
+        assert self._learner_connector is not None
+        batch = self._learner_connector(
+            rl_module=self.module,
+            batch={},
+            episodes=list(episodes),
+            shared_data={},
+            metrics=self.metrics,
+        )
+        columns_of_module: dict[str, Any] = batch[DEFAULT_MODULE_ID]
+        return columns_of_module
+
+    def _step(
+        self,
+        batch: dict[str, Any] | None,
+        group_ids: Sequence[int],
+        index: int,
+        stats: LearnerStats,
+        plan: MiniBatchPlan,
+    ) -> None:
+        """Makes one optimiser step on the rows of the given groups."""
+        assert batch is not None
+        is_mine = torch.isin(batch[columns.GROUP_ID], torch.tensor(list(group_ids)))
+        rows = is_mine.nonzero(as_tuple=True)[0]
+        denominator = sum_over_learners(
+            torch.tensor(
+                float(
+                    loss_denominator(
+                        batch[Columns.LOSS_MASK][rows],
+                        self.config.loss_aggregation,
+                        plan.max_response_tokens,
+                    )
+                )
+            )
+        ).item()
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros(())
+        if len(rows) and denominator:
+            loss = self._accumulate(batch, rows, denominator, stats, index == 0)
+        sum_gradients(self._policy.parameters())
+        sum_over_learners(loss)
+        norm = self._clip_gradients()
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise NonFiniteLossError(
+                f"The loss ({loss.item()}) or the gradient norm ({norm.item()}) of "
+                f"mini-batch {index + 1} of {len(plan.mini_batches)} in iteration "
+                f"{plan.iteration} is not finite; its groups are {list(group_ids)}. The "
+                "weights have not been changed. Look at these groups in the rollouts, "
+                "lower `lr`, set `grad_clip`, or use float32."
+            )
+        lr = self._learning_rate()
+        for param_group in optimizer.param_groups:
+            param_group["lr"] = lr
+        optimizer.step()
+        self._num_updates += 1
+        stats.set("learning_rate", lr)
+        stats.mean("gradient_norm", float(norm))
+        stats.mean("loss/policy", float(loss))
+
+    def _accumulate(
+        self,
+        batch: dict[str, Any],
+        rows: Tensor,
+        denominator: float,
+        stats: LearnerStats,
+        is_first: bool,
+    ) -> Tensor:
+        """Adds up the gradients of all micro-batches; returns this learner's loss."""
+        total = torch.zeros(())
+        budget = self.config.micro_batch_tokens
+        for _, micro_batch in micro_batches(batch, budget, self._device, rows):
+            output = self.module[DEFAULT_MODULE_ID].forward_train(micro_batch)
+            loss = self._loss(micro_batch, output, denominator, stats, is_first)
+            loss.backward()
+            total += loss.detach().cpu()
+        return total
+
+    def _loss(
+        self,
+        batch: dict[str, Tensor],
+        output: dict[str, Tensor],
+        denominator: float,
+        stats: LearnerStats,
+        is_first: bool,
+    ) -> Tensor:
+        config = self.config
+        logp, mask = output[Columns.ACTION_LOGP], batch[Columns.LOSS_MASK]
+        loss, loss_stats = clipped_policy_loss(
+            logp,
+            batch[Columns.ACTION_LOGP],
+            batch[Columns.ADVANTAGES],
+            mask,
+            clip_low=config.clip_param,
+            clip_high=config.clip_param_high or config.clip_param,
+            aggregation=config.loss_aggregation,
+            denominator=denominator,
+            max_response_tokens=self.config.max_response_tokens,
+        )
+        stats.add_loss(loss_stats)
+        if is_first:
+            stats.add_gap(logp, batch[Columns.ACTION_LOGP], mask)
+        extra = torch.zeros_like(logp)
+        if config.kl_coeff and config.kl_placement == "loss":
+            kl = kl_estimate(logp, batch[columns.REF_LOGP], config.kl_estimator)
+            stats.add_tokens("loss/kl", config.kl_coeff * kl, mask)
+            extra = extra + config.kl_coeff * kl
+        if ENTROPY in output:
+            stats.add_tokens("entropy", output[ENTROPY], mask)
+            if config.entropy_coeff:
+                extra = extra - config.entropy_coeff * output[ENTROPY]
+        if config.kl_coeff:
+            kl_k3 = kl_estimate(logp.detach(), batch[columns.REF_LOGP], "k3")
+            stats.add_tokens("kl/reference", kl_k3, mask)
+        if config.entropy_coeff or config.kl_placement == "loss":
+            num_tokens = mask.sum(dim=1, keepdim=True).clamp(min=1)
+            per_token = torch.where(mask, extra, torch.zeros_like(extra))
+            if config.loss_aggregation == "sequence_mean":
+                per_token = per_token / num_tokens
+            loss = loss + per_token.sum() / denominator
+        return loss
+
+    def _clip_gradients(self) -> Tensor:
+        """Clips to `grad_clip` by the global norm; returns the norm before."""
+        limit = self.config.grad_clip
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._policy.parameters(), float("inf") if limit is None else limit
+        )
+        return norm.detach().cpu()
+
+    def _learning_rate(self) -> float:
+        """RLlib's schedule, times a linear warm-up over the first updates."""
+        schedule = self._optimizer_lr_schedules[self.get_optimizer(DEFAULT_MODULE_ID)]
+        warm_up = self.config.lr_warmup_updates
+        share = min(1.0, (self._num_updates + 1) / warm_up) if warm_up else 1.0
+        return float(schedule.get_current_value()) * share
+
+    def packed_weights(self, version: int) -> PackedWeights:
+        """Returns the policy's weights, ready to travel to generators."""
+        return pack_weights(self._policy, version)
+
+    def export_policy(self, tokenizer: Any, folder: str) -> None:
+        """Writes the policy in Hugging Face layout."""
+        export_policy(self._policy, tokenizer, folder)
+
+    @override(TorchLearner)
+    def _get_optimizer_state(self) -> dict[str, Any]:
+        """The optimiser's state, and how many updates were made."""
+        state: dict[str, Any] = super()._get_optimizer_state()
+        for optimizer_state in state.values():
+            optimizer_state[_UPDATES_DONE] = self._num_updates
+        return state
+
+    @override(TorchLearner)
+    def _set_optimizer_state(self, state: dict[str, Any]) -> None:
+        super()._set_optimizer_state(state)
+        for optimizer_state in state.values():
+            self._num_updates = optimizer_state[_UPDATES_DONE]
+
+    @override(TorchLearner)
+    def get_parameters(self, module: Any) -> Iterable[torch.nn.Parameter]:  # type: ignore[override]
+        """Returns the trainable parameters of the policy."""
+        return [p for p in module.unwrapped().policy.parameters() if p.requires_grad]
+
+    @override(Learner)
+    def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
+        """Not used: `update` computes the loss over micro-batches itself."""
+        raise TypeError("PURETorchLearner computes its loss in `update`.")

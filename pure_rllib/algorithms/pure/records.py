@@ -1,0 +1,70 @@
+"""From a judged response to the record that metrics and reports are made of."""
+
+from typing import Any
+
+import torch
+
+from pure_rllib.credit.returns import step_credits
+from pure_rllib.credit.steps import StepSplitter
+from pure_rllib.credit.text_metrics import reflection, repetition
+from pure_rllib.data.problems import Problem
+from pure_rllib.envs.vector import JudgedResponse
+from pure_rllib.generation.base import Response
+from pure_rllib.reporting.records import ResponseRecord
+
+
+def make_record(
+    problem: Problem,
+    response: Response,
+    judged: JudgedResponse,
+    *,
+    group_id: int,
+    num_prompt_tokens: int,
+    splitter: StepSplitter,
+    config: Any,
+) -> ResponseRecord:
+    """Gathers what is known of a response before it is learned from.
+
+    Args:
+        problem: what was asked.
+        response: what was sampled.
+        judged: its steps and rewards.
+        group_id: of its group.
+        num_prompt_tokens: template included.
+        splitter: counts separators.
+        config: the `PUREConfig`; its coefficients make the total reward.
+    """
+    verdict = judged.verdict
+    return ResponseRecord(
+        group_id=str(group_id),
+        prompt=problem.prompt,
+        answer=problem.answer,
+        response_text=judged.text,
+        response_tokens=None,
+        token_ids=response.token_ids,
+        step_spans=judged.step_spans,
+        step_rewards=judged.step_rewards,
+        verifiable_reward=judged.verifiable_reward,
+        outcome=None if verdict is None else verdict.outcome,
+        extracted_answer=None if verdict is None else verdict.answer,
+        terminated=response.terminated,
+        num_separators=splitter.num_separators(response.token_ids),
+        has_visible=judged.has_visible,
+        repetition=repetition(judged.text),
+        reflection=reflection(judged.text),
+        total_reward=total_reward(judged, config),
+        num_prompt_tokens=num_prompt_tokens,
+        metadata={"problem_id": problem.problem_id},
+    )
+
+
+def total_reward(judged: JudgedResponse, config: Any) -> float:
+    """The response's credited process rewards and its verifiable reward, weighted."""
+    credits = step_credits(
+        torch.from_numpy(judged.step_rewards)[None],
+        torch.ones(1, len(judged.step_rewards), dtype=torch.bool),
+        credit_assignment=config.credit_assignment,
+        credit_temperature=config.credit_temperature,
+    )
+    process = config.process_reward_coeff * float(credits.sum())
+    return process + config.verifiable_reward_coeff * (judged.verifiable_reward or 0.0)

@@ -1,0 +1,51 @@
+"""Groups of responses as the loss saw them, for reports."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+
+from pure_rllib.algorithms import columns
+from pure_rllib.algorithms.pure.group_env_runner import Group
+from pure_rllib.algorithms.pure.sampling import episodes_of
+from pure_rllib.reporting.records import ResponseRecord
+
+
+def records_with_advantages(
+    groups: Sequence[Group], pipeline: Any, tokenizer: Any
+) -> list[list[ResponseRecord]]:
+    """Adds returns, advantages and the tokens' texts to the groups' records.
+
+    Args:
+        groups: whole groups; none gives none.
+        pipeline: learner connectors from episodes to advantages.
+        tokenizer: decodes the tokens.
+    """
+    if not groups:
+        return []
+    episodes = [episode for group in groups for episode in episodes_of(group)]
+    batch = pipeline(
+        rl_module=None, batch={}, episodes=episodes, shared_data={}, metrics=None
+    )
+    rows = batch[DEFAULT_MODULE_ID]
+    returns, advantages = rows[columns.RETURNS], rows[Columns.ADVANTAGES]
+    filled, row = [], 0
+    for group in groups:
+        records = []
+        for record in group.records:
+            size = record.num_tokens
+            records.append(
+                replace(
+                    record,
+                    response_tokens=tokenizer.batch_decode(
+                        [[int(i)] for i in record.token_ids]
+                    ),
+                    returns=returns[row, :size].tolist(),
+                    advantages=advantages[row, :size].tolist(),
+                )
+            )
+            row += 1
+        filled.append(records)
+    return filled

@@ -1,0 +1,148 @@
+"""Having env runners sample, wherever they run and whichever of them fail."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+from pure_rllib.algorithms.pure.group_env_runner import Group, Weights
+from pure_rllib.data.order import ProblemTicket, shard
+
+MAX_ATTEMPTS = 3
+"""How often prompts are given to other env runners after theirs was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One prompt's turn: which problem, and the id of the group that it makes."""
+
+    ticket: ProblemTicket
+    group_id: int
+
+
+@dataclass(slots=True)
+class SampledBatch:
+    """Groups of responses from all env runners, in the order of their turns.
+
+    Attributes:
+        groups: one per turn.
+        seconds: by phase, the slowest env runner's.
+        num_resampled: groups that were sampled again after an env runner was lost.
+        num_overlong: responses over the PRM's context so far.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    num_resampled: int = 0
+    num_overlong: int = 0
+
+    def extend(self, other: "SampledBatch") -> None:
+        """Adds a batch that was sampled after this one."""
+        self.groups += other.groups
+        for phase, seconds in other.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self.num_resampled += other.num_resampled
+        self.num_overlong = max(self.num_overlong, other.num_overlong)
+
+
+def sample_groups(
+    env_runners: EnvRunnerGroup,
+    turns: Sequence[Turn],
+    weights: Weights,
+    **kwargs: Any,
+) -> SampledBatch:
+    """Samples one group per turn.
+
+    Args:
+        env_runners: local or remote.
+        turns: which prompts.
+        weights: env runners that hold another version take these first.
+        **kwargs: further arguments of `GroupEnvRunner.sample`.
+
+    Raises:
+        RuntimeError: no env runner is left, or turns failed `MAX_ATTEMPTS` times.
+    """
+    if env_runners.num_remote_env_runners() == 0:
+        runner = env_runners.local_env_runner
+        results = [runner.sample(**_arguments(turns), weights=weights, **kwargs)]
+        return _collect(results, turns)
+    results, num_resampled = [], 0
+    missing = list(turns)
+    for attempt in range(MAX_ATTEMPTS):
+        num_resampled += len(missing) if attempt else 0
+        results += _sample_remotely(env_runners, missing, weights, kwargs)
+        done = {group.group_id for result in results for group in result.groups}
+        missing = [turn for turn in turns if turn.group_id not in done]
+        if not missing:
+            batch = _collect(results, turns)
+            batch.num_resampled = num_resampled
+            return batch
+    raise RuntimeError(
+        f"{len(missing)} of {len(turns)} groups could not be sampled in {MAX_ATTEMPTS} "
+        "attempts, because env runners were lost each time; Ray's logs say why. The "
+        "last checkpoint is intact: resume from it."
+    )
+
+
+def _arguments(turns: Sequence[Turn]) -> dict[str, Any]:
+    return {
+        "tickets": [turn.ticket for turn in turns],
+        "group_ids": [turn.group_id for turn in turns],
+    }
+
+
+def _sample_remotely(
+    env_runners: EnvRunnerGroup,
+    turns: Sequence[Turn],
+    weights: Weights,
+    kwargs: dict[str, Any],
+) -> list[Any]:
+    """Deals turns to the healthy env runners; returns what those that live made."""
+    ids = env_runners.healthy_env_runner_ids()
+    if not ids:
+        raise RuntimeError(
+            "No env runner is alive. Ray's logs say why they died; the last checkpoint "
+            "is intact: resume from it."
+        )
+    # The group's own `foreach_env_runner` hides application errors while it restarts
+    # env runners; here a failed verifier or PRM must be raised, and only a lost process
+    # is made up for.
+    results = env_runners._worker_manager.foreach_actor(
+        "sample",
+        kwargs=[
+            {**_arguments(share), "weights": weights, **kwargs}
+            for share in shard(turns, len(ids))
+        ],
+        remote_actor_ids=ids,
+    )
+    made = []
+    for result in results:
+        if result.ok:
+            made.append(result.get())
+        elif isinstance(result.get(), RayTaskError):
+            raise result.get()
+    return made
+
+
+def _collect(results: Sequence[Any], turns: Sequence[Turn]) -> SampledBatch:
+    by_id = {group.group_id: group for result in results for group in result.groups}
+    phases = {phase for result in results for phase in result.seconds}
+    return SampledBatch(
+        groups=[by_id[turn.group_id] for turn in turns],
+        seconds={
+            phase: max(result.seconds.get(phase, 0.0) for result in results)
+            for phase in phases
+        },
+        num_overlong=sum(result.num_overlong for result in results),
+    )
+
+
+def episodes_of(group: Group) -> list[Any]:
+    """Returns a group's episodes, from the object store if they are there."""
+    episodes = group.episodes
+    if isinstance(episodes, ray.ObjectRef):
+        return list(ray.get(episodes))
+    return episodes

@@ -1,0 +1,95 @@
+"""Which groups of responses are learned from together, and by which learner."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ray.rllib.core.learner.training_data import TrainingData
+
+
+@dataclass(frozen=True, slots=True)
+class MiniBatchPlan:
+    """The optimiser steps of one iteration; the same for all learners.
+
+    Attributes:
+        mini_batches: for each optimiser step the ids of its groups.
+        iteration: number of the iteration, for messages.
+        max_response_tokens: the token budget of a response.
+    """
+
+    mini_batches: tuple[tuple[int, ...], ...]
+    iteration: int
+    max_response_tokens: int
+
+
+def plan_mini_batches(
+    group_ids: Sequence[int],
+    *,
+    groups_per_step: int | None,
+    num_epochs: int,
+    seed: int,
+    iteration: int,
+    max_response_tokens: int,
+) -> MiniBatchPlan:
+    """Deals groups out to optimiser steps, shuffled anew in each epoch.
+
+    Args:
+        group_ids: the iteration's groups.
+        groups_per_step: groups per optimiser step; None means all. The last step of an
+            epoch takes what is left over.
+        num_epochs: passes over the groups.
+        seed: of the run; with `iteration` it fixes the order.
+        iteration: number of the iteration.
+        max_response_tokens: handed on.
+    """
+    size = groups_per_step or max(1, len(group_ids))
+    steps = []
+    for epoch in range(num_epochs):
+        order = np.random.default_rng([seed, iteration, epoch]).permutation(
+            len(group_ids)
+        )
+        ids = [int(group_ids[i]) for i in order]
+        steps += [tuple(ids[i : i + size]) for i in range(0, len(ids), size)]
+    return MiniBatchPlan(tuple(steps), iteration, max_response_tokens)
+
+
+def deal_by_tokens(num_tokens: Sequence[int], num_learners: int) -> list[list[int]]:
+    """Deals groups to learners so that each gets about as many tokens.
+
+    Args:
+        num_tokens: tokens of each group.
+        num_learners: >= 1.
+
+    Returns:
+        For each learner the indices of its groups, rising; the largest group goes first,
+        each to the learner with the fewest tokens so far.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_learners)]
+    loads = np.zeros(num_learners, dtype=np.int64)
+    for index in np.argsort(-np.asarray(num_tokens), kind="stable"):
+        lightest = int(loads.argmin())
+        shares[lightest].append(int(index))
+        loads[lightest] += num_tokens[index]
+    return [sorted(share) for share in shares]
+
+
+@dataclass
+class GroupedTrainingData(TrainingData):
+    """Training data whose groups are never split and are balanced by tokens.
+
+    Attributes:
+        num_tokens: tokens of each of the groups in `episodes_refs`.
+    """
+
+    num_tokens: list[int] = field(default_factory=list)
+
+    def shard(
+        self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
+    ) -> list[tuple[TrainingData, dict[str, Any]]]:
+        """Returns one share of whole groups per learner."""
+        assert self.episodes_refs is not None
+        return [
+            (TrainingData(episodes_refs=[self.episodes_refs[i] for i in share]), {})
+            for share in deal_by_tokens(self.num_tokens, num_shards)
+        ]

@@ -1,0 +1,199 @@
+"""Checks of a PURE configuration, all made before any model is loaded."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.credit.baselines import BASELINES
+from pure_rllib.credit.policy_loss import LossAggregation
+from pure_rllib.credit.returns import CreditAssignment
+from pure_rllib.generation.load_policy import DTYPES, policy_config
+from pure_rllib.generation.model_files import check_model_folder
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "credit_assignment": get_args(CreditAssignment),
+    "baseline": BASELINES,
+    "loss_aggregation": get_args(LossAggregation),
+    "kl_estimator": ("k1", "k2", "k3"),
+    "kl_placement": ("reward", "loss"),
+    "no_signal_groups": ("keep", "drop", "refill"),
+    "normalize_advantages": (False, True, "pure_openrlhf", "pure_verl"),
+    "generator": ("transformers",),
+}
+_AT_LEAST: dict[str, float] = {
+    "num_prompts": 1,
+    "num_epochs": 1,
+    "max_refill_rounds": 1,
+    "micro_batch_tokens": 1,
+    "lr_warmup_updates": 0,
+    "num_samples_per_problem": 0,
+    "process_reward_coeff": 0.0,
+    "verifiable_reward_coeff": 0.0,
+    "kl_coeff": 0.0,
+    "entropy_coeff": 0.0,
+    "weight_decay": 0.0,
+}
+_POSITIVE = ("temperature", "clip_param", "clip_param_high", "max_response_tokens")
+
+
+def check_config(config: Any) -> None:
+    """Raises a ValueError that names the first setting that cannot work, and why."""
+    for name, choices in _CHOICES.items():
+        value = getattr(config, name)
+        if value not in choices:
+            raise ValueError(f"`{name}` ({value!r}) must be one of {choices}.")
+    for name, least in _AT_LEAST.items():
+        value = getattr(config, name)
+        if not _is_number(value) or value < least:
+            raise ValueError(f"`{name}` ({value!r}) must be a number >= {least}.")
+    for name in _POSITIVE:
+        value = getattr(config, name)
+        if value is not None and not (_is_number(value) and value > 0):
+            raise ValueError(f"`{name}` ({value!r}) must be a number > 0.")
+    _check_credit(config)
+    _check_sizes(config)
+    _check_model_config(config.model_config)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_credit(config: Any) -> None:
+    if not _is_number(config.group_size) or config.group_size < 2:
+        raise ValueError(
+            f"`group_size` ({config.group_size}) must be >= 2: the leave-one-out "
+            "baseline averages the other responses. Set "
+            "`.env_runners(group_size=4)`."
+        )
+    if not _is_number(config.credit_temperature) or config.credit_temperature <= 0:
+        raise ValueError(
+            f"`credit_temperature` ({config.credit_temperature}) must be > 0, because "
+            "process rewards are divided by it. Set "
+            "`.training(credit_temperature=0.1)`, or "
+            '`credit_assignment="strict_min"` for its limit at 0.'
+        )
+    if not 0.0 < config.top_p <= 1.0:
+        raise ValueError(f"`top_p` ({config.top_p}) must be in (0, 1].")
+    if config.process_reward_coeff == 0 and config.verifiable_reward_coeff == 0:
+        raise ValueError(
+            "`process_reward_coeff` (0) and `verifiable_reward_coeff` (0) must not "
+            "both be 0, because nothing would be learned. Set one of them to 1.0."
+        )
+    if config.gamma != 1.0 and config.credit_assignment != "sum":
+        raise ValueError(
+            f"`gamma` ({config.gamma}) has no effect with `credit_assignment` "
+            f'("{config.credit_assignment}"), which takes a minimum. Set gamma to 1.0 '
+            'or credit_assignment to "sum".'
+        )
+    if config.no_signal_groups != "keep" and config.kl_coeff > 0:
+        raise ValueError(
+            f'`no_signal_groups` ("{config.no_signal_groups}") must be "keep" with a '
+            f"`kl_coeff` ({config.kl_coeff}), because groups whose rewards are all "
+            "equal still teach the KL term. Set one of the two back."
+        )
+
+
+def _check_sizes(config: Any) -> None:
+    size = config.minibatch_size
+    if size is not None and (
+        not _is_number(size) or size < 1 or size % config.group_size
+    ):
+        raise ValueError(
+            f"`minibatch_size` ({size}) must be a multiple of `group_size` "
+            f"({config.group_size}), because groups are never split. Set it to "
+            f"{config.group_size * max(1, config.num_prompts // 2)}, or to None for "
+            "one optimiser step per iteration."
+        )
+    if config.num_prompts < max(1, config.num_learners):
+        raise ValueError(
+            f"`num_prompts` ({config.num_prompts}) must be at least `num_learners` "
+            f"({config.num_learners}), because each learner needs a whole group. Raise "
+            "num_prompts."
+        )
+    if config.grad_clip_by != "global_norm":
+        raise ValueError(
+            f'`grad_clip_by` ("{config.grad_clip_by}") must be "global_norm", because '
+            "gradients are clipped by their norm over all learners. Leave it out."
+        )
+    if config.evaluation_duration_unit != "episodes":
+        raise ValueError(
+            f'`evaluation_duration_unit` ("{config.evaluation_duration_unit}") must be '
+            '"episodes", because evaluation asks whole problems. Leave it out.'
+        )
+    if config.evaluation_num_env_runners:
+        raise ValueError(
+            f"`evaluation_num_env_runners` ({config.evaluation_num_env_runners}) must "
+            "be 0, because the training env runners evaluate as well: they hold the "
+            "generator. Leave it out."
+        )
+
+
+def _check_model_config(model_config: Mapping[str, Any]) -> None:
+    from pure_rllib.algorithms.pure.llm_rl_module import MODEL_CONFIG_DEFAULTS
+
+    added = {"temperature", "with_reference", "with_entropy", "seed"}
+    unknown = set(model_config) - set(MODEL_CONFIG_DEFAULTS) - added
+    if unknown:
+        raise ValueError(
+            f"`model_config` has unknown keys {sorted(unknown)}; it may hold "
+            f"{sorted(MODEL_CONFIG_DEFAULTS)}."
+        )
+    dtype = model_config.get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f'`dtype` ("{dtype}") must be one of {DTYPES}.')
+
+
+def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:
+    """Checks a configuration against its environment and its policy's files.
+
+    Args:
+        config: the `PUREConfig`.
+        env: facts about the environment.
+        model: folder, hub id or config of the policy.
+
+    Raises:
+        ValueError: naming the setting, its value, the reason and the way out.
+    """
+    if config.verifiable_reward_coeff and not env.has_verifier:
+        raise ValueError(
+            f"`verifiable_reward_coeff` ({config.verifiable_reward_coeff}) must be 0, "
+            "because the environment has no verifier. Set it to 0, or give the "
+            "environment one."
+        )
+    if config.verifiable_reward_coeff and not env.num_answers:
+        raise ValueError(
+            f"`verifiable_reward_coeff` ({config.verifiable_reward_coeff}) must be 0, "
+            f"because none of the {env.num_problems} problems has a gold answer. Set "
+            "it to 0, or name the right `answer_field` in `env_config`."
+        )
+    if config.process_reward_coeff and not env.has_step_scorer:
+        raise ValueError(
+            f"`process_reward_coeff` ({config.process_reward_coeff}) must be 0, "
+            "because the environment has no step scorer. Set it to 0, or set "
+            "`env_config={'prm': ...}`."
+        )
+    if config.evaluation_interval and not env.num_eval_problems:
+        raise ValueError(
+            f"`evaluation_interval` ({config.evaluation_interval}) needs held-out "
+            "problems, and the environment has no `eval_problems`. Set "
+            "`env_config={'eval_problems': ...}`, or leave the interval out."
+        )
+    if isinstance(model, str):
+        check_model_folder(model, setting="model")
+    trust = bool(config.model_config.get("trust_remote_code", False))
+    policy = policy_config(model, trust_remote_code=trust).get_text_config()
+    if policy.vocab_size < env.tokenizer_size:
+        raise ValueError(
+            f"`model` (vocabulary of {policy.vocab_size}) must cover the tokenizer's "
+            f"{env.tokenizer_size} ids, because the policy reads and writes them. Use "
+            "the model's own tokenizer."
+        )
+    context = getattr(policy, "max_position_embeddings", None)
+    needed = env.max_prompt_tokens + env.max_response_tokens
+    if context is not None and needed > context:
+        raise ValueError(
+            f"`max_prompt_tokens` ({env.max_prompt_tokens}) plus "
+            f"`max_response_tokens` ({env.max_response_tokens}) must be at most the "
+            f"model's context ({context}). Lower one of them."
+        )

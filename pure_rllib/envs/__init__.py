@@ -1,0 +1,12 @@
+"""Environments. Importing this package registers their ids with Gymnasium."""
+
+import gymnasium as gym
+
+ENV_IDS = {
+    "pure_rllib/Math-v0": "pure_rllib.envs.math_env:MathEnv",
+    "pure_rllib/Arithmetic-v0": "pure_rllib.envs.arithmetic:ArithmeticEnv",
+}
+
+for _env_id, _entry_point in ENV_IDS.items():
+    if _env_id not in gym.registry:
+        gym.register(_env_id, entry_point=_entry_point)

@@ -1,0 +1,105 @@
+"""Chain arithmetic: the embedded default, small enough for a laptop's CPU."""
+
+from typing import Any
+
+from pure_rllib.embedded.checker import exact_scorer
+from pure_rllib.embedded.simulated_prm import SimulatedPRM
+from pure_rllib.embedded.task import (
+    TASK_M20B,
+    TASK_Y,
+    TASK_Z,
+    ArithmeticProblems,
+    ArithmeticTask,
+)
+from pure_rllib.embedded.tokenizer import build_tokenizer
+from pure_rllib.envs.math_env import MathEnv
+from pure_rllib.rewards.base import StepScorer
+
+TASKS: dict[str, tuple[ArithmeticTask, str, int]] = {
+    "z": (TASK_Z, "embedded:arithmetic-policy", 80),
+    "y": (TASK_Y, "embedded:arithmetic-y-policy", 96),
+    "sparse": (TASK_M20B, "embedded:arithmetic-sparse-policy", 120),
+}
+"""By name: the task, its start policy, and its token budget."""
+
+NEURAL_PRM = "embedded:arithmetic-prm"
+PROCESS_REWARDS = ("neural", "simulated", "exact", "none")
+
+
+class ArithmeticEnv(MathEnv):
+    r"""Works out `3-2-2+4=?` modulo 10, one operation per step.
+
+    Spaces, rewards and episodes are those of `TokenEnv`. A right response to that
+    prompt is `3-2=1`, `1-2=9`, `9+4=3` and `\boxed{3}`, with blank lines between.
+
+    ## Arguments
+    Args:
+        task: "z" (3 or 4 operations), "y" (more redundant steps) or "sparse" (7 to 9
+            operations modulo 20).
+        process_rewards: "neural" (a small PRM trained for task "z", made on first use),
+            "simulated" (the exact checker with consistent errors), "exact" or "none".
+        prm: another PRM in place of the neural one.
+        num_problems: training problems; drawn procedurally, none of them held out.
+        num_eval_problems: held-out problems.
+        problem_seed: names the sequence of problems.
+        max_response_tokens: token budget; default: the task's.
+        **kwargs: the other arguments of `MathEnv`.
+
+    Raises:
+        ValueError: an unknown task or source of process rewards, or the neural PRM with
+            a task that it was not made for.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: str = "z",
+        process_rewards: str = "neural",
+        prm: str | None = None,
+        num_problems: int = 10_000,
+        num_eval_problems: int = 200,
+        problem_seed: int = 0,
+        max_response_tokens: int | None = None,
+        **kwargs: Any,
+    ):
+        if task not in TASKS:
+            raise ValueError(f'`task` ("{task}") must be one of {sorted(TASKS)}.')
+        chosen, self.default_policy, budget = TASKS[task]
+        if process_rewards not in PROCESS_REWARDS:
+            raise ValueError(
+                f'`process_rewards` ("{process_rewards}") must be one of '
+                f"{PROCESS_REWARDS}."
+            )
+        if process_rewards == "neural" and prm is None:
+            if task != "z":
+                raise ValueError(
+                    f'`process_rewards` ("neural") needs a PRM made for task "{task}", '
+                    'and the embedded one is made for "z". Set `prm` to a folder, or '
+                    'process_rewards to "simulated".'
+                )
+            prm = NEURAL_PRM
+        super().__init__(
+            tokenizer=build_tokenizer(chosen),
+            problems=ArithmeticProblems(chosen, num_problems, problem_seed),
+            eval_problems=ArithmeticProblems(
+                chosen, num_eval_problems, 0, split="held_out"
+            ),
+            prm=prm,
+            step_scorer=_step_scorer(task, chosen, process_rewards),
+            prompt_template="plain",
+            max_prompt_tokens=kwargs.pop("max_prompt_tokens", 24),
+            max_response_tokens=max_response_tokens or budget,
+            **kwargs,
+        )
+
+
+def _step_scorer(
+    name: str, task: ArithmeticTask, process_rewards: str
+) -> StepScorer | None:
+    if process_rewards == "exact":
+        return exact_scorer(task.modulus)
+    if process_rewards == "simulated":
+        if name == "sparse":
+            return SimulatedPRM.sparse_study(task.modulus)
+        return SimulatedPRM(task.modulus)
+    return None
