@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +121,7 @@ def test_a_worker_holds_no_more_than_its_memory_limit():
     assert done.stderr.endswith("MemoryError\n")
 
 
+@pytest.mark.slow
 def test_a_worker_that_grew_is_replaced():
     with MathVerifier(memory_limit_mb=120, time_limit_s=20.0) as verifier:
         outcomes(verifier, [("1", r"\boxed{1}")])
@@ -146,6 +146,7 @@ def test_a_pair_whose_worker_is_killed_is_tried_once_more(verifier: MathVerifier
     assert pid not in verifier.worker_pids
 
 
+@pytest.mark.slow
 def test_a_pair_that_ends_two_workers_is_an_error():
     with MathVerifier(time_limit_s=20.0) as verifier:
         outcomes(verifier, [("1", r"\boxed{1}")])
