@@ -1,7 +1,7 @@
 """Names of the train batch's columns beside RLlib's own.
 
 B rows (one per response), L columns of a row, T response tokens, S steps.
-From RLlib: `Columns.ACTIONS`, `ACTION_LOGP`, `LOSS_MASK` and `ADVANTAGES`, all `[B, T]`.
+From RLlib, all `[B, T]`: `Columns.ACTIONS`, `ACTION_LOGP`, `LOSS_MASK`, `ADVANTAGES`.
 """
 
 INPUT_IDS = "input_ids"

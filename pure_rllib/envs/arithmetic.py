@@ -1,7 +1,9 @@
 """Chain arithmetic: the embedded default, small enough for a laptop's CPU."""
 
+from dataclasses import replace
 from typing import Any
 
+from pure_rllib.data.problems import Problem, ProblemSource
 from pure_rllib.embedded.checker import exact_scorer
 from pure_rllib.embedded.simulated_prm import SimulatedPRM
 from pure_rllib.embedded.task import (
@@ -10,6 +12,7 @@ from pure_rllib.embedded.task import (
     TASK_Z,
     ArithmeticProblems,
     ArithmeticTask,
+    text_fraction,
 )
 from pure_rllib.embedded.tokenizer import build_tokenizer
 from pure_rllib.envs.math_env import MathEnv
@@ -42,6 +45,7 @@ class ArithmeticEnv(MathEnv):
         num_problems: training problems; drawn procedurally, none of them held out.
         num_eval_problems: held-out problems.
         problem_seed: names the sequence of problems.
+        answer_fraction: share of training problems with a known answer, in [0, 1].
         max_response_tokens: token budget; default: the task's.
         **kwargs: the other arguments of `MathEnv`.
 
@@ -59,6 +63,7 @@ class ArithmeticEnv(MathEnv):
         num_problems: int = 10_000,
         num_eval_problems: int = 200,
         problem_seed: int = 0,
+        answer_fraction: float = 1.0,
         max_response_tokens: int | None = None,
         **kwargs: Any,
     ):
@@ -78,9 +83,15 @@ class ArithmeticEnv(MathEnv):
                     'process_rewards to "simulated".'
                 )
             prm = NEURAL_PRM
+        problems: ProblemSource = ArithmeticProblems(chosen, num_problems, problem_seed)
+        if answer_fraction != 1.0:
+            problems = PartlyAnswered(problems, answer_fraction)
+        # Without a box, the verifier would take a step such as 1-2=9 for an answer.
+        if kwargs.get("verifier", "math_verify") == "math_verify":
+            kwargs.setdefault("verifier_kwargs", {"boxed_only": True})
         super().__init__(
             tokenizer=build_tokenizer(chosen),
-            problems=ArithmeticProblems(chosen, num_problems, problem_seed),
+            problems=problems,
             eval_problems=ArithmeticProblems(
                 chosen, num_eval_problems, 0, split="held_out"
             ),
@@ -91,6 +102,33 @@ class ArithmeticEnv(MathEnv):
             max_response_tokens=max_response_tokens or budget,
             **kwargs,
         )
+
+
+class PartlyAnswered:
+    """Hides the answers of a share of the problems; which ones hangs on their texts.
+
+    Args:
+        source: problems with answers.
+        answer_fraction: share of the answers that stay, in [0, 1].
+    """
+
+    def __init__(self, source: ProblemSource, answer_fraction: float):
+        if not 0.0 <= answer_fraction <= 1.0:
+            raise ValueError(
+                f"`answer_fraction` ({answer_fraction}) must be in [0, 1], because it "
+                "is a share of the problems. Set it to 1.0 to keep all answers."
+            )
+        self.source, self.answer_fraction = source, answer_fraction
+        self.num_answers = round(answer_fraction * source.num_answers)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Problem:
+        problem = self.source[index]
+        if text_fraction(problem.prompt, "answer") < self.answer_fraction:
+            return problem
+        return replace(problem, answer=None)
 
 
 def _step_scorer(

@@ -58,7 +58,7 @@ class MathEnv(TokenEnv):
     Args:
         tokenizer: folder or hub id of the policy's tokenizer, or the tokenizer.
         problems: file, folder or hub id, or a dict of `load_problems`' arguments (field
-            names, `answer_fraction`, ...), or a problem source, which is taken as it is.
+            names, `answer_fraction`, ...), or a problem source (taken as it is).
         eval_problems: the same for held-out problems, or None.
         prm: folder or hub id of a process reward model, or a Hugging Face config (with
             `model_type`) of one with random weights, or None.
@@ -67,7 +67,7 @@ class MathEnv(TokenEnv):
         verifier: "math_verify", a verifier, or None.
         verifier_kwargs: further arguments of `MathVerifier`.
         prompt_template: name, text or fields of a prompt template.
-        max_prompt_tokens: longer prompts are dropped; `num_dropped_prompts` counts them.
+        max_prompt_tokens: longer prompts are dropped and counted.
         **kwargs: the other arguments of `TokenEnv`.
 
     Raises:

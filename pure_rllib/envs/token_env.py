@@ -232,7 +232,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         return self._spans[-1][1] if self._spans else 0
 
     def _end_step_if_due(self) -> tuple[float, dict[str, Any]]:
-        """Closes the current step if this token ends it: same rule as the splitter's."""
+        """Closes the current step if this token ends it, as the splitter does."""
         response = np.asarray(self._response, dtype=np.int64)
         start, end = self._step_start(), len(response)
         at_end = self._done or self.splitter.ends_step(self._response[-1])

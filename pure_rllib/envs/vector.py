@@ -47,7 +47,7 @@ class JudgedResponse:
         return None if self.verdict is None else self.verdict.reward
 
     def token_rewards(self, num_tokens: int) -> np.ndarray:
-        """Returns `[T]` float32: process rewards on the steps' last tokens, else 0.0."""
+        """`[T]` float32: process rewards on the steps' last tokens, else 0.0."""
         rewards = np.zeros(num_tokens, dtype=np.float32)
         rewards[self.step_spans[:, 1] - 1] = self.step_rewards
         return rewards
@@ -124,7 +124,7 @@ class ResponseJudge:
         response: np.ndarray,
         spans: np.ndarray,
     ) -> np.ndarray:
-        """Returns the `[S]` process rewards of one visible, maybe unfinished response."""
+        """`[S]` process rewards of one visible, maybe unfinished response."""
         return self._score([problem], [prompt], [response], [spans], [True])[0]
 
     def verify_one(self, problem: Problem, text: str) -> Verdict | None:

@@ -14,8 +14,12 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms import columns
-from pure_rllib.credit.baselines import process_baseline, verifiable_advantages
-from pure_rllib.credit.kl import kl_estimate
+from pure_rllib.credit.baselines import (
+    Baseline,
+    process_baseline,
+    verifiable_advantages,
+)
+from pure_rllib.credit.kl import KLEstimator, kl_estimate
 from pure_rllib.credit.returns import reward_to_go, scatter_to_tokens
 
 
@@ -46,14 +50,14 @@ class LeaveOneOutAdvantages(ConnectorV2):
         input_observation_space: Any = None,
         input_action_space: Any = None,
         *,
-        baseline: str,
+        baseline: Baseline,
         process_reward_coeff: float,
         verifiable_reward_coeff: float,
         max_response_tokens: int,
         mask_separators: bool,
         gamma: float = 1.0,
         kl_coeff: float = 0.0,
-        kl_estimator: str = "k1",
+        kl_estimator: KLEstimator = "k1",
         **kwargs: Any,
     ):
         super().__init__(input_observation_space, input_action_space, **kwargs)

@@ -13,7 +13,11 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms.pure.collectives import sum_over_learners
-from pure_rllib.credit.normalize import advantage_moments, normalize_advantages
+from pure_rllib.credit.normalize import (
+    NormalizeStyle,
+    advantage_moments,
+    normalize_advantages,
+)
 
 
 class NormalizeAdvantages(ConnectorV2):
@@ -22,7 +26,7 @@ class NormalizeAdvantages(ConnectorV2):
     Reads `LOSS_MASK` and `ADVANTAGES`; rewrites `ADVANTAGES` `[B, T]`.
 
     Args:
-        style: "batch" (all loss tokens), "pure_openrlhf" or "pure_verl".
+        style: "tokens" (all loss tokens), "pure_openrlhf" or "pure_verl".
     """
 
     def __init__(
@@ -30,7 +34,7 @@ class NormalizeAdvantages(ConnectorV2):
         input_observation_space: Any = None,
         input_action_space: Any = None,
         *,
-        style: str,
+        style: NormalizeStyle,
         **kwargs: Any,
     ):
         super().__init__(input_observation_space, input_action_space, **kwargs)

@@ -49,6 +49,6 @@ def add_pure_connectors(
     )
     if config.normalize_advantages and with_model:
         style = config.normalize_advantages
-        pieces.append(NormalizeAdvantages(style="batch" if style is True else style))
+        pieces.append(NormalizeAdvantages(style="tokens" if style is True else style))
     for piece in reversed(pieces):
         pipeline.prepend(piece)

@@ -13,14 +13,15 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms import columns
-from pure_rllib.credit.returns import process_returns, step_credits
+from pure_rllib.credit.returns import CreditAssignment, process_returns, step_credits
 
 
 class ProcessReturns(ConnectorV2):
     """Computes each token's return from the process rewards still to come.
 
     Reads `STEP_REWARDS`, `STEP_MASK`, `STEP_ENDS` and `LOSS_MASK`; writes
-    `STEP_CREDITS` `[B, S]` and `RETURNS` `[B, T]`. Source: PURE (arXiv 2504.15275), equations 3 and 4.
+    `STEP_CREDITS` `[B, S]` and `RETURNS` `[B, T]`.
+    Source: PURE (arXiv 2504.15275), equations 3 and 4.
 
     Args:
         credit_assignment: "min", "strict_min" or "sum".
@@ -33,7 +34,7 @@ class ProcessReturns(ConnectorV2):
         input_observation_space: Any = None,
         input_action_space: Any = None,
         *,
-        credit_assignment: str,
+        credit_assignment: CreditAssignment,
         credit_temperature: float,
         gamma: float,
         **kwargs: Any,
@@ -55,17 +56,19 @@ class ProcessReturns(ConnectorV2):
         """Adds the column to the batch of the default module."""
         rows = batch[DEFAULT_MODULE_ID]
         rewards, mask = rows[columns.STEP_REWARDS], rows[columns.STEP_MASK]
-        form = {
-            "credit_assignment": self.credit_assignment,
-            "credit_temperature": self.credit_temperature,
-        }
-        rows[columns.STEP_CREDITS] = step_credits(rewards, mask, **form)
+        rows[columns.STEP_CREDITS] = step_credits(
+            rewards,
+            mask,
+            credit_assignment=self.credit_assignment,
+            credit_temperature=self.credit_temperature,
+        )
         rows[columns.RETURNS] = process_returns(
             rewards,
             mask,
             rows[columns.STEP_ENDS],
             rows[Columns.ACTIONS].shape[1],
+            credit_assignment=self.credit_assignment,
+            credit_temperature=self.credit_temperature,
             gamma=self.gamma,
-            **form,
         )
         return batch

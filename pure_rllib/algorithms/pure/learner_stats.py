@@ -13,7 +13,7 @@ _SUM, _COUNT, _MAX, _LAST = "sum", "count", "max", "last"
 
 
 class LearnerStats:
-    """Collects sums, counts and maxima by metric name, for one update of one learner."""
+    """Collects sums, counts and maxima by metric name, in one learner's update."""
 
     def __init__(self) -> None:
         self._values: dict[str, dict[str, Any]] = {

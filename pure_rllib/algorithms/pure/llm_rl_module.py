@@ -28,9 +28,9 @@ MODEL_CONFIG_DEFAULTS: dict[str, Any] = {
 }
 """Keys of `.rl_module(model_config={...})` and their defaults.
 
-`model` is a folder, a hub id, `embedded:<name>`, or a dict that is a Hugging Face config
-with `model_type` (random weights). The others are Hugging Face's, and
-`logp_chunk_tokens`, the tokens whose logits exist at one time (default: 64 MiB of them).
+`model` is a folder, a hub id, `embedded:<name>`, or a dict that is a Hugging Face
+config with `model_type` (random weights). The others are Hugging Face's, and
+`logp_chunk_tokens`, the tokens whose logits exist at one time (default: 64 MiB).
 """
 
 

@@ -208,7 +208,7 @@ class PURE(Algorithm):
             return ray.put(packed) if is_remote else packed
 
         packed = self.learner_group.foreach_learner(publish, remote_actor_ids=[0])
-        self._weights = Weights(version, uuid.uuid4().hex, list(packed)[0].get())
+        self._weights = Weights(version, uuid.uuid4().hex, next(iter(packed)).get())
 
     def _report(
         self,

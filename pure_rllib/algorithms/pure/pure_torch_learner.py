@@ -171,8 +171,8 @@ class PURETorchLearner(TorchLearner):
             raise NonFiniteLossError(
                 f"The loss ({loss.item()}) or the gradient norm ({norm.item()}) of "
                 f"mini-batch {index + 1} of {len(plan.mini_batches)} in iteration "
-                f"{plan.iteration} is not finite; its groups are {list(group_ids)}. The "
-                "weights have not been changed. Look at these groups in the rollouts, "
+                f"{plan.iteration} is not finite; its groups are {list(group_ids)}. "
+                "The weights have not been changed. Look at these groups' rollouts, "
                 "lower `lr`, set `grad_clip`, or use float32."
             )
         lr = self._learning_rate()

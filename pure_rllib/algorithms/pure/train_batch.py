@@ -62,8 +62,8 @@ def deal_by_tokens(num_tokens: Sequence[int], num_learners: int) -> list[list[in
         num_learners: >= 1.
 
     Returns:
-        For each learner the indices of its groups, rising; the largest group goes first,
-        each to the learner with the fewest tokens so far.
+        For each learner the indices of its groups, rising. The largest group is dealt
+        first, each to the learner with the fewest tokens so far.
     """
     shares: list[list[int]] = [[] for _ in range(num_learners)]
     loads = np.zeros(num_learners, dtype=np.int64)
