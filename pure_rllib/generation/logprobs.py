@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from pure_rllib.generation.eval_mode import evaluation_mode
+
 # Logits per chunk: 2**24 float32 are 64 MiB, small beside a model with a vocabulary
 # that makes chunks necessary, and large enough to keep the matrix products efficient.
 _LOGITS_PER_CHUNK = 2**24
@@ -201,8 +203,7 @@ def response_logps(
         `[B, T]` float32 log-probabilities, and `[B, T]` entropies or None; both 0.0
         where the mask is False.
     """
-    decoder = getattr(model, model.base_model_prefix)
-    hidden = decoder(
+    hidden = _decoder(model)(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     )[0]
     rows, times = loss_mask.nonzero(as_tuple=True)
@@ -249,19 +250,18 @@ def check_chunked_logps(model: Any) -> None:
                 f"its `{cap}` is {getattr(model.config, cap)}. Choose another "
                 f"architecture, or set `{cap}` to null in its config.json."
             )
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     vocab_size = model.get_output_embeddings().weight.shape[0]
     ids = torch.arange(8, device=device).mul_(7919).remainder_(vocab_size)[None]
     mask = torch.ones(1, 7, dtype=torch.bool, device=device)
     lens = torch.ones(1, dtype=torch.long, device=device)
-    chunked, _ = response_logps(model, ids, None, lens, ids[:, 1:], mask)
-    full = model(input_ids=ids).logits[:, :-1].float().log_softmax(-1)
+    with evaluation_mode(model):
+        chunked, _ = response_logps(model, ids, None, lens, ids[:, 1:], mask)
+        full = model(input_ids=ids).logits[:, :-1].float().log_softmax(-1)
     direct = full.gather(2, ids[:, 1:, None]).squeeze(2)
-    model.train(was_training)
     gap = (chunked - direct).abs().max().item()
-    tolerance = 1e-3 if chunked_dtype(model) == torch.float32 else 0.1
+    dtype = model.get_output_embeddings().weight.dtype
+    tolerance = 1e-3 if dtype == torch.float32 else 0.1
     if not gap <= tolerance:
         raise ValueError(
             f"`model` ({name}) must take its logits straight from the output layer "
@@ -271,6 +271,13 @@ def check_chunked_logps(model: Any) -> None:
         )
 
 
-def chunked_dtype(model: Any) -> torch.dtype:
-    """The dtype of the model's output layer."""
-    return cast(torch.dtype, model.get_output_embeddings().weight.dtype)
+def _decoder(model: Any) -> Any:
+    """The model without its output layer."""
+    decoder = getattr(model, model.base_model_prefix, None)
+    if decoder is None or model.get_output_embeddings() is None:
+        raise ValueError(
+            f"`model` ({type(model).__name__}) must be a decoder with an output layer "
+            "on top, because log-probabilities are computed in chunks from hidden "
+            "states. Choose an architecture of AutoModelForCausalLM."
+        )
+    return decoder

@@ -63,6 +63,8 @@ def choose_tokens(
         uniforms * total, torch.nextafter(total, torch.zeros_like(total))
     )
     chosen = torch.searchsorted(cumulative, target[:, None], right=True)
+    # NaN logits find nothing; the NaN is then seen in the log-probability.
+    chosen = chosen.clamp_(max=logits.shape[1] - 1)
     return chosen.squeeze(1), logps.gather(1, chosen).squeeze(1)
 
 

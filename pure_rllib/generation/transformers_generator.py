@@ -5,8 +5,7 @@ T response tokens, V vocabulary.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,16 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from pure_rllib.generation.base import Response, SamplingParams
+from pure_rllib.generation.eval_mode import evaluation_mode
 from pure_rllib.generation.sampling import choose_tokens, row_uniforms
 from pure_rllib.generation.weights import copy_weights
 
 # Finished rows are dropped once they are this share of the batch: dropping copies the
 # cache of the rows that stay, so it is not worth it for each single row.
 _DROP_SHARE = 0.15
+# Counting finished rows makes a CUDA device wait for the processor, so there it is not
+# done at each token.
+_TOKENS_PER_COUNT = {"cpu": 1, "cuda": 8}
 
 
 class TransformersGenerator:
@@ -106,7 +109,7 @@ class TransformersGenerator:
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         rows = [(i, g) for i in order for g in range(group_size)]
         responses: dict[tuple[int, int], Response] = {}
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             for start in range(0, len(rows), self.max_batch_size):
                 batch = rows[start : start + self.max_batch_size]
                 uniforms = row_uniforms(
@@ -140,6 +143,7 @@ class TransformersGenerator:
         done = torch.zeros(num_rows, dtype=torch.bool, device=device)
         first_column = mask.shape[1] - budget
         ends = torch.full((num_rows,), budget, device=device)
+        tokens_per_count = _TOKENS_PER_COUNT.get(device.type, 8)
         for t in range(budget):
             chosen, chosen_logps = self._choose(logits, params, columns, alive, t)
             token_ids[t, alive] = chosen
@@ -147,7 +151,8 @@ class TransformersGenerator:
             ended = is_eos[chosen] & ~done
             ends[alive] = torch.where(ended, t + 1, ends[alive])
             done |= ended
-            num_done = int(done.sum())
+            counted = (t + 1) % tokens_per_count == 0
+            num_done = int(done.sum()) if counted else 0
             if num_done == len(done) or t + 1 == budget:
                 break
             if num_done >= max(1, _DROP_SHARE * len(done)):
@@ -158,7 +163,7 @@ class TransformersGenerator:
             logits = self._forward(
                 chosen[:, None], mask[:, : first_column + t + 1], positions + t, cache
             )
-        return _collect(token_ids, logps, ends, self.eos_token_ids)
+        return self._collect(token_ids, logps, ends)
 
     def _choose(
         self,
@@ -236,7 +241,8 @@ class TransformersGenerator:
             )
         if min((len(prompt) for prompt in prompts), default=1) < 1:
             raise ValueError("A prompt must have at least one token; one is empty.")
-        context = getattr(self.model.config, "max_position_embeddings", None)
+        config = self.model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None)
         longest = max((len(prompt) for prompt in prompts), default=0)
         if context and longest + params.max_response_tokens > context:
             raise ValueError(
@@ -247,28 +253,20 @@ class TransformersGenerator:
                 "drop long prompts."
             )
 
-
-def _collect(
-    token_ids: Tensor, logps: Tensor, ends: Tensor, eos_token_ids: tuple[int, ...]
-) -> list[Response]:
-    """Cuts the `[T, B]` tensors into responses."""
-    all_ids = np.ascontiguousarray(token_ids.t().cpu().numpy())
-    all_logps = np.ascontiguousarray(logps.t().cpu().numpy())
-    responses = []
-    for row, end in enumerate(ends.tolist()):
-        ids = all_ids[row, :end].copy()
-        responses.append(
-            Response(ids, all_logps[row, :end].copy(), int(ids[-1]) in eos_token_ids)
-        )
-    return responses
-
-
-@contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
-    """Turns dropout off and puts the module's mode back afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+    def _collect(
+        self, token_ids: Tensor, logps: Tensor, ends: Tensor
+    ) -> list[Response]:
+        """Cuts the `[T, B]` tensors into responses."""
+        all_ids = np.ascontiguousarray(token_ids.t().cpu().numpy())
+        all_logps = np.ascontiguousarray(logps.t().cpu().numpy())
+        if np.isnan(all_logps).any():
+            raise RuntimeError(
+                f"The policy's logits are NaN (weights version {self.weights_version}),"
+                " so nothing can be sampled from it. Go back to an earlier checkpoint."
+            )
+        responses = []
+        for row, end in enumerate(ends.tolist()):
+            ids = all_ids[row, :end].copy()
+            terminated = int(ids[-1]) in self.eos_token_ids
+            responses.append(Response(ids, all_logps[row, :end].copy(), terminated))
+        return responses

@@ -72,7 +72,8 @@ class ProcessRewardModel:
         )
         self.micro_batch_tokens = micro_batch_tokens
         self.num_overlong = 0
-        self._context = getattr(model.config, "max_position_embeddings", None)
+        config = model.config.get_text_config()
+        self._context = getattr(config, "max_position_embeddings", None)
         pad = tokenizer.pad_token_id
         self._pad_token_id = pad if pad is not None else self.builder.separator_id
 

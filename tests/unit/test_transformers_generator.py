@@ -163,6 +163,28 @@ def test_a_budget_of_one_token():
     assert all(len(response.token_ids) == 1 for response in group)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nan_logits_are_an_error(temperature):
+    generator = make_generator()
+    with torch.no_grad():
+        generator.model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="logits are NaN"):
+        generator.generate([[8]], 2, SamplingParams(3, temperature=temperature), [0])
+
+
+def test_rows_are_dropped_late_on_cuda_without_a_difference(monkeypatch):
+    # Counting finished rows at each token or rarely gives the same responses.
+    params = SamplingParams(20)
+    often = make_generator().generate(PROMPTS, 4, params, [7, 8, 9, 7])
+    monkeypatch.setattr(
+        "pure_rllib.generation.transformers_generator._TOKENS_PER_COUNT", {"cpu": 8}
+    )
+    rarely = make_generator().generate(PROMPTS, 4, params, [7, 8, 9, 7])
+    for group, other in zip(often, rarely, strict=True):
+        for first, second in zip(group, other, strict=True):
+            same(first, second)
+
+
 def test_no_prompts():
     assert make_generator().generate([], 4, SamplingParams(3), []) == []
 
