@@ -21,6 +21,9 @@ from pure_rllib.rewards.prm_input import (
 )
 
 _OVERLONG_SCORE = -1.0
+# Padded tokens per forward pass.
+_CPU_MICRO_BATCH = 1_024
+_MICRO_BATCH = 16_384
 
 
 class ProcessRewardModel:
@@ -39,7 +42,10 @@ class ProcessRewardModel:
         tokenizer: its tokenizer, the same as the policy's.
         separator: text of the token after each step; exactly one id.
         input_format: how rows are built, see `PRMInputBuilder`.
-        micro_batch_tokens: padded tokens per forward pass; a longer row runs alone.
+        micro_batch_tokens: padded tokens per forward pass, >= 1; a longer row runs
+            alone. None: 1,024 on the CPU (measured: three times as fast as one large
+            batch, which has more padding and leaves the processor's cache), else
+            16,384.
 
     Raises:
         ValueError: not two labels, or the separator is not one id.
@@ -52,7 +58,7 @@ class ProcessRewardModel:
         *,
         separator: str = "\n",
         input_format: InputFormat = "pure_rllib",
-        micro_batch_tokens: int = 16_384,
+        micro_batch_tokens: int | None = None,
     ):
         if model.config.num_labels != 2:
             raise ValueError(
@@ -60,10 +66,13 @@ class ProcessRewardModel:
                 "must be 2 because a step's score is p(good) - p(bad). Use a "
                 "checkpoint made for token classification with two labels."
             )
+        if micro_batch_tokens is None:
+            on_cpu = next(model.parameters()).device.type == "cpu"
+            micro_batch_tokens = _CPU_MICRO_BATCH if on_cpu else _MICRO_BATCH
         if micro_batch_tokens < 1:
             raise ValueError(
                 f"`micro_batch_tokens` ({micro_batch_tokens}) must be >= 1 because it "
-                "bounds a forward pass. Set it to 16384."
+                f"bounds a forward pass. Set it to {_MICRO_BATCH}."
             )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -87,7 +96,7 @@ class ProcessRewardModel:
         input_format: InputFormat = "pure_rllib",
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "cpu",
-        micro_batch_tokens: int = 16_384,
+        micro_batch_tokens: int | None = None,
         trust_remote_code: bool = False,
         attn_implementation: str | None = None,
     ) -> "ProcessRewardModel":
