@@ -1,0 +1,190 @@
+"""What SFT and PRM training share: threads, optimisers, batches, measured accuracy."""
+
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pure_rllib.data.problems import Problem
+from pure_rllib.embedded.checker import check_steps
+from pure_rllib.embedded.task import STEP_SEPARATOR, ArithmeticTask
+from pure_rllib.generation.base import SamplingParams
+from pure_rllib.generation.transformers_generator import TransformersGenerator
+
+Item = TypeVar("Item")
+Progress = Callable[[str, float], None]
+
+# More threads than this only wait for each other in matrices this small.
+_MAX_THREADS = 4
+
+
+@contextmanager
+def own_random_state(seed: int) -> Iterator[None]:
+    """Seeds torch and takes all usable cores inside; gives both back after.
+
+    A number of threads that was set in `OMP_NUM_THREADS` (Ray does so in its workers) is
+    kept.
+    """
+    threads = wanted = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        wanted = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(wanted)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+class Optimizer:
+    """Muon on the inner matrices, AdamW on embeddings, norms and heads.
+
+    With AdamW alone, accuracy on this task appears after twice as many updates.
+
+    Args:
+        model: whose parameters are trained.
+        matrix_lr: of Muon, with its update scaled to AdamW's.
+        lr: of AdamW.
+        warmup: updates over which both rates rise; >= 1.
+    """
+
+    def __init__(self, model: nn.Module, matrix_lr: float, lr: float, warmup: int):
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            inner = parameter.ndim == 2 and ".layers." in name
+            (matrices if inner else others).append(parameter)
+        self.model, self.warmup, self.updates = model, warmup, 0
+        muon = torch.optim.Muon(
+            matrices, lr=matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+        )
+        adamw = torch.optim.AdamW(others, lr=lr, weight_decay=0.0)
+        self._parts = [(muon, matrix_lr), (adamw, lr)]
+
+    def update(self, loss: Tensor, rate: float = 1.0) -> None:
+        """Takes one step down the loss, at `rate` times the warmed-up rates."""
+        self.updates += 1
+        rate *= min(1.0, self.updates / self.warmup)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer, lr in self._parts:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * rate
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def bucketed(
+    items: Sequence[Item], length: Callable[[Item], int], size: int, rng: random.Random
+) -> list[list[Item]]:
+    """Cuts items into shuffled batches of like length."""
+    ordered = sorted(items, key=length)
+    batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Pads rows on the right to `[B, L]` int64."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+
+def sample_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    group_size: int = 1,
+    temperature: float = 1.0,
+    max_tokens: int = 96,
+    seed: int = 0,
+) -> list[list[str]]:
+    """Samples responses as texts.
+
+    Returns:
+        For each prompt `group_size` texts, without special tokens.
+    """
+    was_training = model.training
+    model.eval()
+    generator = TransformersGenerator(
+        model,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_ids=[tokenizer.eos_token_id],
+    )
+    groups = generator.generate(
+        [tokenizer(prompt)["input_ids"] for prompt in prompts],
+        group_size,
+        SamplingParams(max_tokens, temperature),
+        [seed * 1_000_003 + i for i in range(len(prompts))],
+    )
+    model.train(was_training)
+    texts = [
+        tokenizer.batch_decode(
+            [response.token_ids for response in group], skip_special_tokens=True
+        )
+        for group in groups
+    ]
+    return texts
+
+
+def steps_of(text: str) -> list[str]:
+    """Splits a response's text into its steps; blank ones are not steps."""
+    return [step for step in text.split(STEP_SEPARATOR) if step.strip()]
+
+
+def is_correct(problem: Problem, text: str) -> bool:
+    """Says whether a response ends with the boxed gold answer."""
+    return text.rstrip().endswith(f"\\boxed{{{problem.answer}}}")
+
+
+def measure_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: ArithmeticTask,
+    *,
+    num_problems: int = 200,
+    group_size: int = 2,
+    seed: int = 0,
+    greedy: bool = True,
+) -> dict[str, float]:
+    """Measures a policy on held-out problems.
+
+    Returns:
+        `greedy` and `sampled` accuracy (temperature 1), `steps_right`: share of sampled
+        steps that the checker calls right, and `groups_without_answer`: share of
+        problems without one correct response; all in [0, 1].
+    """
+    problems = task.held_out(num_problems, seed=10_000)
+    prompts = [problem.prompt for problem in problems]
+    max_tokens = 24 * task.num_operations[1]
+    options: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed}
+    groups = sample_texts(model, tokenizer, prompts, group_size=group_size, **options)
+    correct = [
+        [is_correct(problem, text) for text in texts]
+        for problem, texts in zip(problems, groups, strict=True)
+    ]
+    labels = [
+        label
+        for problem, texts in zip(problems, groups, strict=True)
+        for text in texts
+        for label in check_steps(
+            problem.prompt, steps_of(text), modulus=task.modulus
+        ).labels
+    ]
+    figures = {
+        "sampled": sum(map(sum, correct)) / (num_problems * group_size),
+        "steps_right": sum(map(bool, labels)) / max(1, len(labels)),
+        "groups_without_answer": sum(not any(row) for row in correct) / num_problems,
+    }
+    if greedy:
+        texts = sample_texts(model, tokenizer, prompts, temperature=0.0, **options)
+        hits = map(is_correct, problems, (text for [text] in texts))
+        figures["greedy"] = sum(hits) / num_problems
+    return figures
