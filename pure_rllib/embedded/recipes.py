@@ -1,0 +1,92 @@
+"""The embedded models by name, and the recipes that they are made from."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pure_rllib.embedded.prm import PRMRecipe
+from pure_rllib.embedded.sft import Phase, SFTRecipe
+from pure_rllib.embedded.task import TASK_M20B, TASK_Y, TASK_Z
+
+# Raised when the code changes what a recipe makes, so that old caches are not used.
+RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """A start policy.
+
+    Attributes:
+        sft: how it is taught.
+        text: one line for lists.
+    """
+
+    sft: SFTRecipe
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PRMEntry:
+    """A neural PRM.
+
+    Attributes:
+        prm: how it is taught.
+        policy: name of the policy that it starts from.
+        text: one line for lists.
+    """
+
+    prm: PRMRecipe
+    policy: str
+    text: str
+
+
+Entry = PolicyEntry | PRMEntry
+
+ENTRIES: dict[str, Entry] = {
+    "arithmetic-policy": PolicyEntry(
+        SFTRecipe(TASK_Z, (Phase(600, 0.32, measure_from=100),)),
+        "chain arithmetic modulo 10, stopped at a sampled accuracy of about .3",
+    ),
+    "arithmetic-y-policy": PolicyEntry(
+        SFTRecipe(TASK_Y, (Phase(1200, 0.29, measure_from=100),)),
+        "the same with more filler steps",
+    ),
+    "arithmetic-sparse-policy": PolicyEntry(
+        SFTRecipe(
+            TASK_M20B,
+            (
+                Phase(
+                    1000,
+                    faulty_share=0.5,
+                    faulty_probability=0.65,
+                ),
+                Phase(300, faulty_share=0.35, faulty_probability=0.65),
+            ),
+        ),
+        "long chains modulo 20, taught with systematic errors",
+    ),
+    "arithmetic-prm": PRMEntry(
+        PRMRecipe(TASK_Z),
+        "arithmetic-policy",
+        "neural PRM for arithmetic-policy",
+    ),
+}
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Returns everything that decides what `name` becomes, ready for JSON."""
+    entry = ENTRIES[name]
+    described: dict[str, Any] = {"version": RECIPE_VERSION}
+    if isinstance(entry, PolicyEntry):
+        described["sft"] = asdict(entry.sft)
+    else:
+        described["prm"] = asdict(entry.prm)
+        described["policy"] = describe(entry.policy)
+    return described
+
+
+def recipe_hash(name: str) -> str:
+    """Names the recipe's content in 12 hexadecimal digits."""
+    text = json.dumps(describe(name), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
