@@ -185,6 +185,27 @@ def advantages(
     return Advantages(rewards, returns[:, 0], kept, outcome)
 
 
+def normalize(advantages: Tensor, mask: Tensor, *, mask_separators: bool) -> Tensor:
+    """Normalises the advantages of a whole buffer, with statistics in float32.
+
+    Zero advantages are taken for masked separators. `normalize.normalize_advantages`
+    does the same from sums that learners can add up, in float64.
+
+    Args:
+        advantages: `[B, A]`.
+        mask: `[B, A]` bool.
+        mask_separators: whether advantages of exactly 0 are left out and stay 0.
+
+    Returns:
+        `[B, A]`; 0.0 off mask.
+    """
+    left_out = ((advantages == 0) if mask_separators else ~mask) | ~mask
+    values, count = advantages[mask].float(), (~left_out).sum()
+    mean = values.sum() / count
+    scale = ((values - mean).square().sum() / count).clamp(min=1e-8).rsqrt()
+    return ((advantages - mean) * scale).masked_fill(left_out, 0.0)
+
+
 def match(outcome_rewards: Tensor, solved: Tensor, has_answer: Tensor) -> Tensor:
     """`[B]` 1.0 where the PRM's sign agrees with the verifier, -1.0 without answer."""
     agrees = (outcome_rewards > 0) == (solved == 1)

@@ -1,0 +1,221 @@
+"""From rewards to advantages in one call, by our formulas or by published ones.
+
+B responses, T response tokens, S steps (padded).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pure_rllib.credit import pure_openrlhf, pure_verl
+from pure_rllib.credit.baselines import process_baseline, verifiable_advantages
+from pure_rllib.credit.kl import kl_estimate
+from pure_rllib.credit.normalize import (
+    NormalizeStyle,
+    advantage_moments,
+    normalize_advantages,
+)
+from pure_rllib.credit.presets import CreditConfig
+from pure_rllib.credit.returns import (
+    process_returns,
+    reward_to_go,
+    scatter_to_tokens,
+    step_credits,
+)
+from pure_rllib.credit.tensors import at_least_float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreditBatch:
+    """What credit assignment reads of B whole groups of responses.
+
+    Attributes:
+        step_rewards: `[B, S]` process rewards; ignored off mask.
+        step_mask: `[B, S]` bool, True on real steps, which come first in each row.
+        step_ends: `[B, S]` int64 positions of the steps' last tokens; -1 off mask.
+        response_mask: `[B, T]` bool, True on response tokens.
+        group_index: `[B]` int64, equal for responses to one prompt.
+        verifiable_rewards: `[B]` 0.0 or 1.0, NaN without a gold answer.
+        logp: `[B, T]` log-probabilities at sampling; needed for a KL in the reward.
+        ref_logp: `[B, T]` those of the reference policy; likewise.
+    """
+
+    step_rewards: Tensor
+    step_mask: Tensor
+    step_ends: Tensor
+    response_mask: Tensor
+    group_index: Tensor
+    verifiable_rewards: Tensor
+    logp: Tensor | None = None
+    ref_logp: Tensor | None = None
+
+
+class Credit(NamedTuple):
+    """`[B, T]` each: advantages before normalisation and after it, if asked for."""
+
+    raw_advantages: Tensor
+    advantages: Tensor
+
+
+def compute_advantages(batch: CreditBatch, config: CreditConfig) -> Credit:
+    """Computes the advantages of a whole batch on one machine.
+
+    With several learners the moments must be added up in between; the learner
+    connectors of the algorithm do so, from the same functions.
+
+    Args:
+        batch: rewards of B responses.
+        config: settings; see `presets.PRESETS`.
+
+    Returns:
+        Advantages; 0.0 outside responses.
+    """
+    mask = batch.response_mask
+    if config.formulas == "pure_openrlhf":
+        raw = _openrlhf(batch, config)
+    elif config.formulas == "pure_verl":
+        raw = _verl(batch, config)
+    else:
+        raw = _ours(batch, config)
+    raw = raw * mask
+    style = config.normalize_advantages
+    if style is False:
+        return Credit(raw, raw)
+    name: NormalizeStyle = "tokens" if style is True else style
+    moments = advantage_moments(raw, mask, name)
+    return Credit(raw, normalize_advantages(raw, mask, moments, name))
+
+
+def _ours(batch: CreditBatch, config: CreditConfig) -> Tensor:
+    num_tokens = batch.response_mask.shape[1]
+    steps = (batch.step_mask, batch.step_ends, num_tokens)
+    raw = torch.zeros_like(at_least_float32(batch.response_mask))
+    if config.process_reward_coeff:
+        returns = process_returns(
+            batch.step_rewards,
+            *steps,
+            credit_assignment=config.credit_assignment,
+            credit_temperature=config.credit_temperature,
+            gamma=config.gamma,
+        )
+        baseline = process_baseline(
+            config.baseline,
+            _credits(batch, config),
+            *steps,
+            batch.group_index,
+            gamma=config.gamma,
+            max_response_tokens=config.max_response_tokens,
+        )
+        raw = raw + config.process_reward_coeff * (returns - baseline)
+    if config.verifiable_reward_coeff:
+        excess = verifiable_advantages(batch.verifiable_rewards, batch.group_index)
+        raw = raw + config.verifiable_reward_coeff * excess[:, None]
+    kl = _kl(batch, config)
+    if kl is not None:
+        raw = raw - config.kl_coeff * reward_to_go(kl)
+    if config.mask_separators:
+        raw = raw.masked_fill(_step_end_flags(batch), 0.0)
+    return raw
+
+
+def _openrlhf(batch: CreditBatch, config: CreditConfig) -> Tensor:
+    solved = at_least_float32(batch.verifiable_rewards).nan_to_num(nan=1.0)
+    baseline: Literal["token", "step"] = "token"
+    if config.baseline == "step":
+        baseline = "step"
+    return pure_openrlhf.advantages(
+        _process_at_ends(batch, config),
+        _step_end_flags(batch),
+        batch.response_mask,
+        batch.group_index,
+        solved=solved if config.verifiable_reward_coeff else None,
+        kl=_kl(batch, config),
+        use_process=config.process_reward_coeff > 0,
+        baseline=baseline,
+        verifiable_coeff=config.verifiable_reward_coeff,
+        kl_coeff=config.kl_coeff,
+        mask_separators=config.mask_separators,
+    ).advantages
+
+
+def _verl(batch: CreditBatch, config: CreditConfig) -> Tensor:
+    num_tokens = batch.response_mask.shape[1]
+    if config.max_response_tokens is None or config.max_response_tokens < num_tokens:
+        raise ValueError(
+            f"`max_response_tokens` ({config.max_response_tokens}) must be at least "
+            f"the {num_tokens} tokens of the longest response: the formulas "
+            '"pure_verl" divide by it.'
+        )
+    is_strict = config.credit_assignment == "strict_min"
+    last = batch.response_mask.sum(1, keepdim=True) - 1
+    solved = at_least_float32(batch.verifiable_rewards).nan_to_num(nan=0.0)
+    at_last = torch.zeros_like(at_least_float32(batch.response_mask)).to(solved)
+    at_last = at_last.scatter(1, last, solved[:, None])
+    scores = pure_verl.token_scores(
+        at_last,
+        _process_at_ends(batch, config) if config.process_reward_coeff else None,
+        config.verifiable_reward_coeff,
+    )
+    rewards, _ = pure_verl.apply_kl_penalty(
+        scores, _kl(batch, config), batch.response_mask, config.kl_coeff
+    )
+    margin = (0, config.max_response_tokens - num_tokens)
+    return pure_verl.rloo_advantages(
+        pad(rewards, margin),
+        pad(batch.response_mask, margin),
+        batch.group_index,
+        aggregate="min" if is_strict else "sum",
+        normalize=False,
+    ).returns[:, :num_tokens]
+
+
+def _credits(batch: CreditBatch, config: CreditConfig) -> Tensor:
+    return step_credits(
+        batch.step_rewards,
+        batch.step_mask,
+        credit_assignment=config.credit_assignment,
+        credit_temperature=config.credit_temperature,
+    )
+
+
+def _process_at_ends(batch: CreditBatch, config: CreditConfig) -> Tensor:
+    """`[B, T]` the published formulas' process rewards, on the steps' last tokens.
+
+    Their strict minimum is one of raw rewards, taken over tokens later on.
+    """
+    if config.credit_assignment == "strict_min":
+        rewards = at_least_float32(batch.step_rewards)
+        rewards = rewards.masked_fill(~batch.step_mask, 0.0)
+    else:
+        rewards = _credits(batch, config)
+    rewards = config.process_reward_coeff * rewards
+    return scatter_to_tokens(
+        rewards,
+        batch.step_ends.masked_fill(~batch.step_mask, -1),
+        batch.response_mask.shape[1],
+    )
+
+
+def _step_end_flags(batch: CreditBatch) -> Tensor:
+    flags = scatter_to_tokens(
+        batch.step_mask.float(),
+        batch.step_ends.masked_fill(~batch.step_mask, -1),
+        batch.response_mask.shape[1],
+    )
+    return flags > 0
+
+
+def _kl(batch: CreditBatch, config: CreditConfig) -> Tensor | None:
+    """`[B, T]` KL estimates of a penalty in the reward, 0.0 off mask."""
+    if config.kl_coeff == 0 or config.kl_placement != "reward":
+        return None
+    if batch.logp is None or batch.ref_logp is None:
+        raise ValueError(
+            f"`logp` and `ref_logp` must be given: `kl_coeff` ({config.kl_coeff}) asks "
+            "for a KL penalty in the reward. Set kl_coeff=0.0 to do without."
+        )
+    kl = kl_estimate(batch.logp, batch.ref_logp, config.kl_estimator)
+    return kl.masked_fill(~batch.response_mask, 0.0)
