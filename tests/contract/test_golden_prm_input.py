@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from pure_rllib.credit import pure_openrlhf, pure_verl
 from pure_rllib.credit.steps import pack_step_ends
 from pure_rllib.rewards.prm_input import openrlhf_prm_input, verl_prm_input
 
@@ -27,21 +27,18 @@ def cases(name: str) -> list[Any]:
     return [pytest.param(case, id=case["id"]) for case in loaded]
 
 
-def left_pad(rows: list[list[int]], pad: int) -> np.ndarray:
+def left_pad(rows: list[list[int]], pad: int) -> Tensor:
     width = max(map(len, rows))
-    return np.array([[pad] * (width - len(row)) + row for row in rows])
+    return torch.tensor([[pad] * (width - len(row)) + row for row in rows])
 
 
-def right_pad(rows: list[list[int]], pad: int, width: int | None = None) -> np.ndarray:
+def right_pad(rows: list[list[int]], pad: int, width: int | None = None) -> Tensor:
     width = width or max(map(len, rows))
-    return np.array([row + [pad] * (width - len(row)) for row in rows])
+    return torch.tensor([row + [pad] * (width - len(row)) for row in rows])
 
 
-def step_ends(responses: np.ndarray, last: np.ndarray, separators: list[int]) -> Any:
-    columns = np.arange(responses.shape[1])
-    is_end = np.isin(responses, separators) & (columns <= last[:, None])
-    is_end[np.arange(len(last)), last] = True
-    return pack_step_ends(torch.from_numpy(is_end))
+def is_separator(responses: Tensor, given: dict[str, Any]) -> Tensor:
+    return torch.isin(responses, torch.tensor(given["separator_ids"]))
 
 
 def equal(actual: Tensor, expected: list[list[int]]) -> None:
@@ -54,24 +51,20 @@ def test_openrlhf_input(case):
     pad, eos = given["pad_token_id"], given["eos_token_id"]
     prompts = left_pad(given["prompts"], pad)
     responses = right_pad(given["responses"], pad)
-    both = np.concatenate([prompts, responses], 1)
-    mask = np.zeros_like(both)
-    last = np.zeros(len(both), dtype=np.int64)
-    for i, row in enumerate(both):
-        # EOS is written after the last token that is neither EOS nor padding.
-        real = np.flatnonzero((row != eos) & (row != pad))
-        at = min(real[-1] + 1, len(row) - 1)
-        row[at] = eos
-        mask[i, real[0] : at + 1] = 1
-        last[i] = at - prompts.shape[1]
-    responses = both[:, prompts.shape[1] :]
-    ends, ends_mask = step_ends(responses, last, given["separator_ids"])
+    sequences = pure_openrlhf.build_sequences(
+        prompts, responses, eos_token_id=eos, pad_token_id=pad
+    )
+    responses = sequences.token_ids[:, prompts.shape[1] :]
+    steps = pack_step_ends(
+        pure_openrlhf.step_end_mask(
+            is_separator(responses, given), sequences.action_mask
+        )
+    )
     result = openrlhf_prm_input(
-        torch.from_numpy(prompts),
-        torch.from_numpy(responses),
-        torch.from_numpy(mask),
-        ends,
-        ends_mask,
+        prompts,
+        responses,
+        sequences.attention_mask,
+        *steps,
         prm_newline_id=given["prm_newline_id"],
         pad_token_id=pad,
     )
@@ -90,30 +83,20 @@ def test_verl_input(case):
     )
     prompts = left_pad(given["prompts"], pad)
     responses = right_pad(given["responses"], pad, buffer)
-    is_eos = responses == eos
-    last = np.where(is_eos.any(1), is_eos.argmax(1), buffer - 1)
-    lengths = np.array([len(prompt) for prompt in given["prompts"]])
+    mask = pure_verl.response_mask(responses, eos)
     width = prompts.shape[1]
-    mask = np.concatenate(
-        [
-            np.arange(width) >= width - lengths[:, None],
-            np.arange(buffer) <= last[:, None],
-        ],
-        axis=1,
-    ).astype(np.int64)
-    ends, ends_mask = step_ends(responses, last, given["separator_ids"])
+    lengths = torch.tensor([[len(prompt)] for prompt in given["prompts"]])
+    prompt_mask = torch.arange(width) >= width - lengths
+    steps, is_end = pure_verl.split_steps(is_separator(responses, given), mask)
     result = verl_prm_input(
-        torch.from_numpy(prompts),
-        torch.from_numpy(responses),
-        torch.from_numpy(mask),
-        ends,
-        ends_mask,
+        prompts,
+        responses,
+        torch.cat([prompt_mask, mask], 1),
+        *steps,
         prm_newline_id=given["prm_newline_id"],
         pad_token_id=pad,
     )
     equal(result.input_ids, expected["input_ids"])
     equal(result.attention_mask, expected["attention_mask"])
     equal(result.position_ids, expected["position_ids"])
-    is_end = torch.zeros(len(responses), buffer, dtype=torch.bool)
-    is_end[ends_mask.nonzero()[:, 0], ends[ends_mask]] = True
     equal(is_end, expected["reward_mask"])
