@@ -25,9 +25,6 @@ STEP_MASK = "step_mask"
 STEP_ENDS = "step_ends"
 """`[B, S]` int64: position of the step's last token in the response; -1 off mask."""
 
-STEP_CREDITS = "step_credits"
-"""`[B, S]` float32: process rewards after credit assignment; 0.0 off mask."""
-
 VERIFIABLE_REWARDS = "verifiable_rewards"
 """`[B]` float32: 1.0, 0.0, or NaN without a gold answer."""
 

@@ -49,6 +49,9 @@ groups/no_signal_share [share, 0 to 1]
 groups/dropped [groups, count]
     Groups without signal that were left out of the update.
     Count in this iteration; 0 where such groups are kept.
+groups/resampled [groups, count]
+    Groups that were sampled a second time, after an env runner was lost with them.
+    Count in this iteration.
 verifier/correct [responses, count]
     Responses whose answer equals the gold answer.
     Count in this iteration.

@@ -20,7 +20,8 @@ class ResponseRecord:
         prompt: the problem's text, before any template.
         answer: the gold answer, or None where it is unknown.
         response_text: the decoded response.
-        response_tokens: T strings, each token decoded on its own.
+        response_tokens: T strings, each token decoded on its own; None until a report
+            needs them.
         token_ids: T ids.
         step_spans: `[S, 2]` half-open token ranges, in order.
         step_rewards: S process rewards in [-1, 1], or None where nothing scored them.
@@ -43,7 +44,7 @@ class ResponseRecord:
     prompt: str
     answer: str | None
     response_text: str
-    response_tokens: Sequence[str]
+    response_tokens: Sequence[str] | None
     token_ids: Sequence[int] | np.ndarray
     step_spans: Sequence[tuple[int, int]] | np.ndarray
     step_rewards: Numbers | None = None

@@ -1,5 +1,6 @@
 """The order of PURE's learner connectors."""
 
+from dataclasses import replace
 from typing import Any
 
 from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
@@ -24,29 +25,20 @@ def add_pure_connectors(
         with_model: False leaves out the pieces that need weights or other learners, for
             looking at the advantages of a few groups outside a learner.
     """
-    kl_in_reward = config.kl_coeff if config.kl_placement == "reward" else 0.0
+    credit = config.credit_config()
+    if not with_model:
+        credit = replace(credit, kl_coeff=0.0)
     pieces = [
         EpisodesToRows(mask_truncated=config.mask_truncated),
         ProcessReturns(
-            credit_assignment=config.credit_assignment,
-            credit_temperature=config.credit_temperature,
-            gamma=config.gamma,
+            credit_assignment=credit.credit_assignment,
+            credit_temperature=credit.credit_temperature,
+            gamma=credit.gamma,
         ),
     ]
-    if config.kl_coeff and with_model:
+    if credit.kl_coeff:
         pieces.append(ReferenceLogps(micro_batch_tokens=config.micro_batch_tokens))
-    pieces.append(
-        LeaveOneOutAdvantages(
-            baseline=config.baseline,
-            process_reward_coeff=config.process_reward_coeff,
-            verifiable_reward_coeff=config.verifiable_reward_coeff,
-            max_response_tokens=config.max_response_tokens,
-            mask_separators=config.mask_separators,
-            gamma=config.gamma,
-            kl_coeff=kl_in_reward if with_model else 0.0,
-            kl_estimator=config.kl_estimator,
-        )
-    )
+    pieces.append(LeaveOneOutAdvantages(credit=credit))
     if config.normalize_advantages and with_model:
         style = config.normalize_advantages
         pieces.append(NormalizeAdvantages(style="tokens" if style is True else style))

@@ -13,14 +13,14 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms import columns
-from pure_rllib.credit.returns import CreditAssignment, process_returns, step_credits
+from pure_rllib.credit.returns import CreditAssignment, process_returns
 
 
 class ProcessReturns(ConnectorV2):
     """Computes each token's return from the process rewards still to come.
 
-    Reads `STEP_REWARDS`, `STEP_MASK`, `STEP_ENDS` and `LOSS_MASK`; writes
-    `STEP_CREDITS` `[B, S]` and `RETURNS` `[B, T]`.
+    Reads `STEP_REWARDS`, `STEP_MASK`, `STEP_ENDS` and `LOSS_MASK`; writes `RETURNS`
+    `[B, T]`, before any baseline and coefficient.
     Source: PURE (arXiv 2504.15275), equations 3 and 4.
 
     Args:
@@ -55,16 +55,9 @@ class ProcessReturns(ConnectorV2):
     ) -> dict[str, Any]:
         """Adds the column to the batch of the default module."""
         rows = batch[DEFAULT_MODULE_ID]
-        rewards, mask = rows[columns.STEP_REWARDS], rows[columns.STEP_MASK]
-        rows[columns.STEP_CREDITS] = step_credits(
-            rewards,
-            mask,
-            credit_assignment=self.credit_assignment,
-            credit_temperature=self.credit_temperature,
-        )
         rows[columns.RETURNS] = process_returns(
-            rewards,
-            mask,
+            rows[columns.STEP_REWARDS],
+            rows[columns.STEP_MASK],
             rows[columns.STEP_ENDS],
             rows[Columns.ACTIONS].shape[1],
             credit_assignment=self.credit_assignment,

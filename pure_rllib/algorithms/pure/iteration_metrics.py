@@ -1,11 +1,14 @@
 """From what an iteration did to the metrics that are logged."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.records import has_signal
 from pure_rllib.algorithms.pure.sampling import SampledBatch
+from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.response_metrics import response_metrics
 
 
@@ -40,6 +43,7 @@ def iteration_metrics(
     seconds: Mapping[str, float],
     counts: RunCounts,
     env: EnvSummary,
+    config: Any,
 ) -> dict[str, float]:
     """Gathers the metrics of one iteration and adds to the counts.
 
@@ -51,6 +55,7 @@ def iteration_metrics(
             `publish` and `iteration`.
         counts: of the run; changed.
         env: facts about the environment.
+        config: the `PUREConfig`.
 
     Returns:
         Flat metrics, each explained in `reporting.metrics`.
@@ -71,8 +76,11 @@ def iteration_metrics(
     learned_tokens = learned.pop("num_tokens")
     # The learners know advantages, which the records do not hold yet: theirs win.
     return {
+        **{name: math.nan for name in METRICS if not name.startswith("evaluation/")},
         **response_metrics(records),
         **learned,
+        "groups/no_signal_share": 1.0
+        - sum(has_signal(g.records, config) for g in batch.groups) / len(batch.groups),
         "groups/dropped": float(len(batch.groups) - num_kept),
         "groups/resampled": float(batch.num_resampled),
         "prompt/dropped": float(env.num_dropped_prompts),
@@ -101,7 +109,7 @@ def _mean_return(records: Any) -> float:
 
 
 def _rate(amount: float, seconds: float) -> float:
-    return amount / seconds if seconds > 0 else float("nan")
+    return amount / seconds if seconds > 0 else math.nan
 
 
 def nested(metrics: Mapping[str, float]) -> dict[str, Any]:

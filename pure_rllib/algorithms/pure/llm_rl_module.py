@@ -38,10 +38,10 @@ class LLMRLModule(TorchRLModule):
     """A policy, and its frozen start as the reference policy if a KL term needs one.
 
     Reads `model_config` (`MODEL_CONFIG_DEFAULTS`), to which the algorithm adds
-    `temperature`, `with_reference`, `with_entropy` and `seed`.
+    `temperature`, `with_reference` and `seed`.
 
     In training, reads columns `INPUT_IDS`, `PROMPT_LENS`, `ACTIONS` and `LOSS_MASK` and
-    writes `ACTION_LOGP` (and `ENTROPY`). To act one token at a time, as RLlib's own env
+    writes `ACTION_LOGP` and `ENTROPY`. To act one token at a time, as RLlib's own env
     runners do, it reads an observation of `TokenEnv` and writes logits.
     """
 
@@ -51,7 +51,6 @@ class LLMRLModule(TorchRLModule):
         settings = {**MODEL_CONFIG_DEFAULTS, **self.model_config}
         self.temperature = float(settings.get("temperature", 1.0))
         self.chunk_tokens: int | None = settings["logp_chunk_tokens"]
-        self.with_entropy = bool(settings.get("with_entropy", False))
         self.policy = self._load(settings)
         check_chunked_logps(self.policy)
         if settings["gradient_checkpointing"]:
@@ -89,11 +88,8 @@ class LLMRLModule(TorchRLModule):
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        logp, entropy = self.logps(self.policy, batch, with_entropy=self.with_entropy)
-        output = {Columns.ACTION_LOGP: logp}
-        if entropy is not None:
-            output[ENTROPY] = entropy
-        return output
+        logp, entropy = self.logps(self.policy, batch, with_entropy=True)
+        return {Columns.ACTION_LOGP: logp, ENTROPY: entropy}
 
     def logps(
         self, model: Any, batch: dict[str, Tensor], *, with_entropy: bool = False

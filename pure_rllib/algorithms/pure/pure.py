@@ -27,6 +27,7 @@ from pure_rllib.algorithms.pure.iteration_metrics import (
     nested,
 )
 from pure_rllib.algorithms.pure.pure_config import PUREConfig
+from pure_rllib.algorithms.pure.records import has_signal
 from pure_rllib.algorithms.pure.rollouts import records_with_advantages
 from pure_rllib.algorithms.pure.sampling import (
     SampledBatch,
@@ -42,7 +43,6 @@ from pure_rllib.algorithms.pure.train_batch import (
 from pure_rllib.algorithms.pure.validation import check_against_env
 from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
 from pure_rllib.reporting.records import ResponseRecord
-from pure_rllib.reporting.response_metrics import has_signal
 
 _STATE = "pure"
 # Hashed with the run's seed: evaluation draws other random numbers than training.
@@ -146,7 +146,9 @@ class PURE(Algorithm):
         if config.no_signal_groups != "refill":
             return batch
         for _ in range(config.max_refill_rounds):
-            num_useful = sum(has_signal(group.records) for group in batch.groups)
+            num_useful = sum(
+                has_signal(group.records, config) for group in batch.groups
+            )
             if num_useful >= config.num_prompts:
                 break
             turns = self._next_turns(config.num_prompts - num_useful)
@@ -165,7 +167,9 @@ class PURE(Algorithm):
         """Leaves out groups that teach nothing, if the configuration says so."""
         if self.config.no_signal_groups == "keep":
             return batch.groups
-        useful = [group for group in batch.groups if has_signal(group.records)]
+        useful = [
+            group for group in batch.groups if has_signal(group.records, self.config)
+        ]
         # Every learner needs a group; one that teaches nothing does no harm.
         least = max(1, self.config.num_learners)
         if len(useful) < least:
@@ -225,6 +229,7 @@ class PURE(Algorithm):
             seconds=seconds,
             counts=self._counts,
             env=self._env_summary,
+            config=self.config,
         )
 
     @override(Algorithm)

@@ -9,13 +9,13 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms.pure.validation import check_config
-from pure_rllib.credit.presets import PRESETS
+from pure_rllib.credit.presets import PRESETS, CreditConfig
 from pure_rllib.embedded.cache import resolve_model
 
-# Presets name settings of `.training()`; these others are read by tests only.
-_PRESET_SETTINGS = (
+_CREDIT_SETTINGS = (
     "credit_assignment",
     "credit_temperature",
+    "gamma",
     "baseline",
     "process_reward_coeff",
     "verifiable_reward_coeff",
@@ -25,7 +25,11 @@ _PRESET_SETTINGS = (
     "mask_separators",
     "normalize_advantages",
     "loss_aggregation",
+    "max_response_tokens",
+    "formulas",
 )
+# What a preset leaves alone: it belongs to the run and not to the variant.
+_NOT_IN_PRESETS = ("gamma", "max_response_tokens")
 
 
 class PUREConfig(AlgorithmConfig):
@@ -71,6 +75,7 @@ class PUREConfig(AlgorithmConfig):
         self.num_epochs = 1
         self.minibatch_size: int | None = None
         self.preset: str | None = None
+        self.formulas = "ours"
         self.credit_assignment = "min"
         self.credit_temperature = 0.1
         self.gamma = 1.0
@@ -144,6 +149,7 @@ class PUREConfig(AlgorithmConfig):
         self,
         *,
         preset: str | None = NotProvided,
+        formulas: str = NotProvided,
         credit_assignment: str = NotProvided,
         credit_temperature: float = NotProvided,
         baseline: str = NotProvided,
@@ -173,6 +179,8 @@ class PUREConfig(AlgorithmConfig):
         Args:
             preset: "paper", "pure_openrlhf" or "pure_verl": sets the settings in which
                 PURE's published variants differ; the others of this call win over it.
+            formulas: "ours", or "pure_openrlhf" or "pure_verl" for those of PURE's two
+                published implementations; presets set it.
             credit_assignment: "min" (soft minimum), "strict_min" or "sum".
             credit_temperature: of the soft minimum, > 0, in reward units.
             baseline: "token", "step", "length" or "response".
@@ -205,6 +213,7 @@ class PUREConfig(AlgorithmConfig):
             self._apply_preset(preset)
         return self._set(
             preset=preset,
+            formulas=formulas,
             credit_assignment=credit_assignment,
             credit_temperature=credit_temperature,
             baseline=baseline,
@@ -255,8 +264,16 @@ class PUREConfig(AlgorithmConfig):
                 f'`preset` ("{preset}") must be one of {sorted(PRESETS)}. Or set the '
                 "credit settings one by one."
             )
-        for name in _PRESET_SETTINGS:
+        for name in set(_CREDIT_SETTINGS) - set(_NOT_IN_PRESETS):
             setattr(self, name, getattr(PRESETS[preset], name))
+
+    def credit_config(self) -> CreditConfig:
+        """Returns the settings of credit assignment.
+
+        Raises:
+            ValueError: a setting cannot work.
+        """
+        return CreditConfig(**{name: getattr(self, name) for name in _CREDIT_SETTINGS})
 
     @override(AlgorithmConfig)
     def validate(self) -> None:
@@ -292,7 +309,6 @@ class PUREConfig(AlgorithmConfig):
             **super()._model_config_auto_includes,
             "temperature": self.temperature,
             "with_reference": self.kl_coeff > 0.0,
-            "with_entropy": True,
             "seed": self.seed or 0,
         }
 

@@ -27,10 +27,15 @@ from pure_rllib.algorithms.pure.llm_rl_module import ENTROPY
 from pure_rllib.algorithms.pure.micro_batches import micro_batches
 from pure_rllib.algorithms.pure.train_batch import MiniBatchPlan
 from pure_rllib.credit.kl import kl_estimate
-from pure_rllib.credit.policy_loss import clipped_policy_loss, loss_denominator
+from pure_rllib.credit.policy_loss import (
+    aggregate_loss,
+    clipped_policy_loss,
+    loss_denominator,
+)
 from pure_rllib.generation.weights import PackedWeights, export_policy, pack_weights
 
 _UPDATES_DONE = "num_updates"
+_LOSSES = ("loss/policy", "loss/kl", "loss/entropy")
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -161,19 +166,20 @@ class PURETorchLearner(TorchLearner):
         ).item()
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros(())
+        losses = torch.zeros(len(_LOSSES))
         if len(rows) and denominator:
-            loss = self._accumulate(batch, rows, denominator, stats, index == 0)
+            losses = self._accumulate(batch, rows, denominator, stats, index == 0)
         sum_gradients(self._policy.parameters())
-        sum_over_learners(loss)
+        sum_over_learners(losses)
         norm = self._clip_gradients()
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        if not (torch.isfinite(losses).all() and torch.isfinite(norm)):
             raise NonFiniteLossError(
-                f"The loss ({loss.item()}) or the gradient norm ({norm.item()}) of "
-                f"mini-batch {index + 1} of {len(plan.mini_batches)} in iteration "
-                f"{plan.iteration} is not finite; its groups are {list(group_ids)}. "
-                "The weights have not been changed. Look at these groups' rollouts, "
-                "lower `lr`, set `grad_clip`, or use float32."
+                f"The loss ({losses.sum().item()}) or the gradient norm "
+                f"({norm.item()}) of mini-batch {index + 1} of "
+                f"{len(plan.mini_batches)} in iteration {plan.iteration + 1} is not "
+                f"finite; its groups are {list(group_ids)}. The weights have not been "
+                "changed by it. Look at these groups' rollouts, lower `lr`, set "
+                "`grad_clip`, or use float32."
             )
         lr = self._learning_rate()
         for param_group in optimizer.param_groups:
@@ -182,7 +188,9 @@ class PURETorchLearner(TorchLearner):
         self._num_updates += 1
         stats.set("learning_rate", lr)
         stats.mean("gradient_norm", float(norm))
-        stats.mean("loss/policy", float(loss))
+        stats.mean("loss/total", float(losses.sum()))
+        for name, value in zip(_LOSSES, losses.tolist(), strict=True):
+            stats.mean(name, value)
 
     def _accumulate(
         self,
@@ -192,59 +200,60 @@ class PURETorchLearner(TorchLearner):
         stats: LearnerStats,
         is_first: bool,
     ) -> Tensor:
-        """Adds up the gradients of all micro-batches; returns this learner's loss."""
-        total = torch.zeros(())
+        """Adds up the gradients of all micro-batches; returns the sums of `_LOSSES`."""
+        total = torch.zeros(len(_LOSSES))
         budget = self.config.micro_batch_tokens
         for _, micro_batch in micro_batches(batch, budget, self._device, rows):
             output = self.module[DEFAULT_MODULE_ID].forward_train(micro_batch)
-            loss = self._loss(micro_batch, output, denominator, stats, is_first)
-            loss.backward()
-            total += loss.detach().cpu()
+            losses = self._losses(micro_batch, output, denominator, stats)
+            if is_first:
+                stats.add_gap(
+                    output[Columns.ACTION_LOGP],
+                    micro_batch[Columns.ACTION_LOGP],
+                    micro_batch[Columns.LOSS_MASK],
+                )
+            losses.sum().backward()
+            total += losses.detach().cpu()
         return total
 
-    def _loss(
+    def _losses(
         self,
         batch: dict[str, Tensor],
         output: dict[str, Tensor],
         denominator: float,
         stats: LearnerStats,
-        is_first: bool,
     ) -> Tensor:
+        """Computes this micro-batch's share of each of `_LOSSES`."""
         config = self.config
         logp, mask = output[Columns.ACTION_LOGP], batch[Columns.LOSS_MASK]
-        loss, loss_stats = clipped_policy_loss(
+        shared = {
+            "aggregation": config.loss_aggregation,
+            "denominator": denominator,
+            "max_response_tokens": config.max_response_tokens,
+        }
+        policy_loss, sums = clipped_policy_loss(
             logp,
             batch[Columns.ACTION_LOGP],
             batch[Columns.ADVANTAGES],
             mask,
             clip_low=config.clip_param,
             clip_high=config.clip_param_high or config.clip_param,
-            aggregation=config.loss_aggregation,
-            denominator=denominator,
-            max_response_tokens=self.config.max_response_tokens,
+            **shared,
         )
-        stats.add_loss(loss_stats)
-        if is_first:
-            stats.add_gap(logp, batch[Columns.ACTION_LOGP], mask)
-        extra = torch.zeros_like(logp)
-        if config.kl_coeff and config.kl_placement == "loss":
-            kl = kl_estimate(logp, batch[columns.REF_LOGP], config.kl_estimator)
-            stats.add_tokens("loss/kl", config.kl_coeff * kl, mask)
-            extra = extra + config.kl_coeff * kl
-        if ENTROPY in output:
-            stats.add_tokens("entropy", output[ENTROPY], mask)
-            if config.entropy_coeff:
-                extra = extra - config.entropy_coeff * output[ENTROPY]
+        stats.add_loss(sums)
+        kl_loss = entropy_loss = torch.zeros_like(policy_loss)
         if config.kl_coeff:
-            kl_k3 = kl_estimate(logp.detach(), batch[columns.REF_LOGP], "k3")
+            ref_logp = batch[columns.REF_LOGP]
+            kl_k3 = kl_estimate(logp.detach(), ref_logp, "k3")
             stats.add_tokens("kl/reference", kl_k3, mask)
-        if config.entropy_coeff or config.kl_placement == "loss":
-            num_tokens = mask.sum(dim=1, keepdim=True).clamp(min=1)
-            per_token = torch.where(mask, extra, torch.zeros_like(extra))
-            if config.loss_aggregation == "sequence_mean":
-                per_token = per_token / num_tokens
-            loss = loss + per_token.sum() / denominator
-        return loss
+            if config.kl_placement == "loss":
+                kl = kl_estimate(logp, ref_logp, config.kl_estimator)
+                kl_loss = config.kl_coeff * aggregate_loss(kl, mask, **shared)
+        stats.add_tokens("entropy", output[ENTROPY], mask)
+        if config.entropy_coeff:
+            bonus = aggregate_loss(output[ENTROPY], mask, **shared)
+            entropy_loss = -config.entropy_coeff * bonus
+        return torch.stack([policy_loss, kl_loss, entropy_loss])
 
     def _clip_gradients(self) -> Tensor:
         """Clips to `grad_clip` by the global norm; returns the norm before."""
@@ -271,17 +280,24 @@ class PURETorchLearner(TorchLearner):
 
     @override(TorchLearner)
     def _get_optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state, and how many updates were made."""
-        state: dict[str, Any] = super()._get_optimizer_state()
-        for optimizer_state in state.values():
-            optimizer_state[_UPDATES_DONE] = self._num_updates
-        return state
+        """Returns the optimisers' states and how many updates were made.
+
+        As tensors: NumPy, RLlib's choice, has no bfloat16.
+        """
+        return {
+            name: {
+                "module_id": self._optimizer_name_to_module[name],
+                "state": _copied_to_cpu(optimizer.state_dict()),
+                _UPDATES_DONE: self._num_updates,
+            }
+            for name, optimizer in self._named_optimizers.items()
+        }
 
     @override(TorchLearner)
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
-        super()._set_optimizer_state(state)
-        for optimizer_state in state.values():
-            self._num_updates = optimizer_state[_UPDATES_DONE]
+        for name, saved in state.items():
+            self._named_optimizers[name].load_state_dict(saved["state"])
+            self._num_updates = saved[_UPDATES_DONE]
 
     @override(TorchLearner)
     def get_parameters(self, module: Any) -> Iterable[torch.nn.Parameter]:  # type: ignore[override]
@@ -292,3 +308,14 @@ class PURETorchLearner(TorchLearner):
     def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
         """Not used: `update` computes the loss over micro-batches itself."""
         raise TypeError("PURETorchLearner computes its loss in `update`.")
+
+
+def _copied_to_cpu(state: Any) -> Any:
+    """Copies nested tensors, so that later updates do not change what was saved."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {name: _copied_to_cpu(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [_copied_to_cpu(value) for value in state]
+    return state

@@ -1,7 +1,9 @@
 """From a judged response to the record that metrics and reports are made of."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from pure_rllib.credit.returns import step_credits
@@ -56,6 +58,25 @@ def make_record(
         num_prompt_tokens=num_prompt_tokens,
         metadata={"problem_id": problem.problem_id},
     )
+
+
+def has_signal(records: Sequence[ResponseRecord], config: Any) -> bool:
+    """Tells whether the responses to one prompt differ in what the run rewards.
+
+    Args:
+        records: of a group.
+        config: the `PUREConfig`; a reward stream whose coefficient is 0 does not count.
+    """
+    earned = {
+        (
+            r.verifiable_reward if config.verifiable_reward_coeff else None,
+            tuple(np.asarray(r.step_rewards).tolist())
+            if config.process_reward_coeff
+            else None,
+        )
+        for r in records
+    }
+    return len(earned) > 1
 
 
 def total_reward(judged: JudgedResponse, config: Any) -> float:

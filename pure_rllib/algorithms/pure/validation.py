@@ -1,23 +1,14 @@
 """Checks of a PURE configuration, all made before any model is loaded."""
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
-from pure_rllib.credit.baselines import BASELINES
-from pure_rllib.credit.policy_loss import LossAggregation
-from pure_rllib.credit.returns import CreditAssignment
 from pure_rllib.generation.load_policy import DTYPES, policy_config
 from pure_rllib.generation.model_files import check_model_folder
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "credit_assignment": get_args(CreditAssignment),
-    "baseline": BASELINES,
-    "loss_aggregation": get_args(LossAggregation),
-    "kl_estimator": ("k1", "k2", "k3"),
-    "kl_placement": ("reward", "loss"),
     "no_signal_groups": ("keep", "drop", "refill"),
-    "normalize_advantages": (False, True, "pure_openrlhf", "pure_verl"),
     "generator": ("transformers",),
 }
 _AT_LEAST: dict[str, float] = {
@@ -27,12 +18,16 @@ _AT_LEAST: dict[str, float] = {
     "micro_batch_tokens": 1,
     "lr_warmup_updates": 0,
     "num_samples_per_problem": 0,
-    "process_reward_coeff": 0.0,
-    "verifiable_reward_coeff": 0.0,
-    "kl_coeff": 0.0,
     "entropy_coeff": 0.0,
     "weight_decay": 0.0,
 }
+_NUMBERS = (
+    "credit_temperature",
+    "gamma",
+    "process_reward_coeff",
+    "verifiable_reward_coeff",
+    "kl_coeff",
+)
 _POSITIVE = ("temperature", "clip_param", "clip_param_high", "max_response_tokens")
 
 
@@ -66,20 +61,12 @@ def _check_credit(config: Any) -> None:
             "baseline averages the other responses. Set "
             "`.env_runners(group_size=4)`."
         )
-    if not _is_number(config.credit_temperature) or config.credit_temperature <= 0:
-        raise ValueError(
-            f"`credit_temperature` ({config.credit_temperature}) must be > 0, because "
-            "process rewards are divided by it. Set "
-            "`.training(credit_temperature=0.1)`, or "
-            '`credit_assignment="strict_min"` for its limit at 0.'
-        )
     if not 0.0 < config.top_p <= 1.0:
         raise ValueError(f"`top_p` ({config.top_p}) must be in (0, 1].")
-    if config.process_reward_coeff == 0 and config.verifiable_reward_coeff == 0:
-        raise ValueError(
-            "`process_reward_coeff` (0) and `verifiable_reward_coeff` (0) must not "
-            "both be 0, because nothing would be learned. Set one of them to 1.0."
-        )
+    for name in _NUMBERS:
+        if not _is_number(getattr(config, name)):
+            raise ValueError(f"`{name}` ({getattr(config, name)!r}) must be a number.")
+    config.credit_config()
     if config.gamma != 1.0 and config.credit_assignment != "sum":
         raise ValueError(
             f"`gamma` ({config.gamma}) has no effect with `credit_assignment` "
@@ -132,7 +119,7 @@ def _check_sizes(config: Any) -> None:
 def _check_model_config(model_config: Mapping[str, Any]) -> None:
     from pure_rllib.algorithms.pure.llm_rl_module import MODEL_CONFIG_DEFAULTS
 
-    added = {"temperature", "with_reference", "with_entropy", "seed"}
+    added = {"temperature", "with_reference", "seed"}
     unknown = set(model_config) - set(MODEL_CONFIG_DEFAULTS) - added
     if unknown:
         raise ValueError(

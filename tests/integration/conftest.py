@@ -1,0 +1,46 @@
+"""Ray, started once for all integration tests."""
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from pure_rllib.algorithms import PUREConfig
+
+TINY_POLICY = {
+    "model_type": "qwen2",
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    ray.init(
+        num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def tiny_config(ray_cluster: None) -> PUREConfig:
+    """Real parts throughout: a small random policy, the exact scorer, Math-Verify."""
+    return (
+        PUREConfig()
+        .environment(
+            "pure_rllib/Arithmetic-v0",
+            env_config={"process_rewards": "exact", "num_problems": 6},
+        )
+        .env_runners(num_prompts=4, group_size=4, max_response_tokens=24)
+        .rl_module(model_config={"model": TINY_POLICY})
+        .training(lr=1.0e-3)
+        .evaluation(evaluation_duration=10, num_samples_per_problem=2)
+        .debugging(seed=3)
+    )

@@ -1,0 +1,258 @@
+"""PURE end to end on a small random policy: real env, real verifier, real Ray."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms.pure.pure_torch_learner import NonFiniteLossError
+from pure_rllib.reporting.metrics import METRICS
+
+# Wall-clock times differ between runs; everything else must not.
+_TIMES = ("seconds/", "throughput/", "time", "date", "perf/", "iterations_since")
+
+
+@contextmanager
+def built(config: PUREConfig) -> Iterator[PURE]:
+    algo = config.build_algo()
+    try:
+        yield algo
+    finally:
+        algo.stop()
+
+
+def flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in result.items():
+        if isinstance(value, dict):
+            values |= flat(value, f"{prefix}{name}/")
+        else:
+            values[prefix + name] = value
+    return values
+
+
+def metrics_of(result: dict[str, Any]) -> dict[str, float]:
+    """The registered metrics of a result that do not measure time."""
+    values = flat(result)
+    return {
+        name: values[name]
+        for name in METRICS
+        if name in values and not name.startswith(_TIMES)
+    }
+
+
+def assert_same(first: dict[str, float], second: dict[str, float]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        both_nan = math.isnan(value) and math.isnan(second[name])
+        assert both_nan or value == second[name], name
+
+
+def weights(algo: PURE) -> dict[str, np.ndarray]:
+    state = algo.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    return {name: np.array(array) for name, array in state.items()}
+
+
+def test_an_iteration_logs_every_metric_of_the_registry(
+    tiny_config: PUREConfig,
+) -> None:
+    tiny_config.training(kl_coeff=0.01, kl_placement="loss", entropy_coeff=0.01)
+    tiny_config.evaluation(evaluation_interval=1)
+    with built(tiny_config) as algo:
+        before = weights(algo)
+        result = flat(algo.train())
+        after = weights(algo)
+    missing = [name for name in METRICS if name not in result]
+    assert missing == []
+    assert result["ratio/first_minibatch_max_deviation"] <= 1e-4
+    assert result["generator_learner_logp_gap"] <= 1e-4
+    assert result["num_env_steps_sampled_lifetime"] == result["response/tokens"] * 16
+    assert result["kl/reference"] == pytest.approx(0.0, abs=1e-6)
+    assert any((before[name] != after[name]).any() for name in before)
+
+
+def test_reference_policy_exists_only_for_a_kl_term(tiny_config: PUREConfig) -> None:
+    with built(tiny_config) as algo:
+        module = algo.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+        assert module.reference is None
+    with built(tiny_config.copy(copy_frozen=False).training(kl_coeff=0.1)) as algo:
+        module = algo.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+        assert module.reference is not None
+        result = flat(algo.train())
+        assert result["kl/reference"] == pytest.approx(0.0, abs=1e-6)
+        assert flat(algo.train())["kl/reference"] > 0.0
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(
+    tiny_config: PUREConfig, tmp_path: Path
+) -> None:
+    # 6 problems and 4 prompts an iteration: the second one crosses into epoch 1.
+    tiny_config.training(lr_warmup_updates=3, minibatch_size=8)
+    with built(tiny_config) as algo:
+        algo.train()
+        path = algo.save_to_path(tmp_path / "checkpoint")
+        through = [metrics_of(algo.train()) for _ in range(2)]
+        final = weights(algo)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    restored = PURE.from_checkpoint(path)
+    try:
+        resumed = [metrics_of(restored.train()) for _ in range(2)]
+        assert restored.training_iteration == 3
+        for one, other in zip(through, resumed, strict=True):
+            assert_same(one, other)
+        for name, array in weights(restored).items():
+            np.testing.assert_array_equal(array, final[name])
+    finally:
+        restored.stop()
+
+
+def test_every_problem_is_asked_once_per_epoch(tiny_config: PUREConfig) -> None:
+    asked = []
+    with built(tiny_config) as algo:
+        for _ in range(3):
+            algo.train()
+            asked += [
+                group.records[0].metadata["problem_id"]
+                for group in algo._last_batch.groups
+            ]
+    assert len(asked) == 12
+    assert sorted(asked[:6]) == sorted(asked[6:]) == sorted(set(asked))
+
+
+@pytest.mark.slow
+def test_two_env_runners_and_two_learners_make_the_same_updates(
+    tiny_config: PUREConfig,
+) -> None:
+    tiny_config.training(minibatch_size=8)
+    with built(tiny_config) as algo:
+        local = [metrics_of(algo.train()) for _ in range(3)]
+        expected = weights(algo)
+    spread = (
+        tiny_config.copy(copy_frozen=False)
+        .env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)
+        .learners(num_learners=2, num_cpus_per_learner=0.5)
+    )
+    with built(spread) as algo:
+        remote = [metrics_of(algo.train()) for _ in range(3)]
+        actual = weights(algo)
+    for one, other in zip(local, remote, strict=True):
+        assert one.keys() == other.keys()
+        assert other["response/tokens"] == one["response/tokens"]
+        assert other["loss/policy"] == pytest.approx(one["loss/policy"], abs=1e-5)
+    for name, array in expected.items():
+        np.testing.assert_allclose(actual[name], array, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_lost_env_runner_is_replaced_and_its_prompts_asked_again(
+    tiny_config: PUREConfig,
+) -> None:
+    tiny_config.env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)
+    with built(tiny_config) as algo:
+        algo.train()
+        victim = algo.env_runner_group._worker_manager.actors()[1]
+        os.kill(ray.get(victim.__ray_call__.remote(lambda _: os.getpid())), 9)
+        result = flat(algo.train())
+        assert result["problems_seen"] == 8
+        assert result["groups/resampled"] == 2
+        assert flat(algo.train())["problems_seen"] == 12
+
+
+def test_micro_batches_do_not_change_an_update(tiny_config: PUREConfig) -> None:
+    ends = []
+    for budget in (64, 16_384):
+        config = tiny_config.copy(copy_frozen=False).training(micro_batch_tokens=budget)
+        with built(config) as algo:
+            algo.train()
+            ends.append(weights(algo))
+    for name, array in ends[0].items():
+        np.testing.assert_allclose(array, ends[1][name], atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights(tiny_config: PUREConfig) -> None:
+    with built(tiny_config) as algo:
+        policy = algo.learner_group._learner._policy
+        good = {name: p.detach().clone() for name, p in policy.named_parameters()}
+        handle = policy.model.norm.weight.register_hook(lambda g: g * float("nan"))
+        with pytest.raises(NonFiniteLossError, match=r"mini-batch 1 of 1.*groups are"):
+            algo.train()
+        handle.remove()
+        for name, parameter in policy.named_parameters():
+            assert torch.equal(parameter, good[name])
+
+
+def test_groups_without_signal_are_dropped_and_refilled(
+    tiny_config: PUREConfig,
+) -> None:
+    # A random policy never answers right: without process rewards nothing differs.
+    tiny_config.training(process_reward_coeff=0.0, no_signal_groups="refill")
+    tiny_config.training(max_refill_rounds=2)
+    tiny_config.environment(env_config={"process_rewards": "none", "num_problems": 60})
+    with built(tiny_config) as algo:
+        result = flat(algo.train())
+    assert result["problems_seen"] == 12
+    assert result["groups/no_signal_share"] == 1.0
+    assert result["groups/dropped"] == 11  # one is kept: a learner needs a group
+    assert result["gradient_norm"] == 0.0
+
+
+def test_exported_policy_loads_and_is_the_learners(
+    tiny_config: PUREConfig, tmp_path: Path
+) -> None:
+    with built(tiny_config) as algo:
+        algo.train()
+        folder = algo.export_policy(tmp_path / "policy")
+        expected = weights(algo)
+    policy = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name, tensor in policy.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), expected[name])
+    assert tokenizer.decode(tokenizer("1+2=?")["input_ids"]) == "1+2=?"
+    assert (tmp_path / "policy" / "model.safetensors").is_file()
+
+
+def test_evaluation_is_repeatable_and_has_intervals(tiny_config: PUREConfig) -> None:
+    with built(tiny_config) as algo:
+        first, second = algo.evaluate(), algo.evaluate()
+    assert first == second
+    for kind in ("greedy_accuracy", "sampled_accuracy"):
+        assert first[f"{kind}_low"] <= first[kind] <= first[f"{kind}_high"]
+
+
+def test_rollouts_hold_the_advantages_of_the_loss(tiny_config: PUREConfig) -> None:
+    with built(tiny_config) as algo:
+        algo.train()
+        groups = algo.rollouts(num_groups=2)
+        mean = flat(algo.train())["advantage/mean"]
+        both = [record for group in algo.rollouts(4) for record in group]
+    assert [len(group) for group in groups] == [4, 4]
+    record = groups[0][0]
+    assert record.response_tokens is not None
+    assert "".join(record.response_tokens).startswith(record.response_text[:3])
+    advantages = np.concatenate([np.asarray(r.advantages) for r in both])
+    assert advantages.mean() == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_checkpoints_hold_every_dtype(
+    tiny_config: PUREConfig, tmp_path: Path, dtype: str
+) -> None:
+    tiny_config.rl_module(model_config={**tiny_config.model_config, "dtype": dtype})
+    with built(tiny_config) as algo:
+        algo.train()
+        path = algo.save_to_path(tmp_path / "checkpoint")
+        expected = weights(algo)
+        algo.train()
+        algo.restore_from_path(path)
+        for name, array in weights(algo).items():
+            np.testing.assert_array_equal(array, expected[name])
