@@ -45,8 +45,9 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
     written.
 
     ## Information
-    `prompt_ids` and `problem_id` at reset. At every step `is_boundary`, and where it is
-    True `step_span`, the half-open token range of the step that ended. At the end
+    `prompt_ids` (a tuple: Gymnasium's vector environments stack arrays, and prompts
+    differ in length) and `problem_id` at reset. At every step `is_boundary`, and where
+    it is True `step_span`, the half-open token range of the step that ended. At the end
     `response_text`, `verifiable_reward` (1.0, 0.0, or None without a gold answer) and
     `outcome` (the verifier's).
 
@@ -71,7 +72,8 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
             token; there is no problem; or a limit is below 1.
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's own form)
+    # Gymnasium's own form, frames per second included: it warns without.
+    metadata = {"render_modes": ["ansi"], "render_fps": 30}  # noqa: RUF012
     default_policy: str | None = None
     """The model that a policy for this environment starts from, where there is one."""
 
@@ -111,7 +113,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         self.judge = ResponseJudge(
             tokenizer, StepSplitter.from_tokenizer(tokenizer), step_scorer, verifier
         )
-        self.set_vocab_size(vocab_size or len(tokenizer))
+        self.set_vocab_size(len(tokenizer) if vocab_size is None else vocab_size)
         self.pad_token_id = _pad_id(tokenizer, self.eos_token_ids)
         self._problem: Problem | None = None
         self._prompt = np.zeros(0, np.int64)
@@ -128,7 +130,16 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
 
         Args:
             vocab_size: size of the action space, >= the tokenizer's length.
+
+        Raises:
+            ValueError: it is smaller.
         """
+        if vocab_size < len(self.tokenizer):
+            raise ValueError(
+                f"`vocab_size` ({vocab_size}) must be >= {len(self.tokenizer)}, "
+                "because prompts may hold any of the tokenizer's ids. Leave it out for "
+                "the tokenizer's own size."
+            )
         self.vocab_size = vocab_size
         self.judge.splitter = StepSplitter.from_tokenizer(self.tokenizer, vocab_size)
         max_tokens = self.max_prompt_tokens + self.max_response_tokens
@@ -169,7 +180,10 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         self._prompt = self.encode_prompt(self._problem)
         self._response, self._spans, self._scores = [], [], []
         self._done = False
-        info = {"prompt_ids": self._prompt, "problem_id": self._problem.problem_id}
+        info = {
+            "prompt_ids": tuple(self._prompt.tolist()),
+            "problem_id": self._problem.problem_id,
+        }
         return self._observation(), info
 
     def step(
@@ -221,9 +235,10 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         if "problem" in options:
             problem = options["problem"]
             return problem if isinstance(problem, Problem) else Problem(str(problem))
-        source: ProblemSource | None = self.problems
-        if options.get("split", "train") == "eval":
-            source = self.eval_problems
+        split = options.get("split", "train")
+        if split not in ("train", "eval"):
+            raise ValueError(f'`split` ({split!r}) must be "train" or "eval".')
+        source = self.problems if split == "train" else self.eval_problems
         if source is None:
             raise ValueError('`split` ("eval") needs `eval_problems`; none were given.')
         return source[int(self.np_random.integers(len(source)))]

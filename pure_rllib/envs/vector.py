@@ -99,6 +99,8 @@ class ResponseJudge:
         Returns:
             N judged responses, and how long scoring and verifying took.
         """
+        if not responses:
+            return [], JudgeTimes(0.0, 0.0)
         texts = self.tokenizer.batch_decode(
             [ids.tolist() for ids in responses],
             skip_special_tokens=True,
@@ -133,6 +135,9 @@ class ResponseJudge:
 
     def step_texts(self, response: np.ndarray, spans: np.ndarray) -> tuple[str, ...]:
         """Returns the S texts of the steps, white space at both ends removed."""
+        if len(spans) == 0:
+            # `batch_decode` takes no texts for one empty text.
+            return ()
         texts = self.tokenizer.batch_decode(
             [response[start:end].tolist() for start, end in spans],
             skip_special_tokens=True,
