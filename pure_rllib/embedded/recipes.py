@@ -45,11 +45,15 @@ Entry = PolicyEntry | PRMEntry
 
 ENTRIES: dict[str, Entry] = {
     "arithmetic-policy": PolicyEntry(
-        SFTRecipe(TASK_Z, (Phase(600, 0.32, measure_from=100),)),
-        "chain arithmetic modulo 10, stopped at a sampled accuracy of about .3",
+        SFTRecipe(
+            TASK_Z, (Phase(600, 0.62, "greedy", measure_from=120),), sampled=0.28
+        ),
+        "chain arithmetic modulo 10, right at about .62 greedy, .28 sampled",
     ),
     "arithmetic-y-policy": PolicyEntry(
-        SFTRecipe(TASK_Y, (Phase(1200, 0.29, measure_from=100),)),
+        SFTRecipe(
+            TASK_Y, (Phase(1200, 0.74, "greedy", measure_from=200),), sampled=0.28
+        ),
         "the same with more filler steps",
     ),
     "arithmetic-sparse-policy": PolicyEntry(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
@@ -28,6 +29,9 @@ from pure_rllib.embedded.training import (
 
 _IGNORED = -100
 _BUCKETS = 8
+# Bisections, and the smallest factor that they reach for.
+_SOFTENINGS = 6
+_SOFTEST = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,9 @@ class SFTRecipe:
     Attributes:
         task: the family of problems.
         phases: run one after the other on the same optimiser.
+        sampled: accuracy at temperature 1 to which the logits are softened in the end,
+            or None to leave them: a policy that is right when greedy but unsure of
+            itself has more to explore.
         seed: of weights and data.
         batch_size: worked solutions per update.
         matrix_lr: learning rate of Muon.
@@ -96,6 +103,7 @@ class SFTRecipe:
 
     task: ArithmeticTask
     phases: tuple[Phase, ...]
+    sampled: float | None = None
     seed: int = 0
     batch_size: int = 32
     matrix_lr: float = 4e-3
@@ -129,6 +137,8 @@ def train_policy(
         for phase in recipe.phases:
             course.run(phase)
         policy = course.mean.module.eval()
+        if recipe.sampled is not None:
+            _soften(policy, tokenizer, recipe)
         figures: dict[str, Any] = measure_policy(
             policy,
             tokenizer,
@@ -176,6 +186,7 @@ class _Course:
             self.optimizer.update(loss)
             self.mean.update_parameters(self.model)
             if phase.target is None or update % recipe.measure_every:
+                self._tell(phase, update)
                 continue
             if update >= phase.measure_from:
                 figure = self._measure(phase)
@@ -187,6 +198,11 @@ class _Course:
                 f"{phase.max_updates} updates; it is {figure:.2f}. Set another seed or "
                 "more updates."
             )
+
+    def _tell(self, phase: Phase, update: int) -> None:
+        if self.progress and phase.target is None and update % 50 == 0:
+            total = sum(phase.max_updates for phase in self.recipe.phases)
+            self.progress(f"policy: update {self.updates}", self.updates / total)
 
     def _measure(self, phase: Phase) -> float:
         figure = measure_policy(
@@ -203,6 +219,30 @@ class _Course:
                 min(1.0, figure / phase.target),
             )
         return figure
+
+
+def _soften(
+    policy: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, recipe: SFTRecipe
+) -> None:
+    """Scales the logits, by way of the last norm, until sampled accuracy is met."""
+    weight = policy.model.norm.weight
+    original = weight.detach().clone()
+    low, high = _SOFTEST, 1.0
+    for _ in range(_SOFTENINGS):
+        middle = (low + high) / 2
+        with torch.no_grad():
+            weight.copy_(original * middle)
+        sampled = measure_policy(
+            policy,
+            tokenizer,
+            recipe.task,
+            num_problems=recipe.num_measured,
+            greedy=False,
+        )["sampled"]
+        if sampled < (recipe.sampled or 0.0):
+            low = middle
+        else:
+            high = middle
 
 
 def _batches(

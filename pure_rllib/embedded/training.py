@@ -27,8 +27,8 @@ _MAX_THREADS = 4
 def own_random_state(seed: int) -> Iterator[None]:
     """Seeds torch and takes all usable cores inside; gives both back after.
 
-    A number of threads that was set in `OMP_NUM_THREADS` (Ray does so in its workers) is
-    kept.
+    A number of threads that was set in `OMP_NUM_THREADS` (Ray does so in its workers)
+    is kept.
     """
     threads = wanted = torch.get_num_threads()
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
