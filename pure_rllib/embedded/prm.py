@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from pure_rllib.embedded.model import model_config
 from pure_rllib.embedded.prm_quality import evaluate_prm
-from pure_rllib.embedded.task import STEP_SEPARATOR, ArithmeticTask
+from pure_rllib.embedded.task import STEP_SEPARATOR, ArithmeticTask, Chain
 from pure_rllib.embedded.tokenizer import PRM_SEPARATOR
 from pure_rllib.embedded.traces import IGNORED, Trace, TraceMaker
 from pure_rllib.embedded.training import (
@@ -53,6 +54,8 @@ class PRMRecipe:
         decay: share of the updates over which the rates fall; in (0, 1].
         teacher_weight: of the teacher's loss beside that of the labels.
         corrupt_share: of the steps in a corrupt trace.
+        repeated_share: of the generated traces whose prompt must have one operation
+            twice running: there the place in the prompt can only be counted.
         clean_share: of the generated traces without a wanted error.
         sampled_share: of all traces that the policy sampled.
         num_sampled_problems: problems that the policy was sampled on.
@@ -62,14 +65,15 @@ class PRMRecipe:
 
     task: ArithmeticTask
     seed: int = 0
-    updates: int = 1500
+    updates: int = 1400
     batch_size: int = 32
-    matrix_lr: float = 4e-3
-    lr: float = 3e-3
+    matrix_lr: float = 1.5e-3
+    lr: float = 1.5e-3
     warmup: int = 20
     decay: float = 0.6
     teacher_weight: float = 0.5
     corrupt_share: float = 0.45
+    repeated_share: float = 0.3
     clean_share: float = 0.3
     sampled_share: float = 0.4
     num_sampled_problems: int = 1500
@@ -224,8 +228,12 @@ def _batches(
             if rng.random() < recipe.sampled_share:
                 traces.append(rng.choice(sampled))
                 continue
-            prompt = recipe.task.problem(index, seed=recipe.seed + 2).prompt
-            index += 1
+            repeated = rng.random() < recipe.repeated_share
+            while True:
+                prompt = recipe.task.problem(index, seed=recipe.seed + 2).prompt
+                index += 1
+                if not repeated or _repeats(prompt):
+                    break
             clean = rng.random() < recipe.clean_share
             share = 0.0 if clean else recipe.corrupt_share
             traces.append(maker.trace(prompt, maker.corrupt_steps(prompt, rng, share)))
@@ -237,3 +245,8 @@ def _batches(
                 padded([trace.labels for trace in batch], IGNORED),
                 padded([trace.teacher for trace in batch], IGNORED),
             )
+
+
+def _repeats(prompt: str) -> bool:
+    operations = Chain.parse(prompt).operations
+    return any(a == b for a, b in pairwise(operations))

@@ -27,7 +27,7 @@ _CORRUPTIONS = {
     "random": 5,
     "plan": 4,
     "recap": 4,
-    "early_box": 6,
+    "early_box": 9,
     "wrong_box": 5,
     "extra": 3,
     "malformed": 4,
