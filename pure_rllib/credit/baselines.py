@@ -47,14 +47,10 @@ def token_baseline(
     Raises:
         ValueError: if a group has one response only.
     """
-    _require_siblings(group_index)
-    lengths = step_lengths(step_ends, step_mask)
-    rate = _others_sum(step_credits.sum(1), group_index) / _others_sum(
-        lengths.sum(1), group_index
+    baseline = step_level_baseline(
+        "token", step_credits, step_mask, step_ends, group_index, gamma=gamma
     )
-    return _at_steps(
-        rate[:, None] * lengths, step_credits, step_mask, step_ends, num_tokens, gamma
-    )
+    return spread_to_tokens(baseline, step_ends, step_mask, num_tokens)
 
 
 def step_baseline(
@@ -73,12 +69,10 @@ def step_baseline(
 
     Args and returns: as `token_baseline`.
     """
-    num_others = _require_siblings(group_index)
-    mean_reward = step_credits.double().sum(1) / step_mask.sum(1).clamp(min=1)
-    rate = _others_sum(mean_reward, group_index) / num_others
-    return _at_steps(
-        rate[:, None] * step_mask, step_credits, step_mask, step_ends, num_tokens, gamma
+    baseline = step_level_baseline(
+        "step", step_credits, step_mask, step_ends, group_index, gamma=gamma
     )
+    return spread_to_tokens(baseline, step_ends, step_mask, num_tokens)
 
 
 def length_baseline(
@@ -141,11 +135,44 @@ def response_baseline(
 
     Args and returns: as `token_baseline`.
     """
+    baseline = step_level_baseline(
+        "response", step_credits, step_mask, step_ends, group_index, gamma=gamma
+    )
+    return spread_to_tokens(baseline, step_ends, step_mask, num_tokens)
+
+
+def step_level_baseline(
+    name: Literal["token", "step", "response"],
+    step_credits: Tensor,
+    step_mask: Tensor,
+    step_ends: Tensor,
+    group_index: Tensor,
+    *,
+    gamma: float = 1.0,
+) -> Tensor:
+    """The baselines that are equal for all tokens of a step, once per step.
+
+    Args: as `token_baseline`.
+
+    Returns:
+        `[B, S]` baseline of the tokens of each step; 0.0 off mask.
+    """
     num_others = _require_siblings(group_index)
-    total = suffix_sums(step_credits.double(), gamma)[:, 0]
-    rate = _others_sum(total, group_index) / num_others
-    in_step = _in_some_step(step_ends, step_mask, num_tokens)
-    return _like_returns(rate[:, None] * in_step, step_credits)
+    if name == "response":
+        total = suffix_sums(step_credits.double(), gamma)[:, 0]
+        rate = _others_sum(total, group_index) / num_others
+        return _like_returns(rate[:, None] * step_mask, step_credits)
+    if name == "token":
+        counts = step_lengths(step_ends, step_mask)
+        rate = _others_sum(step_credits.sum(1), group_index) / _others_sum(
+            counts.sum(1), group_index
+        )
+    else:
+        counts = step_mask.long()
+        mean_credit = step_credits.double().sum(1) / counts.sum(1).clamp(min=1)
+        rate = _others_sum(mean_credit, group_index) / num_others
+    to_come = suffix_sums(rate[:, None] * counts, gamma)
+    return _like_returns(to_come.masked_fill(~step_mask, 0.0), step_credits)
 
 
 def process_baseline(
@@ -231,20 +258,6 @@ def _require_siblings(group_index: Tensor) -> Tensor:
             "Set `.env_runners(group_size=4)`."
         )
     return num_others
-
-
-def _at_steps(
-    deductions: Tensor,
-    step_credits: Tensor,
-    step_mask: Tensor,
-    step_ends: Tensor,
-    num_tokens: int,
-    gamma: float,
-) -> Tensor:
-    """`[B, T]` what is taken off at step ends, summed over the steps to come."""
-    to_come = suffix_sums(deductions, gamma)
-    tokens = spread_to_tokens(to_come, step_ends, step_mask, num_tokens)
-    return _like_returns(tokens, step_credits)
 
 
 def _in_some_step(step_ends: Tensor, step_mask: Tensor, num_tokens: int) -> Tensor:

@@ -11,7 +11,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pure_rllib.credit import pure_openrlhf, pure_verl
-from pure_rllib.credit.baselines import process_baseline, verifiable_advantages
+from pure_rllib.credit.baselines import (
+    Baseline,
+    process_baseline,
+    step_level_baseline,
+    verifiable_advantages,
+)
 from pure_rllib.credit.kl import kl_estimate
 from pure_rllib.credit.normalize import (
     NormalizeStyle,
@@ -20,12 +25,13 @@ from pure_rllib.credit.normalize import (
 )
 from pure_rllib.credit.presets import CreditConfig
 from pure_rllib.credit.returns import (
-    process_returns,
+    CreditAssignment,
     reward_to_go,
     scatter_to_tokens,
+    spread_to_tokens,
     step_credits,
 )
-from pure_rllib.credit.tensors import at_least_float32
+from pure_rllib.credit.tensors import at_least_float32, suffix_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,27 +95,80 @@ def compute_advantages(batch: CreditBatch, config: CreditConfig) -> Credit:
     return Credit(raw, normalize_advantages(raw, mask, moments, name))
 
 
+def process_advantages(
+    step_rewards: Tensor,
+    step_mask: Tensor,
+    step_ends: Tensor,
+    num_tokens: int,
+    group_index: Tensor,
+    *,
+    credit_assignment: CreditAssignment,
+    credit_temperature: float = 0.1,
+    gamma: float = 1.0,
+    baseline: Baseline = "token",
+    max_response_tokens: int | None = None,
+) -> Tensor:
+    """The return of each token less its baseline, for the process rewards.
+
+    The same as `process_returns` less `process_baseline`, but the subtraction is made
+    per step where the baseline allows it, and only its result is spread over tokens.
+
+    Args:
+        step_rewards: `[B, S]` process rewards; ignored off mask.
+        step_mask: `[B, S]` bool, True on real steps.
+        step_ends: `[B, S]` int64 positions of the steps' last tokens, rising.
+        num_tokens: T.
+        group_index: `[B]` int64, equal for responses to one prompt.
+        credit_assignment: see `returns.step_credits`.
+        credit_temperature: likewise.
+        gamma: discount per step.
+        baseline: see `baselines.process_baseline`.
+        max_response_tokens: the token budget; read by the "length" baseline only.
+
+    Returns:
+        `[B, T]` advantages; 0.0 after the last step's end.
+    """
+    credits = step_credits(
+        step_rewards,
+        step_mask,
+        credit_assignment=credit_assignment,
+        credit_temperature=credit_temperature,
+    )
+    returns = suffix_sums(credits, gamma)
+    if baseline == "length":
+        spread = spread_to_tokens(returns, step_ends, step_mask, num_tokens)
+        return spread - process_baseline(
+            baseline,
+            credits,
+            step_mask,
+            step_ends,
+            num_tokens,
+            group_index,
+            gamma=gamma,
+            max_response_tokens=max_response_tokens,
+        )
+    excess = returns - step_level_baseline(
+        baseline, credits, step_mask, step_ends, group_index, gamma=gamma
+    )
+    return spread_to_tokens(excess, step_ends, step_mask, num_tokens)
+
+
 def _ours(batch: CreditBatch, config: CreditConfig) -> Tensor:
-    num_tokens = batch.response_mask.shape[1]
-    steps = (batch.step_mask, batch.step_ends, num_tokens)
     raw = torch.zeros_like(at_least_float32(batch.response_mask))
     if config.process_reward_coeff:
-        returns = process_returns(
+        process = process_advantages(
             batch.step_rewards,
-            *steps,
+            batch.step_mask,
+            batch.step_ends,
+            batch.response_mask.shape[1],
+            batch.group_index,
             credit_assignment=config.credit_assignment,
             credit_temperature=config.credit_temperature,
             gamma=config.gamma,
-        )
-        baseline = process_baseline(
-            config.baseline,
-            _credits(batch, config),
-            *steps,
-            batch.group_index,
-            gamma=config.gamma,
+            baseline=config.baseline,
             max_response_tokens=config.max_response_tokens,
         )
-        raw = raw + config.process_reward_coeff * (returns - baseline)
+        raw = raw + config.process_reward_coeff * process
     if config.verifiable_reward_coeff:
         excess = verifiable_advantages(batch.verifiable_rewards, batch.group_index)
         raw = raw + config.verifiable_reward_coeff * excess[:, None]

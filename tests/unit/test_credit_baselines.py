@@ -173,7 +173,8 @@ def group_batches(draw):
 @given(group_batches(), st.sampled_from(BASELINES), st.sampled_from([1.0, 0.7]))
 def test_vectorised_equals_loop(batch, name, gamma):
     actual = process_baseline(name, *batch, gamma=gamma, max_response_tokens=20)
-    expected = slow_baseline(name, *batch, gamma, 20)
+    credits, mask, ends, num_tokens, groups = batch
+    expected = slow_baseline(name, credits, mask, ends, num_tokens, groups, gamma, 20)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
@@ -272,4 +273,4 @@ def test_length_baseline_needs_the_budget():
 
 def test_unknown_baseline():
     with pytest.raises(ValueError, match="token, step, length, response"):
-        process_baseline("mean", CREDITS, MASK, ENDS, 7, GROUPS)
+        process_baseline("mean", CREDITS, MASK, ENDS, 7, GROUPS)  # type: ignore[arg-type]

@@ -142,7 +142,8 @@ def test_vectorised_equals_loop(batch, kind, temperature, gamma):
     actual = process_returns(
         *batch, credit_assignment=kind, credit_temperature=temperature, gamma=gamma
     )
-    expected = slow_returns(*batch, kind, temperature, gamma)
+    rewards, mask, ends, num_tokens = batch
+    expected = slow_returns(rewards, mask, ends, num_tokens, kind, temperature, gamma)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
@@ -205,7 +206,8 @@ def test_padding_changes_nothing(batch, kind):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-2, 2), min_size=1, max_size=9), st.floats(0.0, 1.0))
 def test_reward_to_go_equals_loop(rewards, gamma):
-    expected, running = [], 0.0
+    expected: list[float] = []
+    running = 0.0
     for reward in reversed(rewards):
         running = reward + gamma * running
         expected.insert(0, running)
@@ -235,7 +237,7 @@ def test_credit_temperature_must_be_positive(temperature):
 
 def test_unknown_credit_assignment():
     with pytest.raises(ValueError, match="min, strict_min, sum"):
-        step_credits(REWARDS, MASK, credit_assignment="max")
+        step_credits(REWARDS, MASK, credit_assignment="max")  # type: ignore[arg-type]
 
 
 def test_gamma_out_of_range():

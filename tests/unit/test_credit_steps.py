@@ -75,8 +75,8 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_step_spans(splitter, name):
-    ids, merged, kept = CASES[name]
-    ids = np.array(ids)
+    response, merged, kept = CASES[name]
+    ids = np.array(response)
     assert [tuple(span) for span in splitter.step_spans(ids)] == merged
     assert [
         tuple(span) for span in splitter.step_spans(ids, blank_steps="keep")
@@ -90,7 +90,8 @@ def test_has_visible(splitter):
 
 def spans_one_token_at_a_time(splitter, ids):
     """What an environment does: decide at each token, knowing only the past."""
-    spans, start = [], 0
+    spans: list[list[int]] = []
+    start = 0
     for t, token_id in enumerate(ids):
         is_over = t == len(ids) - 1
         visible = splitter.has_visible(np.array(ids[start : t + 1]))
