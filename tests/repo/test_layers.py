@@ -31,8 +31,10 @@ ALLOWED: dict[str, set[str]] = {
     "envs": _BELOW_ENVS,
     "algorithms": _BELOW_ALGORITHMS | {"reporting"},
     "reporting.progress": _TOP,
-    "experiment": _TOP,
-    "cli": _TOP | {"experiment"},
+    "settings": _TOP,
+    "experiment": _TOP | {"settings"},
+    "run": _TOP | {"settings", "experiment"},
+    "cli": _TOP | {"experiment", "run"},
     "testing": _BELOW_ALGORITHMS,
     "": set(),
 }

@@ -1,0 +1,1 @@
+"""Reading settings: YAML text, the outline of an experiment, the setters' sections."""
