@@ -205,12 +205,14 @@ class _Course:
             self.progress(f"policy: update {self.updates}", self.updates / total)
 
     def _measure(self, phase: Phase) -> float:
+        greedy = phase.measure == "greedy"
         figure = measure_policy(
             self.mean.module,
             self.tokenizer,
             self.recipe.task,
             num_problems=self.recipe.num_measured,
-            greedy=phase.measure == "greedy",
+            group_size=0 if greedy else 2,
+            greedy=greedy,
         )[phase.measure]
         if self.progress and phase.target:
             self.progress(

@@ -151,40 +151,52 @@ def measure_policy(
     *,
     num_problems: int = 200,
     group_size: int = 2,
-    seed: int = 0,
     greedy: bool = True,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Measures a policy on held-out problems.
 
+    Args:
+        model: the policy.
+        tokenizer: its tokenizer.
+        task: the family of problems.
+        num_problems: held-out problems.
+        group_size: samples per problem at temperature 1; 0 leaves sampling out.
+        greedy: False leaves the greedy responses out.
+        seed: of the sampler.
+
     Returns:
-        `greedy` and `sampled` accuracy (temperature 1), `steps_right`: share of sampled
-        steps that the checker calls right, and `groups_without_answer`: share of
-        problems without one correct response; all in [0, 1].
+        `greedy` and `sampled` accuracy, `steps_right`: share of sampled steps that the
+        checker calls right, and `groups_without_answer`: share of problems without one
+        correct response; all in [0, 1].
     """
     problems = task.held_out(num_problems, seed=10_000)
     prompts = [problem.prompt for problem in problems]
-    max_tokens = 24 * task.num_operations[1]
-    options: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed}
-    groups = sample_texts(model, tokenizer, prompts, group_size=group_size, **options)
-    correct = [
-        [is_correct(problem, text) for text in texts]
-        for problem, texts in zip(problems, groups, strict=True)
-    ]
-    labels = [
-        label
-        for problem, texts in zip(problems, groups, strict=True)
-        for text in texts
-        for label in check_steps(
-            problem.prompt, steps_of(text), modulus=task.modulus
-        ).labels
-    ]
-    figures = {
-        "sampled": sum(map(sum, correct)) / (num_problems * group_size),
-        "steps_right": sum(map(bool, labels)) / max(1, len(labels)),
-        "groups_without_answer": sum(not any(row) for row in correct) / num_problems,
-    }
+    options: dict[str, Any] = {"max_tokens": 24 * task.num_operations[1], "seed": seed}
+    figures = {}
     if greedy:
         texts = sample_texts(model, tokenizer, prompts, temperature=0.0, **options)
         hits = map(is_correct, problems, (text for [text] in texts))
         figures["greedy"] = sum(hits) / num_problems
+    if group_size:
+        groups = sample_texts(
+            model, tokenizer, prompts, group_size=group_size, **options
+        )
+        figures |= _sampled_figures(problems, groups, task.modulus)
     return figures
+
+
+def _sampled_figures(
+    problems: Sequence[Problem], groups: Sequence[Sequence[str]], modulus: int
+) -> dict[str, float]:
+    correct, labels = [], []
+    for problem, texts in zip(problems, groups, strict=True):
+        correct.append([is_correct(problem, text) for text in texts])
+        for text in texts:
+            check = check_steps(problem.prompt, steps_of(text), modulus=modulus)
+            labels += check.labels.tolist()
+    return {
+        "sampled": sum(map(sum, correct)) / sum(map(len, correct)),
+        "steps_right": sum(labels) / max(1, len(labels)),
+        "groups_without_answer": sum(not any(row) for row in correct) / len(correct),
+    }
