@@ -99,7 +99,9 @@ class ArithmeticEnv(MathEnv):
             step_scorer=_step_scorer(task, chosen, process_rewards),
             prompt_template="plain",
             max_prompt_tokens=kwargs.pop("max_prompt_tokens", 24),
-            max_response_tokens=max_response_tokens or budget,
+            max_response_tokens=(
+                budget if max_response_tokens is None else max_response_tokens
+            ),
             **kwargs,
         )
 

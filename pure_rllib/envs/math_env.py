@@ -91,7 +91,7 @@ class MathEnv(TokenEnv):
         **kwargs: Any,
     ):
         if isinstance(tokenizer, str):
-            tokenizer = AutoTokenizer.from_pretrained(resolve_model(tokenizer))
+            tokenizer = _load_tokenizer(tokenizer)
         template = make_template(prompt_template)
         encode = partial(template.encode_batch, tokenizer=tokenizer)
         train, num_dropped = _problems(problems, encode, max_prompt_tokens)
@@ -105,12 +105,26 @@ class MathEnv(TokenEnv):
             problems=train,
             eval_problems=held_out,
             tokenizer=tokenizer,
-            step_scorer=_step_scorer(prm, prm_kwargs, step_scorer, tokenizer),
+            step_scorer=step_scorer,
             verifier=_verifier(verifier, verifier_kwargs),
             prompt_template=template,
             max_prompt_tokens=max_prompt_tokens,
             **kwargs,
         )
+        # Last, because an embedded PRM is trained on first use: a slip in another
+        # setting must not wait for that.
+        self.judge.step_scorer = _step_scorer(prm, prm_kwargs, step_scorer, tokenizer)
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(resolve_model(name))
+    except OSError as error:
+        raise ValueError(
+            f"`tokenizer` ({name}) must be a folder with a tokenizer's files or the id "
+            f"of one on the hub, because prompts are encoded with it: {error}. Set it "
+            "to the policy's folder."
+        ) from error
 
 
 def _problems(
@@ -149,6 +163,13 @@ def _step_scorer(
         )
     settings = {"device": _default_device(), **(prm_kwargs or {})}
     if isinstance(prm, Mapping):
+        size = policy_config(prm).get_text_config().vocab_size
+        if size < len(tokenizer):
+            raise ValueError(
+                f"`prm` (vocab_size {size}) must cover the tokenizer's "
+                f"{len(tokenizer)} ids, because sampled ids are passed on as they are. "
+                f"Set its vocab_size to {len(tokenizer)} or more."
+            )
         return DeferredScorer(partial(_random_prm, prm, tokenizer, settings))
     folder = resolve_model(prm)
     check_model_folder(folder, setting="prm")

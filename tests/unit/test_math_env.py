@@ -1,0 +1,247 @@
+"""Math-v0 from files, a reward model and Math-Verify; what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForTokenClassification
+
+from pure_rllib.data.problems import ListProblems, Problem
+from pure_rllib.envs.math_env import DeferredScorer, MathEnv
+from pure_rllib.generation.load_policy import policy_config, random_model
+from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier
+from pure_rllib.rewards.process_reward import ProcessRewardModel
+from pure_rllib.testing import (
+    HashScorer,
+    byte_tokenizer,
+    check_same_rewards,
+    complete,
+    play,
+    tiny_model_config,
+)
+
+TOKENIZER = byte_tokenizer()
+ROWS = [
+    {"question": "1+1?", "answer": "2", "level": 1},
+    {"question": "What is the colour of a polar bear?", "answer": "\\text{white}"},
+    {"question": "2+2?", "answer": "null"},
+]
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> str:
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return str(path)
+
+
+def make_env(problems, **kwargs) -> MathEnv:
+    settings = {
+        "tokenizer": TOKENIZER,
+        "problems": problems,
+        "prompt_template": "plain",
+        "max_prompt_tokens": 64,
+        "max_response_tokens": 48,
+        **kwargs,
+    }
+    return MathEnv(**settings)
+
+
+def save_prm(folder: Path, tokenizer=TOKENIZER, **overrides) -> str:
+    config = tiny_model_config(len(tokenizer), num_labels=2, **overrides)
+    model = random_model(AutoModelForTokenClassification, policy_config(config), 0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def encode(env: MathEnv, text: str) -> np.ndarray:
+    return complete(env, env.tokenizer.encode(text))
+
+
+def test_problems_come_from_a_file(problems):
+    env = make_env(problems, step_scorer=HashScorer())
+    assert len(env.problems) == 3 and env.problems.num_answers == 2
+    assert env.num_dropped_prompts == 0
+    _, info = env.reset(options={"problem": env.problems[0]})
+    assert info["prompt_ids"] == tuple(TOKENIZER.encode("1+1?"))
+
+
+def test_problems_take_the_arguments_of_their_loader(problems):
+    env = make_env(
+        {"source": problems, "limit": 2},
+        eval_problems={"source": problems, "answer_fraction": 0.0},
+    )
+    assert len(env.problems) == 2
+    assert env.eval_problems is not None and env.eval_problems.num_answers == 0
+
+
+def test_long_prompts_are_dropped_and_counted(problems):
+    env = make_env(problems, eval_problems=problems, max_prompt_tokens=4)
+    assert [env.problems[i].prompt for i in range(len(env.problems))] == [
+        "1+1?",
+        "2+2?",
+    ]
+    # One of each of the two files.
+    assert env.num_dropped_prompts == 2
+
+
+def test_the_template_counts_towards_the_length(problems):
+    env = make_env(problems, prompt_template="Q: {problem}", max_prompt_tokens=7)
+    assert env.num_dropped_prompts == 1
+    _, info = env.reset(options={"problem": env.problems[0]})
+    assert info["prompt_ids"] == tuple(TOKENIZER.encode("Q: 1+1?"))
+
+
+def test_math_verify_gives_the_verifiable_reward(problems):
+    env = make_env(problems)
+    right, wrong, none = (
+        encode(env, text) for text in (r"a\n\n\boxed{\frac{4}{2}}", r"\boxed{3}", "a")
+    )
+    one, _, unknown = (env.problems[i] for i in range(3))
+    try:
+        rewards = [
+            (episode.info["verifiable_reward"], episode.info["outcome"])
+            for episode in check_same_rewards(env, one, [right, wrong, none])
+        ]
+        assert rewards == [(1.0, "correct"), (0.0, "incorrect"), (0.0, "no_answer")]
+        info = play(env, unknown, right).info
+        assert (info["verifiable_reward"], info["outcome"]) == (None, None)
+    finally:
+        env.close()
+
+
+def test_a_saved_prm_scores_as_the_same_weights_from_a_config(problems, tmp_path):
+    folder = save_prm(tmp_path / "prm")
+    loaded = make_env(problems, prm=folder, verifier=None)
+    random = make_env(problems, prm=tiny_model_config(len(TOKENIZER)), verifier=None)
+    response = encode(loaded, "a.\n\nb\n\nc")
+    problem = loaded.problems[0]
+    rewards = play(loaded, problem, response).rewards
+    assert np.count_nonzero(rewards) == 3
+    assert np.array_equal(rewards, play(random, problem, response).rewards)
+
+
+def test_prm_kwargs_reach_the_prm(problems, tmp_path):
+    config = tiny_model_config(len(TOKENIZER))
+    folder = save_prm(tmp_path / "prm")
+    response = encode(make_env(problems), "a.\n\nb\n\nc")
+    problem = Problem("1+1?")
+    for prm in (config, folder):
+        default, other = (
+            play(
+                make_env(problems, prm=prm, prm_kwargs=kwargs), problem, response
+            ).rewards
+            for kwargs in (None, {"separator": "#"})
+        )
+        assert not np.allclose(default, other)
+
+
+def test_a_prm_is_loaded_when_it_is_first_used(problems, tmp_path):
+    env = make_env(problems, prm=save_prm(tmp_path / "prm"), verifier=None)
+    for file in (tmp_path / "prm").iterdir():
+        file.unlink()
+    env.reset(seed=0)
+    # Nothing to score yet; the first step's end wants the weights.
+    env.step(TOKENIZER.encode("a")[0])
+    with pytest.raises((ValueError, OSError)):
+        env.step(TOKENIZER.encode(".\n\n")[0])
+
+
+def test_overlong_responses_are_counted(problems):
+    config = tiny_model_config(len(TOKENIZER), max_position_embeddings=12)
+    env = make_env(problems, prm=config, verifier=None)
+    scorer = env.judge.step_scorer
+    assert isinstance(scorer, DeferredScorer) and scorer.num_overlong == 0
+    problem = Problem("1+1?")
+    env.judge.judge([problem], [env.encode_prompt(problem)], [encode(env, "a" * 20)])
+    assert scorer.num_overlong == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokenizer": byte_tokenizer(separators=())}, "ends with two newlines"),
+        ({"tokenizer": "no/such/folder"}, "`tokenizer` .no/such/folder."),
+        ({"prm_kwargs": {"separator": "#"}}, "`prm_kwargs`.*without a PRM"),
+        (
+            {"prm": {"model_type": "qwen2"}, "step_scorer": HashScorer()},
+            "`prm`.*`step_scorer`.*exclude",
+        ),
+        ({"prm": "no/such/folder"}, "`prm` .no/such/folder."),
+        ({"prm": tiny_model_config(100)}, "`prm` .vocab_size 100. must cover.* 261"),
+        ({"verifier": "sympy"}, '`verifier` ."sympy".'),
+        (
+            {"verifier": None, "verifier_kwargs": {"num_workers": 2}},
+            "`verifier_kwargs`",
+        ),
+        (
+            {
+                "verifier": FunctionVerifier(lambda gold, text: True),
+                "verifier_kwargs": {"num_workers": 2},
+            },
+            "`verifier_kwargs`",
+        ),
+        ({"verifier_kwargs": {"num_workers": 0}}, "`num_workers` .0."),
+        ({"max_prompt_tokens": 3}, "`max_prompt_tokens` .3. must be >= 4"),
+        ({"prompt_template": "pure"}, "`chat`.*no chat template"),
+        ({"prompt_template": "nonsense"}, "`template` .'nonsense'."),
+    ],
+)
+def test_bad_settings(problems, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_env(problems, **settings)
+
+
+def test_bad_files(problems, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
+        make_env(str(tmp_path / "absent.jsonl"))
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(ValueError, match=r"empty\.jsonl"):
+        make_env(str(empty))
+    with pytest.raises(ValueError, match=r"`prompt_field` \('text'\)"):
+        make_env({"source": problems, "prompt_field": "text"})
+    with pytest.raises(TypeError, match="feild"):
+        make_env({"source": problems, "prompt_feild": "question"})
+
+
+def test_a_slip_is_found_before_the_prm_is_looked_for(problems):
+    # An embedded PRM is trained on first use, which takes minutes.
+    with pytest.raises(TypeError, match="max_reponse_tokens"):
+        make_env(problems, prm="no/such/folder", max_reponse_tokens=8)
+    with pytest.raises(ValueError, match="`max_response_tokens`"):
+        make_env(problems, prm="no/such/folder", max_response_tokens=0)
+
+
+def test_a_prm_with_another_vocabulary_is_refused(problems, tmp_path):
+    folder = save_prm(tmp_path / "prm", byte_tokenizer(["\n\n"]))
+    with pytest.raises(ValueError, match=r"vocabulary \(259 tokens\) must be"):
+        make_env(problems, prm=folder)
+
+
+def test_a_prm_with_three_labels_is_refused(tmp_path):
+    config = policy_config(tiny_model_config(len(TOKENIZER), num_labels=3))
+    model = random_model(AutoModelForTokenClassification, config, 0)
+    with pytest.raises(ValueError, match=r"`num_labels` \(3\) must be 2"):
+        ProcessRewardModel(model, TOKENIZER)
+
+
+def test_a_deferred_scorer_is_made_once():
+    made = []
+
+    def make() -> FunctionScorer:
+        made.append(1)
+        return FunctionScorer(lambda prompt, steps: [0.0] * len(steps))
+
+    scorer = DeferredScorer(make)
+    assert not made
+    scorer.score([])
+    scorer.score([])
+    assert made == [1] and scorer.num_overlong == 0
+
+
+def test_problem_sources_are_taken_as_they_are():
+    source = ListProblems([Problem("one")])
+    assert make_env(source).problems is source
