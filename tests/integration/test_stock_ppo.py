@@ -1,7 +1,6 @@
 """RLlib's own PPO steps our environment with its own env runner."""
 
 import pytest
-import ray
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import FlattenObservations
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
@@ -13,16 +12,9 @@ NUM_TOKENS = 300
 MAX_RESPONSE_TOKENS = 16
 
 
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("num_envs", [1, 3])
-def test_stock_ppo_trains_on_tokens(local_ray, num_envs):
+def test_stock_ppo_trains_on_tokens(ray_cluster, num_envs):
     assert "pure_rllib/Arithmetic-v0" in pure_rllib.envs.ENV_IDS
     config = (
         PPOConfig()

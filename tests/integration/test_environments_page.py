@@ -1,0 +1,57 @@
+"""docs/environments.md runs as it stands, its environment of one's own included."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "environments.md"
+# Put behind the page's own code, to look at what it made.
+REPORT = """
+import json
+print("RESULT", json.dumps({
+    "iteration": result["training_iteration"],
+    "process": result["reward"]["process_mean"],
+    "responses": result["env_runners"]["num_episodes"],
+    "outcomes": sum(result["verifier"].values()),
+    "version": result["weights"]["version"],
+}))
+"""
+
+
+def python_blocks() -> list[str]:
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    assert len(blocks) == 3
+    return blocks
+
+
+def test_the_environment_of_the_page_is_short():
+    (block,) = (b for b in python_blocks() if "class SortLetters" in b)
+    environment = block.split("class ShuffledLetters")[1].split("config =")[0]
+    lines = [line for line in environment.splitlines() if line.strip()]
+    assert len(lines) <= 30
+
+
+@pytest.mark.slow
+def test_the_page_runs_as_it_stands(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*python_blocks(), REPORT])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed, _, report = done.stdout.partition("RESULT ")
+    # What the page says that it prints.
+    shown = re.findall(r"^# (.*)$", python_blocks()[0], re.M)
+    assert len(shown) == 3 and printed.splitlines() == shown
+    result = json.loads(report)
+    assert result["iteration"] == 1 and result["version"] == 1
+    # 4 prompts, 4 responses each, all with a known answer.
+    assert result["responses"] == 16 and result["outcomes"] == 16
+    assert -1.0 <= result["process"] <= 1.0
