@@ -19,6 +19,7 @@ def quiet() -> None:
     """Keeps notes for developers of other libraries off the console."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.")
     for name in ("ray", "ray.rllib", "ray.tune", "ray._common.deprecation"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import transformers

@@ -188,12 +188,19 @@ class Sweep:
                     SweepProgress(self.num_trials, self.experiment.num_iterations),
                 ],
                 checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=self.experiment.option("checkpoint", "keep"),
+                    num_to_keep=self._num_to_keep,
                     checkpoint_frequency=self.experiment.option("checkpoint", "every"),
                     checkpoint_at_end=True,
                 ),
             ),
         )
+
+    @property
+    def _num_to_keep(self) -> int:
+        """Checkpoints per trial; PBT may go on from one that is not the newest."""
+        keep = self.experiment.option("checkpoint", "keep")
+        kind = self.experiment.spec.get("scheduler", {}).get("type")
+        return max(keep, 4) if kind == "PBT" else keep
 
     @property
     def swept(self) -> dict[str, list[str]]:

@@ -1,0 +1,75 @@
+"""Every tuned example loads, builds a configuration and passes its checks."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pure_rllib.experiment import EXAMPLES, Experiment, load_experiment
+from pure_rllib.run.search import check_sweep, param_space
+from pure_rllib.settings.yaml_text import REQUIRED, flatten
+
+FILES = sorted(EXAMPLES.glob("*.yaml"))
+
+
+def with_required(experiment: Experiment) -> Experiment:
+    """Gives every setting that the user must give."""
+    missing = [
+        key
+        for key, value in flatten(experiment.config).items()
+        if isinstance(value, str) and value.startswith(REQUIRED)
+    ]
+    return experiment.with_overrides([f"{key}=given" for key in missing])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_example_builds_a_configuration(path: Path) -> None:
+    experiment = with_required(load_experiment(path))
+    if experiment.is_sweep:
+        assert check_sweep(experiment)
+        assert param_space(experiment)["env"].startswith("pure_rllib/")
+    else:
+        assert experiment.build_config().env.startswith("pure_rllib/")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_example_says_what_it_is_and_what_to_expect(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert experiment.name == path.stem
+    assert experiment.spec["description"].endswith(".")
+    assert path.read_text().startswith("# Expect: ")
+
+
+def test_the_examples_of_the_documentation_are_there() -> None:
+    assert {path.stem for path in FILES} >= {
+        "arithmetic",
+        "arithmetic_prm",
+        "arithmetic_credit_study",
+        "arithmetic_sparse_study",
+        "arithmetic_sweep",
+        "math_prompts",
+        "pure_prm_vr_qwen2_5_math_7b",
+    }
+
+
+def test_a_file_that_must_be_given_is_named_with_its_option() -> None:
+    with pytest.raises(ValueError) as raised:
+        load_experiment("math_prompts").build_config()
+    options = set(re.findall(r"--set (\S+)=", str(raised.value)))
+    assert options == {
+        "environment.env_config.problems",
+        "environment.env_config.tokenizer",
+    }
+
+
+def test_the_published_variants_differ_as_published() -> None:
+    openrlhf, verl = (
+        with_required(
+            load_experiment(f"pure_prm_vr_qwen2_5_math_7b{suffix}")
+        ).build_config()
+        for suffix in ("", "_verl")
+    )
+    assert (openrlhf.temperature, verl.temperature) == (0.5, 1.0)
+    assert (openrlhf.group_size, verl.group_size) == (4, 8)
+    assert (openrlhf.lr, verl.lr) == (5e-7, 1e-6)
+    assert (openrlhf.mask_separators, verl.mask_separators) == (True, False)
