@@ -192,6 +192,11 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         """Appends one token. See the class for rewards and information."""
         if self._problem is None or self._done:
             raise RuntimeError("The episode has ended: call `reset()` before `step()`.")
+        if not 0 <= action < self.vocab_size:
+            raise ValueError(
+                f"`action` ({action}) must be in [0, {self.vocab_size}), because it is "
+                "a token's id."
+            )
         self._response.append(int(action))
         terminated = int(action) in self.eos_token_ids
         truncated = not terminated and len(self._response) >= self.max_response_tokens

@@ -163,6 +163,14 @@ def test_an_episode_that_is_over_takes_no_token():
         env.step(0)
 
 
+@pytest.mark.parametrize("action", [-1, 261])
+def test_only_ids_are_actions(action):
+    env = make_env()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"`action` \(-?\d+\) must be in \[0, 261\)"):
+        env.step(action)
+
+
 def test_any_of_several_eos_ids_ends_a_response():
     stop = int(ids("!")[0])
     env = make_env(eos_token_ids=[stop, TOKENIZER.eos_token_id])
