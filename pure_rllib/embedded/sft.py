@@ -1,7 +1,8 @@
 """Supervised training of the embedded start policies.
 
-Accuracy appears all at once on this task, at an update that moves with the machine, so
-training stops on measured sampled accuracy and not on a number of updates.
+Accuracy appears all at once on this task. A start policy is either stopped on a measured
+accuracy in the middle of that rise, or taught past it by a teacher with systematic
+errors; its logits can then be softened to a measured sampled accuracy.
 """
 
 import random
@@ -92,7 +93,7 @@ class SFTRecipe:
             itself has more to explore.
         seed: of weights and data.
         batch_size: worked solutions per update.
-        matrix_lr: learning rate of Muon.
+        matrix_lr: learning rate of Muon, or None for AdamW alone.
         lr: learning rate of AdamW.
         warmup: updates.
         measure_every: updates between two measurements.
@@ -106,7 +107,7 @@ class SFTRecipe:
     sampled: float | None = None
     seed: int = 0
     batch_size: int = 32
-    matrix_lr: float = 4e-3
+    matrix_lr: float | None = None
     lr: float = 3e-3
     warmup: int = 20
     measure_every: int = 5
