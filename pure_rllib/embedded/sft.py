@@ -1,8 +1,8 @@
 """Supervised training of the embedded start policies.
 
-Accuracy appears all at once on this task. A start policy is either stopped on a measured
-accuracy in the middle of that rise, or taught past it by a teacher with systematic
-errors; its logits can then be softened to a measured sampled accuracy.
+Accuracy appears all at once on this task. A start policy is either stopped on a
+measured accuracy in the middle of that rise, or taught past it by a teacher with
+systematic errors; its logits can then be softened to a measured sampled accuracy.
 """
 
 import random
