@@ -1,0 +1,144 @@
+"""The parts of a run that need neither Ray's processes nor a model."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.reporting.metrics import METRICS
+from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.run.folder import RunFolder, new_folder
+from pure_rllib.run.loggers import RunLoggers, RunTrial
+from pure_rllib.run.rollout_files import drop_later, read_rollouts, write_rollouts
+from pure_rllib.run.rows import evaluation_of, is_reached, read_rows, row_of
+from pure_rllib.run.session import cpus_of, embedded_models
+
+
+def test_a_row_has_every_metric_and_nothing_else() -> None:
+    row = row_of(
+        {"reward": {"total": 0.5}, "training_iteration": 3, "timers": {"x": 1}}
+    )
+    assert row["reward/total"] == 0.5
+    assert row["training_iteration"] == 3
+    assert math.isnan(row["accuracy"])
+    assert set(METRICS) <= set(row) and "timers/x" not in row
+
+
+def test_stop_criteria_may_be_missing_or_nan() -> None:
+    stop = {"training_iteration": 5, "evaluation/greedy_accuracy": 0.9}
+    assert not is_reached({"training_iteration": 4}, stop)
+    assert not is_reached(
+        {"training_iteration": 4, "evaluation/greedy_accuracy": math.nan}, stop
+    )
+    assert is_reached({"training_iteration": 5}, stop)
+    nested = {"training_iteration": 1, "evaluation": {"greedy_accuracy": 0.9}}
+    assert is_reached(nested, stop)
+
+
+def logged(folder: Path, rows: list[dict[str, Any]], before: Any = ()) -> None:
+    loggers = RunLoggers(RunTrial("tiny", folder, {}), before)
+    for row in rows:
+        loggers.write(row)
+    loggers.close()
+
+
+def test_logs_have_late_columns_and_no_row_twice_after_a_resume(tmp_path: Path) -> None:
+    first = [row_of({"training_iteration": i, "accuracy": i / 10}) for i in range(4)]
+    logged(tmp_path, first)
+    # Taken back to iteration 2, as a resume does.
+    file = tmp_path / "result.json"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:3]))
+    evaluated = row_of({"training_iteration": 3, "evaluation/greedy_accuracy": 0.5})
+    logged(tmp_path, [evaluated], before=read_rows(file))
+
+    with (tmp_path / "progress.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    assert [row["training_iteration"] for row in table] == ["0", "1", "2", "3"]
+    assert [row["accuracy"] for row in table] == ["0.0", "0.1", "0.2", "nan"]
+    assert table[3]["evaluation/greedy_accuracy"] == "0.5"
+    rows = read_rows(file)
+    assert [row["training_iteration"] for row in rows] == [0, 1, 2, 3]
+    assert evaluation_of(rows[3]) == {"evaluation/greedy_accuracy": 0.5}
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+
+
+def record(group: str) -> ResponseRecord:
+    return ResponseRecord(
+        group_id=group,
+        prompt="1+1=?",
+        answer="2",
+        response_text="a\n\nb",
+        response_tokens=["a", "\n\n", "b"],
+        token_ids=np.array([1, 2, 3]),
+        step_spans=np.array([[0, 2], [2, 3]]),
+        step_rewards=np.array([0.5, -0.25], dtype=np.float32),
+        advantages=np.array([0.1, 0.0, math.nan], dtype=np.float32),
+        metadata={"iteration": np.int64(3)},
+    )
+
+
+def test_rollouts_come_back_from_their_file(tmp_path: Path) -> None:
+    groups = [[record("0"), record("0")], [record("1")]]
+    for iteration in (1, 20, 30):
+        write_rollouts(groups, tmp_path, iteration)
+    drop_later(tmp_path, 20)
+    found = read_rollouts(tmp_path)
+    assert list(found) == [1, 20]
+    assert [len(group) for group in found[20]] == [2, 1]
+    again = found[1][1][0]
+    assert again.step_spans == [[0, 2], [2, 3]]
+    assert again.step_rewards == [0.5, -0.25]
+    assert again.response_tokens == ["a", "\n\n", "b"]
+    assert again.metadata == {"iteration": 3}
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for iteration in (5, 10, 15, 100):
+        folder.checkpoint(iteration).mkdir(parents=True)
+    folder.keep_checkpoints(2)
+    assert folder.checkpoints() == [folder.checkpoint(15), folder.checkpoint(100)]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_json_is_written_whole(tmp_path: Path) -> None:
+    path = RunFolder(tmp_path).write_json("a.json", {"x": np.float32(0.5), "y": {1}})
+    assert json.loads(path.read_text())["x"] == 0.5
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_run_gets_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = new_folder(None, "tiny").path
+    assert first.parent == Path("runs/tiny")
+    first.mkdir(parents=True)
+    assert new_folder(None, "tiny").path != first
+
+
+def test_ray_is_started_with_the_cpus_that_a_run_asks_for() -> None:
+    config = PUREConfig().env_runners(num_env_runners=2).learners(num_learners=2)
+    assert cpus_of(config) == 5
+    assert cpus_of(PUREConfig()) == 1
+
+
+def test_embedded_models_are_known_before_an_environment_is_made() -> None:
+    def names(model: Any = None, **env_config: Any) -> list[str]:
+        config = PUREConfig().environment(
+            "pure_rllib/Arithmetic-v0", env_config=env_config
+        )
+        if model is not None:
+            config.rl_module(model_config={"model": model})
+        return sorted(embedded_models([config, config]))
+
+    assert names() == ["arithmetic-policy", "arithmetic-prm"]
+    assert names(task="y", process_rewards="exact") == ["arithmetic-y-policy"]
+    assert names({"model_type": "qwen2"}, process_rewards="exact") == []
+    assert names("folder", prm="embedded:arithmetic-prm") == ["arithmetic-prm"]
