@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from tqdm import tqdm
 
+from pure_rllib.algorithms import PURE
 from pure_rllib.experiment import Experiment
 from pure_rllib.run.folder import RunFolder, write_text
 from pure_rllib.run.loggers import sweep_callbacks
@@ -142,6 +143,8 @@ class Sweep:
         os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
         start_ray(configs[0], self.experiment.spec.get("ray"), verbose=self.verbose)
         try:
+            # Tune forgets names when Ray is shut down, as an earlier run may have done.
+            tune.register_trainable("PURE", PURE)
             self.folder.path.mkdir(parents=True, exist_ok=True)
             if not self.resume:
                 write_text(self.folder.experiment_file, self.experiment.to_yaml())

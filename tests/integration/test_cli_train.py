@@ -1,0 +1,198 @@
+"""`pure-rllib train` for real, in processes of its own, with a tiny random policy."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from pure_rllib.run.rollout_files import read_rollouts
+
+pytestmark = pytest.mark.slow
+
+TINY = """
+tiny:
+  run: PURE
+  stop: {training_iteration: 6}
+  checkpoint: {every: 2, keep: 2}
+  report: {rollouts_every: 2, max_groups: 2}
+  config:
+    environment:
+      env: pure_rllib/Arithmetic-v0
+      # Seven problems, two per iteration: epochs end inside the run.
+      env_config:
+        {process_rewards: exact, max_response_tokens: 16, num_problems: 7,
+         num_eval_problems: 6}
+    env_runners: {num_prompts: 2, group_size: 4}
+    training: {lr: 1e-2, lr_warmup_updates: 3}
+    rl_module:
+      model_config:
+        model:
+          {model_type: qwen2, vocab_size: 32, hidden_size: 16, intermediate_size: 16,
+           num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,
+           max_position_embeddings: 128, tie_word_embeddings: true}
+    evaluation: {evaluation_interval: 4}
+    debugging: {seed: 0}
+"""
+COMMAND = [sys.executable, "-m", "pure_rllib.cli", "train"]
+# Clocks differ between any two runs.
+TIMES = ("seconds/", "throughput/", "time_")
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    """The metrics of `progress.csv` that a repetition must have as well."""
+    with (folder / "progress.csv").open() as stream:
+        return [
+            {k: float(v) for k, v in row.items() if not k.startswith(TIMES)}
+            for row in csv.DictReader(stream)
+        ]
+
+
+def differences(
+    first: list[dict[str, float]], second: list[dict[str, float]]
+) -> list[tuple[int, str, float, float]]:
+    """Iteration, metric and values of everything that is not equal bit by bit."""
+    return [
+        (index, key, a[key], b[key])
+        for index, (a, b) in enumerate(zip(first, second, strict=True))
+        for key in a
+        if a[key] != b[key] and not (math.isnan(a[key]) and math.isnan(b[key]))
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.yaml").write_text(TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> tuple[Path, str]:
+    """A run that was never stopped, and what it said."""
+    done = run(place, "tiny.yaml", "--out", "whole")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place / "whole", done.stdout + done.stderr
+
+
+def test_a_run_says_where_everything_is(whole: tuple[Path, str]) -> None:
+    folder, said = whole
+    assert "accuracy, greedy" in said and "6/6" in said
+    for name in (
+        "learning_curves.png",
+        "rollouts.html",
+        "policy",
+        "checkpoints/iteration_000006",
+        "progress.csv",
+    ):
+        assert f"whole/{name}" in said
+        assert (folder / name).exists()
+    assert "Deprecat" not in said and "Traceback" not in said
+
+
+def test_a_run_leaves_what_it_promises(whole: tuple[Path, str]) -> None:
+    folder, _ = whole
+    rows = rows_of(folder)
+    assert [row["training_iteration"] for row in rows] == list(range(7))
+    evaluated = [not math.isnan(row["evaluation/greedy_accuracy"]) for row in rows]
+    # Before, by the interval, and at the end.
+    assert [i for i, was in enumerate(evaluated) if was] == [0, 4, 6]
+    assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == [
+        "iteration_000004",
+        "iteration_000006",
+    ]
+    rollouts = read_rollouts(folder / "rollouts")
+    assert list(rollouts) == [1, 2, 4, 6]
+    assert all(r.advantages is not None for g in rollouts[6] for r in g)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["iterations"] == 6
+    assert (
+        summary["after"]["evaluation/greedy_accuracy"]
+        == rows[6]["evaluation/greedy_accuracy"]
+    )
+    config = json.loads((folder / "config.json").read_text())
+    assert config["env_runners"]["group_size"] == 4
+    assert list(folder.glob("events.out.tfevents.*"))
+    AutoModelForCausalLM.from_pretrained(folder / "policy")
+
+
+def test_a_resumed_run_has_the_metrics_of_one_never_stopped(
+    place: Path, whole: tuple[Path, str]
+) -> None:
+    stopped = run(place, "tiny.yaml", "--out", "resumed", "--iterations", "3")
+    assert stopped.returncode == 0, stopped.stderr
+    resumed = run(place, "--resume", "resumed", "--iterations", "6")
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = rows_of(whole[0]), rows_of(place / "resumed")
+    # The run that ended at 3 was evaluated there, as every run is at its end.
+    for row in (first[3], second[3]):
+        for key in [k for k in row if k.startswith("evaluation/")]:
+            row[key] = math.nan
+    assert differences(first, second) == []
+
+
+def test_an_older_checkpoint_drops_what_came_after(
+    place: Path, whole: tuple[Path, str]
+) -> None:
+    before = rows_of(whole[0])
+    checkpoint = whole[0] / "checkpoints" / "iteration_000004"
+    again = run(place, "tiny.yaml", "--resume", str(checkpoint))
+    assert again.returncode == 0, again.stderr
+    assert differences(before, rows_of(whole[0])) == []
+
+
+def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(place: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "tiny.yaml", "--out", "cut", "--iterations", "100000"],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A group of its own, all of which gets the signal: as from a terminal.
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "3/100000" in line:
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in out + err
+    assert "pure-rllib train --resume cut" in out
+    last = int(sorted((place / "cut" / "checkpoints").iterdir())[-1].name[-6:])
+    assert f"iteration_{last:06d}" in out
+    rows = rows_of(place / "cut")
+    assert [row["training_iteration"] for row in rows] == list(range(last + 1))
+    resumed = run(place, "--resume", "cut", "--iterations", str(last + 1))
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(rows_of(place / "cut")) == last + 2
+
+
+def test_a_wrong_combination_fails_before_a_model_loads(place: Path) -> None:
+    done = run(
+        place,
+        *("tiny.yaml", "--out", "none"),
+        *("--set", "environment.env_config.process_rewards=none"),
+    )
+    assert done.returncode == 2
+    assert "`process_reward_coeff` (1.0) must be 0" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (place / "none").exists()

@@ -1,0 +1,149 @@
+"""Sweeps through Ray Tune for real, with a tiny random policy."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray import tune
+
+from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.cli import main
+from pure_rllib.run.rows import read_rows
+
+pytestmark = pytest.mark.slow
+
+TINY = """
+tiny:
+  run: PURE
+  stop: {training_iteration: 2}
+  config:
+    environment:
+      env: pure_rllib/Arithmetic-v0
+      env_config:
+        {process_rewards: exact, max_response_tokens: 16, num_eval_problems: 4}
+    env_runners: {num_prompts: 2, group_size: 4}
+    training: {lr: 1e-3}
+    rl_module:
+      model_config:
+        model:
+          {model_type: qwen2, vocab_size: 32, hidden_size: 16, intermediate_size: 16,
+           num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,
+           max_position_embeddings: 128, tie_word_embeddings: true}
+    evaluation: {evaluation_interval: 2}
+    debugging: {seed: 0}
+"""
+
+
+def sweep(tmp_path: Path, text: str) -> list[dict]:
+    """Runs a sweep from a text; returns `table.json`."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text)
+    assert main(["train", str(path), "--out", str(tmp_path / "out")]) == 0
+    return json.loads((tmp_path / "out" / "table.json").read_text())
+
+
+def test_a_grid_with_seeds_prints_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TINY.replace("lr: 1e-3", "credit_assignment: {grid_search: [min, sum]}")
+    table = sweep(tmp_path, text + "  seeds: [0, 1]\n")
+    assert [row["settings"] for row in table] == [
+        {"credit_assignment": credit, "seed": seed}
+        for credit in ("min", "sum")
+        for seed in (0, 1)
+    ]
+    assert [row["iterations"] for row in table] == [2] * 4
+    printed = capsys.readouterr().out
+    assert printed.count("credit_assignment  seed") == 1
+    assert (tmp_path / "out" / "study.png").is_file()
+    assert "| min " in (tmp_path / "out" / "table.md").read_text()
+    for row in table:
+        rows = read_rows(Path(row["folder"]) / "result.json")
+        assert rows[-1]["evaluation/greedy_accuracy"] == row["greedy"]
+        header = (Path(row["folder"]) / "progress.csv").read_text().splitlines()[0]
+        # Measured in the second row only, and a column all the same.
+        assert "evaluation/greedy_accuracy" in header.split(",")
+
+
+def test_arms_differ_only_in_what_they_set(tmp_path: Path) -> None:
+    arms = """
+  arms:
+    process: {}
+    verifiable:
+      environment: {env_config: {process_rewards: none}}
+      training: {process_reward_coeff: 0.0}
+"""
+    table = sweep(tmp_path, TINY + arms)
+    assert [row["settings"] for row in table] == [
+        {"arm": "process"},
+        {"arm": "verifiable"},
+    ]
+    process, verifiable = table
+    # Every response of a random policy is wrong: the exact scorer says -1, the
+    # verifier 0. The first weights, and so the first responses, are the same.
+    assert process["reward"] < 0 and verifiable["reward"] == 0
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "{type: ASHA, grace_period: 1, reduction_factor: 2}",
+        "{type: PBT, perturbation_interval: 1, quantile_fraction: 0.5, "
+        "hyperparam_mutations: {training.lr: {loguniform: [1e-4, 1e-2]}}}",
+    ],
+)
+def test_schedulers_run_trials(tmp_path: Path, scheduler: str) -> None:
+    text = TINY.replace("lr: 1e-3", "lr: {choice: [1e-2, 1e-4]}").replace(
+        "training_iteration: 2", "training_iteration: 3"
+    )
+    lines = "  num_samples: 2\n  metric: response/tokens\n  mode: min\n"
+    table = sweep(tmp_path, f"{text}{lines}  scheduler: {scheduler}\n")
+    assert len(table) == 2
+    assert max(row["iterations"] for row in table) == 3
+    assert all(row["error"] is None for row in table)
+
+
+@pytest.fixture
+def tuner_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    # Tune forgets names when Ray is shut down, as the other tests do.
+    tune.register_trainable("PURE", PURE)
+    yield
+    ray.shutdown()
+
+
+def test_tuner_takes_a_config_of_ours(tmp_path: Path, tuner_ray: None) -> None:
+    config = (
+        PUREConfig()
+        .environment(
+            "pure_rllib/Arithmetic-v0",
+            env_config={"process_rewards": "exact", "max_response_tokens": 16},
+        )
+        .env_runners(num_prompts=2, group_size=4)
+        .training(lr=tune.grid_search([1e-3, 1e-4]))
+        .rl_module(
+            model_config={
+                "model": {
+                    "model_type": "qwen2",
+                    "vocab_size": 32,
+                    "hidden_size": 16,
+                    "intermediate_size": 16,
+                    "num_hidden_layers": 1,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 1,
+                }
+            }
+        )
+    )
+    results = tune.Tuner(
+        "PURE",
+        param_space=config,
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path), stop={"training_iteration": 1}, verbose=0
+        ),
+    ).fit()
+    assert not results.errors
+    assert sorted(result.config["lr"] for result in results) == [1e-4, 1e-3]
+    assert all(result.metrics["reward"]["total"] <= 0 for result in results)
