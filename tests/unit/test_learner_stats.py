@@ -1,0 +1,106 @@
+"""Sums of several learners, merged into the metrics of one."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from ray.rllib.core.columns import Columns
+
+from pure_rllib.algorithms import columns
+from pure_rllib.algorithms.pure.learner_stats import LearnerStats, batch_stats, merge
+
+ADVANTAGES = torch.tensor([[1.0, 3.0, 0.0], [-2.0, 0.0, 0.0], [4.0, 0.0, -1.0]])
+RETURNS = torch.tensor([[2.0, 2.0, 0.0], [1.0, 0.0, 0.0], [5.0, 1.0, 1.0]])
+MASK = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
+
+
+def part(rows: slice) -> dict[str, Any]:
+    mask = MASK[rows]
+    return {
+        Columns.ADVANTAGES: ADVANTAGES[rows],
+        columns.RETURNS: RETURNS[rows],
+        Columns.LOSS_MASK: mask,
+        columns.PROMPT_LENS: torch.full((len(mask),), 10),
+        columns.RESPONSE_LENS: mask.sum(1),
+    }
+
+
+def report(rows: slice) -> dict[str, Any]:
+    stats = LearnerStats()
+    batch_stats(part(rows), stats)
+    mask = MASK[rows]
+    logp, old = ADVANTAGES[rows] / 100, torch.zeros_like(ADVANTAGES[rows])
+    stats.add_gap(logp, old, mask)
+    stats.add_tokens("entropy", RETURNS[rows], mask)
+    stats.set("learning_rate", 0.5)
+    stats.mean("gradient_norm", 2.0)
+    return stats.as_dict()
+
+
+def test_one_learner_by_hand() -> None:
+    metrics = merge([report(slice(0, 3))])
+    # Tokens: 1 3 | -2 | 4 0 -1. Sum 5, squares 1 + 9 + 4 + 16 + 0 + 1 = 31.
+    assert metrics["advantage/mean"] == pytest.approx(5 / 6)
+    assert metrics["advantage/std"] == pytest.approx(
+        math.sqrt(31 / 6 - (5 / 6) ** 2), rel=1e-6
+    )
+    # Returns: 2 2 | 1 | 5 1 1
+    assert metrics["return/mean"] == pytest.approx(12 / 6)
+    # 3 prompts of 10 and 2 + 1 + 3 response tokens
+    assert metrics["num_tokens"] == 36.0
+    assert metrics["generator_learner_logp_gap"] == pytest.approx(0.04)
+    assert metrics["ratio/first_minibatch_max_deviation"] == pytest.approx(
+        math.exp(0.04) - 1, rel=1e-4
+    )
+    assert metrics["learning_rate"] == 0.5
+    assert "advantage/square" not in metrics
+
+
+@pytest.mark.parametrize("cuts", [[1], [2], [1, 2]])
+def test_several_learners_report_what_one_with_all_rows_does(cuts: list[int]) -> None:
+    bounds = [0, *cuts, 3]
+    shares = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    whole = merge([report(slice(0, 3))])
+    merged = merge([report(share) for share in shares])
+    assert merged.keys() == whole.keys()
+    for name, value in whole.items():
+        assert merged[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_a_mean_weighs_every_learner_by_its_tokens() -> None:
+    few, many = LearnerStats(), LearnerStats()
+    for stats in (few, many):
+        batch_stats(part(slice(0, 3)), stats)
+    few.add_loss(sums(num_tokens=1, clip_low_count=1, ratio_max=1.5))
+    many.add_loss(sums(num_tokens=9, clip_low_count=0, ratio_max=1.2))
+    metrics = merge([few.as_dict(), many.as_dict()])
+    # 1 of 10 tokens; the mean of the learners' shares would be (1 + 0)/2.
+    assert metrics["clip/low_share"] == pytest.approx(0.1)
+    assert metrics["ratio/max"] == 1.5
+
+
+def sums(**given: float) -> dict[str, float]:
+    names = ("num_tokens", "clip_low_count", "clip_high_count", "ratio_sum")
+    return {**dict.fromkeys((*names, "kl_k3_sum", "ratio_max"), 0.0), **given}
+
+
+def test_a_learner_without_loss_tokens_changes_nothing() -> None:
+    idle = LearnerStats()
+    batch = part(slice(0, 1))
+    batch[Columns.LOSS_MASK] = torch.zeros_like(batch[Columns.LOSS_MASK])
+    batch_stats(batch, idle)
+    idle.add_gap(torch.ones(1, 3), torch.zeros(1, 3), batch[Columns.LOSS_MASK])
+    busy = report(slice(1, 3))
+    alone, together = merge([busy]), merge([busy, idle.as_dict()])
+    # Its prompt and response were still read: 10 + 2 tokens.
+    assert together.pop("num_tokens") == alone.pop("num_tokens") + 12.0
+    assert together == alone
+
+
+def test_nothing_to_measure_is_nan() -> None:
+    idle = LearnerStats()
+    batch = part(slice(0, 1))
+    batch[Columns.LOSS_MASK] = torch.zeros_like(batch[Columns.LOSS_MASK])
+    batch_stats(batch, idle)
+    assert math.isnan(merge([idle.as_dict()])["advantage/mean"])
