@@ -19,8 +19,8 @@ from pure_rllib.credit.returns import CreditAssignment, process_returns
 class ProcessReturns(ConnectorV2):
     """Computes each token's return from the process rewards still to come.
 
-    Reads `STEP_REWARDS`, `STEP_MASK`, `STEP_ENDS` and `LOSS_MASK`; writes `RETURNS`
-    `[B, T]`, before any baseline and coefficient.
+    Reads `STEP_REWARDS`, `STEP_MASK`, `STEP_ENDS` and the width of `ACTIONS`; writes
+    `RETURNS` `[B, T]`, before any baseline and coefficient, for metrics and reports.
     Source: PURE (arXiv 2504.15275), equations 3 and 4.
 
     Args:

@@ -52,7 +52,12 @@ class ReferenceLogps(ConnectorV2):
         module = rl_module[DEFAULT_MODULE_ID]
         device = next(module.reference.parameters()).device
         ref_logp = torch.zeros(rows[Columns.ACTIONS].shape)
-        for index, micro_batch in micro_batches(rows, self.micro_batch_tokens, device):
+        # Not the loss mask: a response that is left out of the loss still has a KL,
+        # which counts for the others' baseline where the KL is part of the reward.
+        times = torch.arange(ref_logp.shape[1])
+        is_response = times < rows[columns.RESPONSE_LENS][:, None]
+        whole = {**rows, Columns.LOSS_MASK: is_response}
+        for index, micro_batch in micro_batches(whole, self.micro_batch_tokens, device):
             logp, _ = module.logps(module.reference, micro_batch)
             ref_logp[index, : logp.shape[1]] = logp.cpu()
         rows[columns.REF_LOGP] = ref_logp
