@@ -1,5 +1,6 @@
 """Sums of several learners, merged into the metrics of one."""
 
+import itertools
 import math
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_one_learner_by_hand() -> None:
 @pytest.mark.parametrize("cuts", [[1], [2], [1, 2]])
 def test_several_learners_report_what_one_with_all_rows_does(cuts: list[int]) -> None:
     bounds = [0, *cuts, 3]
-    shares = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    shares = [slice(a, b) for a, b in itertools.pairwise(bounds)]
     whole = merge([report(slice(0, 3))])
     merged = merge([report(share) for share in shares])
     assert merged.keys() == whole.keys()

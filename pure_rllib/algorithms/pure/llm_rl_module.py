@@ -76,12 +76,14 @@ class LLMRLModule(TorchRLModule):
         """Keeps dropout off: the ratio to the sampling policy must start at 1.
 
         Gradient checkpointing is the one thing that Hugging Face ties to the training
-        flag, so that flag follows only where it is in use.
+        flag, so the flag follows on the modules that checkpoint, but not on those
+        inside of them, where dropout is.
         """
         super().train(mode)
         self.policy.eval()
-        if mode and getattr(self.policy, "is_gradient_checkpointing", False):
-            self.policy.train()
+        for module in self.policy.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = mode
         if self.reference is not None:
             self.reference.eval()
         return self
@@ -156,9 +158,8 @@ class LLMRLModule(TorchRLModule):
         """Takes over parameters as returned by `get_state`; an empty state is none."""
         if not state:
             return
-        own = self.policy.state_dict()
         self.policy.load_state_dict(
-            {name: _to_torch(array, own[name].dtype) for name, array in state.items()}
+            {name: _to_torch(array) for name, array in state.items()}
         )
 
 
@@ -170,7 +171,8 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.numpy().copy()
 
 
-def _to_torch(array: Any, dtype: torch.dtype) -> Tensor:
+def _to_torch(array: Any) -> Tensor:
     tensor = torch.as_tensor(array)
-    is_bits = dtype == torch.bfloat16 and tensor.dtype == torch.uint16
-    return tensor.view(torch.bfloat16) if is_bits else tensor
+    # No policy has uint16 parameters: these are the bits of bfloat16, whatever the
+    # dtype of the policy that takes them over.
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
