@@ -1,6 +1,7 @@
 """Checks of a PURE configuration, all made before any model is loaded."""
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
@@ -29,6 +30,20 @@ _NUMBERS = (
     "kl_coeff",
 )
 _POSITIVE = ("temperature", "clip_param", "clip_param_high", "max_response_tokens")
+_MAY_BE_NONE = ("clip_param_high", "max_response_tokens", "minibatch_size", "seed")
+_WHOLE = (
+    "num_prompts",
+    "group_size",
+    "num_epochs",
+    "max_refill_rounds",
+    "micro_batch_tokens",
+    "lr_warmup_updates",
+    "num_samples_per_problem",
+    "max_response_tokens",
+    "minibatch_size",
+    "seed",
+)
+_SWITCHES = ("mask_separators", "mask_truncated")
 
 
 def check_config(config: Any) -> None:
@@ -39,19 +54,43 @@ def check_config(config: Any) -> None:
             raise ValueError(f"`{name}` ({value!r}) must be one of {choices}.")
     for name, least in _AT_LEAST.items():
         value = getattr(config, name)
-        if not _is_number(value) or value < least:
+        # Asked this way round, NaN fails too.
+        if not (_is_number(value) and value >= least):
             raise ValueError(f"`{name}` ({value!r}) must be a number >= {least}.")
     for name in _POSITIVE:
         value = getattr(config, name)
-        if value is not None and not (_is_number(value) and value > 0):
+        is_left_out = value is None and name in _MAY_BE_NONE
+        if not is_left_out and not (_is_number(value) and value > 0):
             raise ValueError(f"`{name}` ({value!r}) must be a number > 0.")
+    for name in _SWITCHES:
+        value = getattr(config, name)
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` ({value!r}) must be True or False.")
     _check_credit(config)
+    _check_whole_numbers(config)
     _check_sizes(config)
     _check_model_config(config.model_config)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_whole_numbers(config: Any) -> None:
+    for name in _WHOLE:
+        value = getattr(config, name)
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ValueError(
+                f"`{name}` ({value!r}) must be a whole number, because it counts. "
+                "Write it as one."
+            )
+    if config.seed is not None and config.seed < 0:
+        raise ValueError(
+            f"`seed` ({config.seed}) must be None or >= 0, because NumPy takes no "
+            "negative seeds. Set `.debugging(seed=0)`."
+        )
 
 
 def _check_credit(config: Any) -> None:
@@ -61,8 +100,8 @@ def _check_credit(config: Any) -> None:
             "baseline averages the other responses. Set "
             "`.env_runners(group_size=4)`."
         )
-    if not 0.0 < config.top_p <= 1.0:
-        raise ValueError(f"`top_p` ({config.top_p}) must be in (0, 1].")
+    if not (_is_number(config.top_p) and 0.0 < config.top_p <= 1.0):
+        raise ValueError(f"`top_p` ({config.top_p!r}) must be in (0, 1].")
     for name in _NUMBERS:
         if not _is_number(getattr(config, name)):
             raise ValueError(f"`{name}` ({getattr(config, name)!r}) must be a number.")

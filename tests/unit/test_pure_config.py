@@ -1,0 +1,363 @@
+"""Settings: defaults, setters, presets, and every rule of validation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.group_env_runner import GroupEnvRunner
+from pure_rllib.algorithms.pure.validation import check_against_env
+from pure_rllib.credit.presets import PRESETS
+from pure_rllib.testing import tiny_model_config
+
+Change = Callable[[PUREConfig], Any]
+
+
+def config() -> PUREConfig:
+    return PUREConfig().environment("pure_rllib/Arithmetic-v0")
+
+
+def test_defaults() -> None:
+    made = config()
+    made.validate()
+    assert made.algo_class is PURE
+    assert made.env_runner_cls is GroupEnvRunner
+    assert (made.num_prompts, made.group_size, made.temperature) == (16, 8, 1.0)
+    assert (made.credit_assignment, made.credit_temperature) == ("min", 0.1)
+    assert (made.process_reward_coeff, made.verifiable_reward_coeff) == (1.0, 1.0)
+    assert made.kl_coeff == 0.0 and made.normalize_advantages is False
+    assert made.groups_per_step is None
+    assert made.model_config["with_reference"] is False
+
+
+@pytest.mark.parametrize(
+    "setter", ["env_runners", "training", "evaluation", "rl_module", "learners"]
+)
+def test_setters_reject_unknown_names(setter: str) -> None:
+    with pytest.raises(TypeError, match="group_sizes"):
+        getattr(config(), setter)(group_sizes=4)
+
+
+def test_setters_chain_and_set_what_they_are_given_only() -> None:
+    made = config().env_runners(group_size=4).training(lr=2e-6, baseline="step")
+    assert isinstance(made, PUREConfig)
+    assert (made.group_size, made.num_prompts) == (4, 16)
+    assert (made.lr, made.baseline, made.gamma) == (2e-6, "step", 1.0)
+    # None is a value of its own, not "leave it".
+    made.training(clip_param_high=0.3).training(clip_param_high=None)
+    assert made.clip_param_high is None
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_presets_are_the_published_settings(preset: str) -> None:
+    made = config().training(preset=preset).env_runners(max_response_tokens=64)
+    made.validate()
+    credit, published = made.credit_config(), PRESETS[preset]
+    for name in ("baseline", "kl_coeff", "mask_separators", "loss_aggregation"):
+        assert getattr(credit, name) == getattr(published, name)
+    assert credit.max_response_tokens == 64
+
+
+def test_a_setting_beside_a_preset_wins_over_it() -> None:
+    made = config().training(preset="pure_openrlhf", kl_coeff=0.5)
+    assert made.kl_coeff == 0.5
+    assert made.normalize_advantages == "pure_openrlhf"
+    with pytest.raises(ValueError, match=r"`preset` .*must be one of.*paper"):
+        config().training(preset="papers")
+
+
+def test_a_kl_term_asks_for_a_reference_policy() -> None:
+    assert config().training(kl_coeff=0.1).model_config["with_reference"] is True
+
+
+def test_a_copy_is_independent() -> None:
+    first = config().training(lr=1e-5)
+    second = first.copy(copy_frozen=False).training(lr=2e-5)
+    assert (first.lr, second.lr) == (1e-5, 2e-5)
+    frozen = first.copy(copy_frozen=True)
+    with pytest.raises(AttributeError):
+        frozen.lr = 1.0
+
+
+def test_overrides_reject_unknown_names() -> None:
+    assert PUREConfig.overrides(credit_assignment="sum") == {"credit_assignment": "sum"}
+    with pytest.raises(KeyError, match="credit_asignment"):
+        PUREConfig.overrides(credit_asignment="sum")
+
+
+def test_dict_and_state_round_trips() -> None:
+    made = (
+        config()
+        .env_runners(group_size=4)
+        .training(credit_temperature=0.2, adam_betas=(0.9, 0.95), minibatch_size=8)
+    )
+    from_dict = PUREConfig.from_dict(dict(made.to_dict()))
+    from_state = PUREConfig.from_state(made.get_state())
+    for other in (from_dict, from_state):
+        assert isinstance(other, PUREConfig)
+        other.validate()
+        assert other.env == "pure_rllib/Arithmetic-v0"
+        assert (other.group_size, other.groups_per_step) == (4, 2)
+        assert other.credit_config() == made.credit_config()
+        assert tuple(other.adam_betas) == (0.9, 0.95)
+        assert other.env_runner_cls is GroupEnvRunner
+
+
+def test_environment_gets_the_token_budget() -> None:
+    made = config().environment(env_config={"task": "z"})
+    assert made.full_env_config() == {"task": "z"}
+    made.env_runners(max_response_tokens=32)
+    assert made.full_env_config() == {"task": "z", "max_response_tokens": 32}
+
+
+# The change, and what its message must hold: the setting, the value, the reason, the
+# way out.
+BAD: list[tuple[Change, str]] = [
+    (
+        lambda c: c.env_runners(group_size=1),
+        r"`group_size` \(1\) must be .*leave-one-out.*Set `\.env_runners\(group_size=4",
+    ),
+    (lambda c: c.env_runners(group_size=2.5), r"`group_size` \(2\.5\) must be"),
+    (lambda c: c.env_runners(num_prompts=0), r"`num_prompts` \(0\) must be .*>= 1"),
+    (lambda c: c.env_runners(num_prompts=2.5), r"`num_prompts` \(2\.5\) must be"),
+    (lambda c: c.env_runners(temperature=0.0), r"`temperature` \(0\.0\) must be .*> 0"),
+    (lambda c: c.env_runners(temperature=None), r"`temperature` \(None\) must be"),
+    (lambda c: c.env_runners(top_p=0.0), r"`top_p` \(0\.0\) must be in \(0, 1\]"),
+    (lambda c: c.env_runners(top_p=1.1), r"`top_p` \(1\.1\) must be in \(0, 1\]"),
+    (lambda c: c.env_runners(top_p="1"), r"`top_p` \('1'\) must be in \(0, 1\]"),
+    (
+        lambda c: c.env_runners(max_response_tokens=0),
+        r"`max_response_tokens` \(0\) must be .*> 0",
+    ),
+    (
+        lambda c: c.env_runners(generator="vllm2"),
+        r"`generator` \('vllm2'\) must be one of \('transformers'",
+    ),
+    (
+        lambda c: c.training(credit_temperature=0.0),
+        r"`credit_temperature` \(0\.0\) must be > 0.*divides.*strict_min",
+    ),
+    (
+        lambda c: c.training(credit_temperature=-0.1),
+        r"`credit_temperature` \(-0\.1\) must be > 0.*divides.*strict_min",
+    ),
+    (
+        lambda c: c.training(credit_temperature="0.1"),
+        r"`credit_temperature` \('0\.1'\) must be a number",
+    ),
+    (
+        lambda c: c.training(process_reward_coeff=0.0, verifiable_reward_coeff=0.0),
+        r"`process_reward_coeff` \(0\) and `verifiable_reward_coeff` \(0\) must not "
+        r"both be 0: nothing would be learned\. Set one of them to 1\.0",
+    ),
+    (
+        lambda c: c.training(process_reward_coeff=-1.0),
+        r"`process_reward_coeff` \(-1\.0\) must be >= 0",
+    ),
+    (
+        lambda c: c.training(minibatch_size=12),
+        r"`minibatch_size` \(12\) must be a multiple of `group_size` \(8\), because "
+        r"groups are never split\. Set it to 64",
+    ),
+    (lambda c: c.training(minibatch_size=0), r"`minibatch_size` \(0\) must be a mult"),
+    (lambda c: c.training(minibatch_size=8.0), r"`minibatch_size` \(8\.0\) must be a"),
+    (
+        lambda c: c.training(credit_assignment="max"),
+        r"`credit_assignment` \('max'\) must be one of 'min', 'strict_min', 'sum'",
+    ),
+    (lambda c: c.training(baseline="mean"), r"`baseline` \('mean'\) must be one of"),
+    (
+        lambda c: c.training(loss_aggregation="mean"),
+        r"`loss_aggregation` \('mean'\) must be one of",
+    ),
+    (lambda c: c.training(kl_estimator="k4"), r"`kl_estimator` \('k4'\) must be one"),
+    (lambda c: c.training(kl_placement="obs"), r"`kl_placement` \('obs'\) must be one"),
+    (lambda c: c.training(kl_coeff=-0.1), r"`kl_coeff` \(-0\.1\) must be >= 0"),
+    (
+        lambda c: c.training(normalize_advantages="yes"),
+        r"`normalize_advantages` \('yes'\) must be one of False, True, 'tokens'",
+    ),
+    (
+        lambda c: c.training(no_signal_groups="skip"),
+        r"`no_signal_groups` \('skip'\) must be one of \('keep', 'drop', 'refill'\)",
+    ),
+    (
+        lambda c: c.training(no_signal_groups="drop", kl_coeff=0.1),
+        r"`no_signal_groups` \(\"drop\"\) must be \"keep\" with a `kl_coeff` \(0\.1\)"
+        r".*still teach the KL term\. Set one of the two back",
+    ),
+    (
+        lambda c: c.training(gamma=0.9),
+        r"`gamma` \(0\.9\) has no effect with `credit_assignment` \(\"min\"\).*Set "
+        r"gamma to 1\.0 or credit_assignment to \"sum\"",
+    ),
+    (
+        lambda c: c.training(gamma=1.5, credit_assignment="sum"),
+        r"`gamma` \(1\.5\) must be in \[0, 1\]",
+    ),
+    (
+        lambda c: c.training(formulas="pure_verl"),
+        r"`baseline` \('token'\) must be 'response' with `formulas` 'pure_verl'",
+    ),
+    (lambda c: c.training(clip_param=0.0), r"`clip_param` \(0\.0\) must be .*> 0"),
+    (lambda c: c.training(clip_param=None), r"`clip_param` \(None\) must be"),
+    (
+        lambda c: c.training(clip_param_high=-0.1),
+        r"`clip_param_high` \(-0\.1\) must be .*> 0",
+    ),
+    (lambda c: c.training(num_epochs=0), r"`num_epochs` \(0\) must be .*>= 1"),
+    (
+        lambda c: c.training(micro_batch_tokens=0),
+        r"`micro_batch_tokens` \(0\) must be .*>= 1",
+    ),
+    (
+        lambda c: c.training(max_refill_rounds=0),
+        r"`max_refill_rounds` \(0\) must be .*>= 1",
+    ),
+    (
+        lambda c: c.training(lr_warmup_updates=-1),
+        r"`lr_warmup_updates` \(-1\) must be .*>= 0",
+    ),
+    (
+        lambda c: c.training(entropy_coeff=-0.1),
+        r"`entropy_coeff` \(-0\.1\) must be .*>= 0",
+    ),
+    (
+        lambda c: c.training(entropy_coeff=float("nan")),
+        r"`entropy_coeff` \(nan\) must be .*>= 0",
+    ),
+    (
+        lambda c: c.training(weight_decay=-0.1),
+        r"`weight_decay` \(-0\.1\) must be .*>= 0",
+    ),
+    (
+        lambda c: c.training(mask_separators="no"),
+        r"`mask_separators` \('no'\) must be True or False",
+    ),
+    (
+        lambda c: c.training(mask_truncated=1),
+        r"`mask_truncated` \(1\) must be True or False",
+    ),
+    (
+        lambda c: c.training(grad_clip_by="value"),
+        r"`grad_clip_by` \(\"value\"\) must be \"global_norm\", because .*Leave it out",
+    ),
+    (
+        lambda c: c.learners(num_learners=17),
+        r"`num_prompts` \(16\) must be at least `num_learners` \(17\), because each "
+        r"learner needs a whole group\. Raise num_prompts",
+    ),
+    (
+        lambda c: c.evaluation(num_samples_per_problem=-1),
+        r"`num_samples_per_problem` \(-1\) must be .*>= 0",
+    ),
+    (
+        lambda c: c.evaluation(evaluation_duration_unit="timesteps"),
+        r"`evaluation_duration_unit` \(\"timesteps\"\) must be \"episodes\".*Leave",
+    ),
+    (
+        lambda c: c.evaluation(evaluation_num_env_runners=1),
+        r"`evaluation_num_env_runners` \(1\) must be 0, because .*Leave it out",
+    ),
+    (lambda c: c.debugging(seed=-1), r"`seed` \(-1\) must be .*>= 0"),
+    (
+        lambda c: c.rl_module(model_config={"modle": "folder", "dtyp": "float32"}),
+        r"`model_config` has unknown keys \['dtyp', 'modle'\]; it may hold .*'model'",
+    ),
+    (
+        lambda c: c.rl_module(model_config={"dtype": "fp8"}),
+        r"`dtype` \(\"fp8\"\) must be one of \('float32'",
+    ),
+]
+
+
+@pytest.mark.parametrize("change, message", BAD, ids=[message for _, message in BAD])
+def test_a_setting_that_cannot_work_is_named_with_its_reason(
+    change: Change, message: str
+) -> None:
+    made = config()
+    change(made)
+    with pytest.raises(ValueError, match=message):
+        made.validate()
+
+
+def env_summary(**facts: Any) -> EnvSummary:
+    return EnvSummary(
+        **{
+            "num_problems": 10,
+            "num_answers": 4,
+            "num_eval_problems": 0,
+            "num_dropped_prompts": 0,
+            "vocab_size": 32,
+            "tokenizer_size": 32,
+            "max_prompt_tokens": 100,
+            "max_response_tokens": 412,
+            "has_step_scorer": True,
+            "has_verifier": True,
+            "default_policy": None,
+            **facts,
+        }
+    )
+
+
+def test_an_environment_that_fits_is_accepted() -> None:
+    # A context of 512 tokens: 100 + 412 just fits.
+    check_against_env(config(), env_summary(), tiny_model_config(32))
+
+
+@pytest.mark.parametrize(
+    "facts, message",
+    [
+        (
+            {"has_verifier": False},
+            r"`verifiable_reward_coeff` \(1\.0\) must be 0, because the environment "
+            r"has no verifier\. Set it to 0",
+        ),
+        (
+            {"num_answers": 0},
+            r"`verifiable_reward_coeff` \(1\.0\) must be 0, because none of the 10 "
+            r"problems has a gold answer\. Set it to 0, or name the right",
+        ),
+        (
+            {"has_step_scorer": False},
+            r"`process_reward_coeff` \(1\.0\) must be 0, because the environment "
+            r"has no step scorer\. Set it to 0, or set `env_config",
+        ),
+        (
+            {"tokenizer_size": 33},
+            r"`model` \(vocabulary of 32\) must cover the tokenizer's 33 ids, because",
+        ),
+        (
+            {"max_response_tokens": 413},
+            r"`max_prompt_tokens` \(100\) plus `max_response_tokens` \(413\) must be "
+            r"at most the model's context \(512\)\. Lower one",
+        ),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused(
+    facts: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_against_env(config(), env_summary(**facts), tiny_model_config(32))
+
+
+def test_evaluation_needs_held_out_problems() -> None:
+    made = config().evaluation(evaluation_interval=5)
+    with pytest.raises(
+        ValueError,
+        match=r"`evaluation_interval` \(5\) needs held-out problems.*eval_problems",
+    ):
+        check_against_env(made, env_summary(), tiny_model_config(32))
+
+
+def test_a_model_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(ValueError, match=r"`model` .*no \*\.safetensors weights.*Set"):
+        check_against_env(config(), env_summary(), str(tmp_path))
+    with pytest.raises(ValueError, match=r"`model` .*there is no such folder.*Set"):
+        check_against_env(config(), env_summary(), str(tmp_path / "absent"))
+    with pytest.raises(ValueError, match=r"`model` .*must name a `model_type`.*Add"):
+        check_against_env(config(), env_summary(), {"hidden_size": 8})
