@@ -57,6 +57,12 @@ def start(
         base = load_experiment(file_or_name) if file_or_name else stored
         experiment = changed(base)
         check_unchanged(stored, experiment, folder)
+        if folder.is_sweep and experiment.stop != stored.stop:
+            raise ValueError(
+                f"`stop` ({experiment.stop}) of a sweep must stay {stored.stop} when "
+                "it is resumed, because Ray Tune keeps it with its trials. Leave out "
+                "--iterations, or start a new sweep with another --out."
+            )
         if file_or_name and iterations is None:
             # The file's own end of the run; that of an option before may be later.
             experiment = experiment.with_overrides(

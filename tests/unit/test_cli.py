@@ -176,3 +176,12 @@ def test_the_first_interrupt_is_noted_and_the_second_stops() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_sweep_is_not_resumed_with_another_end(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stored_run(tiny.with_name("run"))
+    (folder / "tuner.pkl").touch()
+    message = fails(capsys, "train", "--resume", folder, "--iterations", 9)
+    assert "`stop` ({'training_iteration': 9})" in message
