@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return _USER_ERROR
-    except RuntimeError as error:
+    except (RuntimeError, FloatingPointError) as error:
         # Ours name what went wrong; others are found by their traceback.
         if options.traceback:
             traceback.print_exc()

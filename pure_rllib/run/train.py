@@ -1,5 +1,6 @@
 """One run: the loop around `Algorithm.train()`, and what it leaves in its folder."""
 
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -208,7 +209,11 @@ class Run:
                 "seconds": self._rows[-1]["time_total_s"],
                 "before": before,
                 "after": after,
-                "last_iteration": self._rows[-1],
+                "last_iteration": {
+                    # JSON has no word for NaN.
+                    key: None if math.isnan(value) else value
+                    for key, value in self._rows[-1].items()
+                },
             },
         )
         if len(evaluated) > 1:

@@ -186,6 +186,21 @@ def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(place: Path) -> 
     assert len(rows_of(place / "cut")) == last + 2
 
 
+def test_a_loss_that_is_not_a_number_stops_with_the_last_checkpoint(
+    place: Path,
+) -> None:
+    done = run(
+        place,
+        *("tiny.yaml", "--out", "nan", "--set", "checkpoint.every=1"),
+        *("--set", "training.lr=1e25", "--set", "training.lr_warmup_updates=0"),
+    )
+    assert done.returncode == 1
+    assert "error: " in done.stderr and "Traceback" not in done.stderr
+    (checkpoint, *_) = (place / "nan" / "checkpoints").iterdir()
+    assert f"Last checkpoint: nan/checkpoints/{checkpoint.name}" in done.stdout
+    assert "pure-rllib train --resume nan" in done.stdout
+
+
 def test_a_wrong_combination_fails_before_a_model_loads(place: Path) -> None:
     done = run(
         place,

@@ -1,6 +1,7 @@
 """What the algorithm must know of an environment, and can carry over a network."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pure_rllib.envs.token_env import TokenEnv
 
@@ -51,3 +52,28 @@ class EnvSummary:
             has_verifier=env.judge.verifier is not None,
             default_policy=env.default_policy,
         )
+
+
+def token_env_of(env: Any, name: Any) -> TokenEnv:
+    """Returns the `TokenEnv` inside its wrappers.
+
+    Args:
+        env: what an environment creator returned.
+        name: the setting `env`.
+
+    Raises:
+        ValueError: there is no environment, or it is of another kind.
+    """
+    if env is None:
+        raise ValueError(
+            f"`env` ({name}) must be an environment, because there is nothing to learn "
+            'without one. Set `.environment("pure_rllib/Arithmetic-v0")`.'
+        )
+    if not isinstance(env.unwrapped, TokenEnv):
+        raise ValueError(
+            f"`env` ({name}) must be a `TokenEnv`, because groups of responses are "
+            f"judged by its batched path; it is a {type(env.unwrapped).__name__}. "
+            "Compose one: `TokenEnv(problems=..., tokenizer=..., step_scorer=..., "
+            "verifier=...)`."
+        )
+    return env.unwrapped

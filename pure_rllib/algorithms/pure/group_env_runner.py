@@ -21,7 +21,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
-from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.episodes import make_episode
 from pure_rllib.algorithms.pure.records import make_record
 from pure_rllib.data.order import ProblemTicket
@@ -109,14 +109,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             num_workers=self.num_workers,
         )
         self.env: gym.Env = self._env_creator(context)
-        if not isinstance(self.env.unwrapped, TokenEnv):
-            raise ValueError(
-                f"`env` ({self.config.env}) must be a `TokenEnv`, because groups of "
-                "responses are judged by its batched path; it is a "
-                f"{type(self.env.unwrapped).__name__}. Compose one: "
-                "`TokenEnv(problems=..., tokenizer=..., step_scorer=..., "
-                "verifier=...)`."
-            )
+        token_env_of(self.env, self.config.env)
         model = policy_config(
             self.config.full_model_config()["model"],
             trust_remote_code=self.config.full_model_config()["trust_remote_code"],

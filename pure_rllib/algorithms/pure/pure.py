@@ -13,12 +13,13 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.learner.learner_connector_pipeline import (
     LearnerConnectorPipeline,
 )
+from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
 from pure_rllib.algorithms.pure import learner_stats
-from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
 from pure_rllib.algorithms.pure.group_env_runner import Group, Weights
 from pure_rllib.algorithms.pure.iteration_metrics import (
@@ -84,9 +85,10 @@ class PURE(Algorithm):
 
     def _check_env(self, config: Any) -> EnvSummary:
         """Makes the environment for a moment, and fills in what follows from it."""
-        env = self.env_creator(config.full_env_config())
-        summary = EnvSummary.of(env.unwrapped)
-        self._tokenizer = env.unwrapped.tokenizer
+        env = self.env_creator(EnvContext(config.full_env_config(), worker_index=0))
+        token_env = token_env_of(env, config.env)
+        summary = EnvSummary.of(token_env)
+        self._tokenizer = token_env.tokenizer
         env.close()
         config.max_response_tokens = summary.max_response_tokens
         if config.model_config.get("model") is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from pure_rllib.algorithms.pure.group_env_runner import Group, Weights
@@ -101,29 +101,32 @@ def _sample_remotely(
     kwargs: dict[str, Any],
 ) -> list[Any]:
     """Deals turns to the healthy env runners; returns what those that live made."""
-    ids = env_runners.healthy_env_runner_ids()
+    # Where none is left, those that Ray is just restarting are waited for.
+    ids = (
+        env_runners.healthy_env_runner_ids()
+        or env_runners.probe_unhealthy_env_runners()
+    )
     if not ids:
         raise RuntimeError(
             "No env runner is alive. Ray's logs say why they died; the last checkpoint "
             "is intact: resume from it."
         )
-    # The group's own `foreach_env_runner` hides application errors while it restarts
-    # env runners; here a failed verifier or PRM must be raised, and only a lost process
-    # is made up for.
-    results = env_runners._worker_manager.foreach_actor(
-        "sample",
-        kwargs=[
-            {**_arguments(share), "weights": weights, **kwargs}
-            for share in shard(turns, len(ids))
-        ],
-        remote_actor_ids=ids,
-    )
+    # Not by RLlib's `foreach_env_runner` or `foreach_actor`: under these an env runner
+    # exits on any error, and a failed verifier or PRM would look like a lost process.
+    # It must be raised here, and only a lost process is made up for.
+    manager = env_runners._worker_manager
+    actors = manager.actors()
+    calls = [
+        (i, actors[i].sample.remote(**_arguments(share), weights=weights, **kwargs))
+        for i, share in zip(ids, shard(turns, len(ids)), strict=True)
+        if share
+    ]
     made = []
-    for result in results:
-        if result.ok:
-            made.append(result.get())
-        elif isinstance(result.get(), RayTaskError):
-            raise result.get()
+    for i, call in calls:
+        try:
+            made.append(ray.get(call))
+        except RayActorError:
+            manager.set_actor_state(i, healthy=False)
     return made
 
 
