@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic, sleep
 from typing import Any
 
 import ray
@@ -13,6 +14,9 @@ from pure_rllib.data.order import ProblemTicket, shard
 
 MAX_ATTEMPTS = 3
 """How often prompts are given to other env runners after theirs was lost."""
+
+RESTART_WAIT_S = 120.0
+"""How long a run without any env runner waits for Ray to restart one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +105,7 @@ def _sample_remotely(
     kwargs: dict[str, Any],
 ) -> list[Any]:
     """Deals turns to the healthy env runners; returns what those that live made."""
-    # Where none is left, those that Ray is just restarting are waited for.
-    ids = (
-        env_runners.healthy_env_runner_ids()
-        or env_runners.probe_unhealthy_env_runners()
-    )
+    ids = _living(env_runners)
     if not ids:
         raise RuntimeError(
             "No env runner is alive. Ray's logs say why they died; the last checkpoint "
@@ -128,6 +128,18 @@ def _sample_remotely(
         except RayActorError:
             manager.set_actor_state(i, healthy=False)
     return made
+
+
+def _living(env_runners: EnvRunnerGroup) -> list[int]:
+    """Ids of the healthy env runners; where none is left, waits for a restart."""
+    ids = env_runners.healthy_env_runner_ids()
+    deadline = monotonic() + RESTART_WAIT_S
+    while not ids and monotonic() < deadline:
+        # Answers at once that an actor is not available, for as long as it starts.
+        ids = env_runners.probe_unhealthy_env_runners()
+        if not ids:
+            sleep(1.0)
+    return list(ids)
 
 
 def _collect(results: Sequence[Any], turns: Sequence[Turn]) -> SampledBatch:
