@@ -135,7 +135,7 @@ loss/entropy [1]
     Mean over updates.
 kl/reference [nats per token]
     How far the policy is from the reference policy; NaN without a reference policy.
-    Mean over response tokens, by the configured estimator (k1, k2 or k3).
+    k3, whatever `kl_estimator` is: mean over loss tokens and updates.
 kl/old_policy [nats per token, >= 0]
     How far an update has moved the policy from the one that sampled.
     k3: mean over response tokens of ratio - 1 - log(ratio).
@@ -153,10 +153,10 @@ ratio/first_minibatch_max_deviation [1, >= 0]
     Maximum of |ratio - 1| over the tokens of the iteration's first mini-batch.
 clip/low_share [share, 0 to 1]
     Tokens whose ratio was clipped from below (negative advantage).
-    Such tokens / response tokens, mean over updates.
+    Such tokens / loss tokens, over all updates of the iteration.
 clip/high_share [share, 0 to 1]
     Tokens whose ratio was clipped from above (positive advantage).
-    Such tokens / response tokens, mean over updates.
+    Such tokens / loss tokens, over all updates of the iteration.
 gradient_norm [1, >= 0]
     Length of the gradient before clipping.
     2-norm over all parameters, mean over updates.
@@ -203,9 +203,9 @@ seconds/other [s]
     seconds/iteration minus the five phases above.
 
 # Progress through the data
-epoch [count]
-    Passes over the problems that are complete.
-    problems_seen // problems in the training set.
+epoch [passes]
+    Passes over the problems, the one under way in part.
+    problems_seen / problems in the training set.
 problems_seen [problems, count]
     Problems asked since the run began.
     Counted over resumed runs as well.

@@ -48,8 +48,8 @@ def test_one_learner_by_hand() -> None:
     )
     # Returns: 2 2 | 1 | 5 1 1
     assert metrics["return/mean"] == pytest.approx(12 / 6)
-    # 3 prompts of 10 and 2 + 1 + 3 response tokens
-    assert metrics["num_tokens"] == 36.0
+    # 2 + 1 + 3 response tokens, prompts left out
+    assert metrics["num_tokens"] == 6.0
     assert metrics["generator_learner_logp_gap"] == pytest.approx(0.04)
     assert metrics["ratio/first_minibatch_max_deviation"] == pytest.approx(
         math.exp(0.04) - 1, rel=1e-4
@@ -94,8 +94,8 @@ def test_a_learner_without_loss_tokens_changes_nothing() -> None:
     idle.add_gap(torch.ones(1, 3), torch.zeros(1, 3), batch[Columns.LOSS_MASK])
     busy = report(slice(1, 3))
     alone, together = merge([busy]), merge([busy, idle.as_dict()])
-    # Its prompt and response were still read: 10 + 2 tokens.
-    assert together.pop("num_tokens") == alone.pop("num_tokens") + 12.0
+    # Its response of 2 tokens was still read.
+    assert together.pop("num_tokens") == alone.pop("num_tokens") + 2.0
     assert together == alone
 
 

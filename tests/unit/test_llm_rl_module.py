@@ -159,7 +159,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
     grads = []
     for checkpointing in (False, True):
         made = module(model=model, gradient_checkpointing=checkpointing).train()
-        passes = []
+        passes: list[int] = []
         layer = next(
             m for m in made.policy.modules() if type(m).__name__.endswith("MLP")
         )

@@ -7,7 +7,10 @@ from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
 from pure_rllib.reporting.records import ResponseRecord
 from pure_rllib.reporting.response_metrics import response_metrics
 
-_EVALUATED = ("response/tokens", "response/steps", "response/no_answer_share")
+_EVALUATED = {
+    "response_tokens": "response/tokens",
+    "no_answer_share": "response/no_answer_share",
+}
 
 
 def evaluation_metrics(
@@ -20,26 +23,21 @@ def evaluation_metrics(
         sampled: groups of k sampled responses per problem; may be empty.
 
     Returns:
-        Metrics of the `evaluation/` group, without that prefix. The texts' metrics are
-        those of the sampled responses, or of the greedy ones where there are none.
+        Metrics of the `evaluation/` group, without that prefix; NaN where there is
+        nothing to measure. The texts' metrics are those of the sampled responses, or
+        of the greedy ones where there are none.
     """
     known = [bool(r.correct) for r in _records(greedy) if r.correct is not None]
     metrics = _interval("greedy_accuracy", wilson_interval(sum(known), len(known)))
-    if sampled:
-        per_problem = [
-            [float(bool(r.correct)) for r in group.records if r.correct is not None]
-            for group in sampled
-        ]
-        metrics |= _interval(
-            "sampled_accuracy", cluster_interval([c for c in per_problem if c])
-        )
+    per_problem = [
+        [float(bool(r.correct)) for r in group.records if r.correct is not None]
+        for group in sampled
+    ]
+    metrics |= _interval(
+        "sampled_accuracy", cluster_interval([c for c in per_problem if c])
+    )
     of_texts = response_metrics(_records(sampled or greedy))
-    return metrics | {
-        name.replace("response/tokens", "response_tokens")
-        .replace("response/steps", "response_steps")
-        .replace("response/", ""): of_texts[name]
-        for name in _EVALUATED
-    }
+    return metrics | {name: of_texts[of] for name, of in _EVALUATED.items()}
 
 
 def _records(groups: Sequence[Group]) -> list[ResponseRecord]:

@@ -59,7 +59,7 @@ class RunnerSample:
         groups: one per prompt.
         seconds: wall-clock time by phase: `sync` (taking over weights), `sample`,
             `score`, `verify`, and `total`.
-        num_overlong: responses over the PRM's context so far.
+        num_overlong: responses over the PRM's context.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -198,12 +198,13 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         )
         generated = perf_counter()
         flat = [response for group in responses for response in group]
+        num_overlong = _num_overlong(env)
         judged, times = env.judge.judge(
             [problem for problem in problems for _ in range(size)],
             [prompt for prompt in prompts for _ in range(size)],
             [response.token_ids for response in flat],
         )
-        sample = RunnerSample(num_overlong=_num_overlong(env))
+        sample = RunnerSample(num_overlong=_num_overlong(env) - num_overlong)
         ids = group_ids if group_ids is not None else range(len(tickets))
         for i, (problem, prompt, group_id) in enumerate(
             zip(problems, prompts, ids, strict=True)
@@ -315,4 +316,5 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
 
 
 def _num_overlong(env: TokenEnv) -> int:
+    """Responses over the PRM's context since the environment was made."""
     return int(getattr(env.judge.step_scorer, "num_overlong", 0))

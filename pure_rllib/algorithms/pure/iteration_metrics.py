@@ -51,8 +51,8 @@ def iteration_metrics(
         batch: what was sampled.
         num_kept: groups that were learned from.
         learned: the learners' metrics.
-        seconds: wall-clock time of the algorithm's phases: `collect`, `learn`,
-            `publish` and `iteration`.
+        seconds: wall-clock time of the algorithm's phases: `learn`, `publish` and
+            `iteration`.
         counts: of the run; changed.
         env: facts about the environment.
         config: the `PUREConfig`.
@@ -73,7 +73,7 @@ def iteration_metrics(
         "sync": runner["sync"] + seconds["publish"],
     }
     learned = dict(learned)
-    learned_tokens = learned.pop("num_tokens")
+    learned_tokens = learned.pop("num_tokens") * config.num_epochs
     # The learners know advantages, which the records do not hold yet: theirs win.
     return {
         **{name: math.nan for name in METRICS if not name.startswith("evaluation/")},
@@ -85,7 +85,7 @@ def iteration_metrics(
         "groups/resampled": float(batch.num_resampled),
         "prompt/dropped": float(env.num_dropped_prompts),
         "prm/overlong": float(batch.num_overlong),
-        "weights/version": float(counts.weights_version),
+        "weights/version": float(batch.weights_version),
         "epoch": counts.cursor / env.num_problems,
         "problems_seen": float(counts.cursor),
         "throughput/sampled_tokens_per_s": _rate(sampled, phases["sample"]),

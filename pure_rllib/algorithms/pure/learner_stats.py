@@ -81,14 +81,14 @@ def batch_stats(batch: Mapping[str, Any], stats: LearnerStats) -> None:
     stats.add_tokens("return/mean", batch[columns.RETURNS], mask)
     stats.add_tokens("advantage/mean", advantages, mask)
     stats.add_tokens("advantage/square", advantages.square(), mask)
-    row_lens = batch[columns.PROMPT_LENS] + batch[columns.RESPONSE_LENS]
-    stats.add("num_tokens", float(row_lens.sum()), 1.0)
+    stats.add("num_tokens", float(batch[columns.RESPONSE_LENS].sum()), 1.0)
 
 
 def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Combines the reports of all learners into metrics.
 
-    `num_tokens` is a sum over the learners; every other mean is weighted by its counts.
+    `num_tokens`, response tokens, is a sum over the learners; every other mean is
+    weighted by its counts.
     """
     merged = LearnerStats()
     for report in reports:

@@ -35,13 +35,15 @@ class SampledBatch:
         groups: one per turn.
         seconds: by phase, the slowest env runner's.
         num_resampled: groups that were sampled again after an env runner was lost.
-        num_overlong: responses over the PRM's context so far.
+        num_overlong: responses over the PRM's context.
+        weights_version: of the policy that was sampled from.
     """
 
     groups: list[Group] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     num_resampled: int = 0
     num_overlong: int = 0
+    weights_version: int = 0
 
     def extend(self, other: "SampledBatch") -> None:
         """Adds a batch that was sampled after this one."""
@@ -49,7 +51,7 @@ class SampledBatch:
         for phase, seconds in other.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.num_resampled += other.num_resampled
-        self.num_overlong = max(self.num_overlong, other.num_overlong)
+        self.num_overlong += other.num_overlong
 
 
 def sample_groups(
@@ -72,7 +74,7 @@ def sample_groups(
     if env_runners.num_remote_env_runners() == 0:
         runner = env_runners.local_env_runner
         results = [runner.sample(**_arguments(turns), weights=weights, **kwargs)]
-        return _collect(results, turns)
+        return _collect(results, turns, weights)
     results, num_resampled = [], 0
     missing = list(turns)
     for attempt in range(MAX_ATTEMPTS):
@@ -81,7 +83,7 @@ def sample_groups(
         done = {group.group_id for result in results for group in result.groups}
         missing = [turn for turn in turns if turn.group_id not in done]
         if not missing:
-            batch = _collect(results, turns)
+            batch = _collect(results, turns, weights)
             batch.num_resampled = num_resampled
             return batch
     raise RuntimeError(
@@ -142,7 +144,9 @@ def _living(env_runners: EnvRunnerGroup) -> list[int]:
     return list(ids)
 
 
-def _collect(results: Sequence[Any], turns: Sequence[Turn]) -> SampledBatch:
+def _collect(
+    results: Sequence[Any], turns: Sequence[Turn], weights: Weights
+) -> SampledBatch:
     by_id = {group.group_id: group for result in results for group in result.groups}
     phases = {phase for result in results for phase in result.seconds}
     return SampledBatch(
@@ -152,6 +156,7 @@ def _collect(results: Sequence[Any], turns: Sequence[Turn]) -> SampledBatch:
             for phase in phases
         },
         num_overlong=sum(result.num_overlong for result in results),
+        weights_version=weights.version,
     )
 
 

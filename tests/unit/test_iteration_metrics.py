@@ -1,0 +1,181 @@
+"""From what an iteration did to its metrics."""
+
+import math
+from typing import Any
+
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
+from pure_rllib.algorithms.pure.group_env_runner import Group
+from pure_rllib.algorithms.pure.iteration_metrics import (
+    RunCounts,
+    iteration_metrics,
+    nested,
+)
+from pure_rllib.algorithms.pure.records import has_signal
+from pure_rllib.algorithms.pure.sampling import SampledBatch
+from pure_rllib.reporting.metrics import METRICS, check_names
+from pure_rllib.reporting.records import ResponseRecord
+
+
+def record(
+    group: int, num_tokens: int, rewards: list[float], correct: bool | None
+) -> ResponseRecord:
+    return ResponseRecord(
+        group_id=str(group),
+        prompt="1+1=?",
+        answer=None if correct is None else "2",
+        response_text="2",
+        response_tokens=None,
+        token_ids=[0] * num_tokens,
+        step_spans=[(0, num_tokens)],
+        step_rewards=rewards,
+        verifiable_reward=None if correct is None else float(correct),
+        outcome=None if correct is None else "correct" if correct else "incorrect",
+        total_reward=sum(rewards),
+        num_prompt_tokens=5,
+    )
+
+
+def group(group_id: int, *records: ResponseRecord) -> Group:
+    return Group(group_id, [], sum(5 + r.num_tokens for r in records), list(records))
+
+
+def sampled() -> SampledBatch:
+    """Group 4 differs in what it earned, group 5 does not."""
+    return SampledBatch(
+        groups=[
+            group(4, record(4, 6, [0.5], True), record(4, 2, [-1.0], False)),
+            group(5, record(5, 3, [0.5], None), record(5, 1, [0.5], None)),
+        ],
+        seconds={"sample": 2.0, "score": 0.5, "verify": 0.25, "sync": 0.125},
+        num_resampled=1,
+        num_overlong=3,
+        weights_version=6,
+    )
+
+
+LEARNED = {"num_tokens": 12.0, "loss/policy": 0.75, "advantage/mean": 0.1}
+SECONDS = {"learn": 4.0, "publish": 0.375, "iteration": 8.0}
+
+
+def summary(**facts: Any) -> EnvSummary:
+    return EnvSummary(
+        **{
+            "num_problems": 8,
+            "num_answers": 8,
+            "num_eval_problems": 0,
+            "num_dropped_prompts": 2,
+            "vocab_size": 32,
+            "tokenizer_size": 32,
+            "max_prompt_tokens": 16,
+            "max_response_tokens": 16,
+            "has_step_scorer": True,
+            "has_verifier": True,
+            "default_policy": None,
+            **facts,
+        }
+    )
+
+
+def metrics(counts: RunCounts | None = None, **settings: Any) -> dict[str, float]:
+    return iteration_metrics(
+        sampled(),
+        num_kept=1,
+        learned=LEARNED,
+        seconds=SECONDS,
+        counts=counts or RunCounts(cursor=10, weights_version=7),
+        env=summary(),
+        config=PUREConfig().training(**settings),
+    )
+
+
+def test_metrics_by_hand() -> None:
+    made = metrics(num_epochs=2)
+    # 6 + 2 + 3 + 1 tokens in 4 responses
+    assert made["response/tokens"] == 3.0
+    assert made["throughput/sampled_tokens_per_s"] == 12 / 2.0
+    # 12 tokens, passed over twice, in 4 seconds
+    assert made["throughput/learned_tokens_per_s"] == 24 / 4.0
+    assert made["groups/no_signal_share"] == 0.5
+    assert made["groups/dropped"] == 1.0
+    assert made["groups/resampled"] == 1.0
+    assert made["prm/overlong"] == 3.0
+    assert made["prompt/dropped"] == 2.0
+    assert made["epoch"] == 10 / 8
+    assert made["problems_seen"] == 10.0
+    assert made["accuracy"] == 0.5
+    assert made["seconds/sync"] == 0.125 + 0.375
+    # 8 - (2 + .5 + .25 + 4 + .5)
+    assert made["seconds/other"] == 0.75
+    assert made["env_runners/episode_return_mean"] == 0.5 / 4  # .5 - 1 + .5 + .5
+
+
+def test_the_version_is_that_of_the_weights_that_sampled() -> None:
+    # By now the learner has published version 7.
+    assert metrics()["weights/version"] == 6.0
+
+
+def test_what_the_learner_knows_wins_and_the_rest_is_nan() -> None:
+    made = metrics()
+    assert made["advantage/mean"] == 0.1
+    assert math.isnan(made["kl/reference"])
+    registered = {name for name in METRICS if not name.startswith("evaluation/")}
+    assert registered <= made.keys()
+    rllibs = {"num_env_steps_sampled_lifetime"}
+    check_names(
+        name
+        for name in made
+        if not name.startswith("env_runners/") and name not in rllibs
+    )
+
+
+def test_counts_go_on_from_iteration_to_iteration() -> None:
+    counts = RunCounts(cursor=10, num_tokens_sampled=100, num_responses=20)
+    made = metrics(counts)
+    assert (counts.num_tokens_sampled, counts.num_responses) == (112, 24)
+    assert made["num_env_steps_sampled_lifetime"] == 112.0
+    assert RunCounts(**counts.as_dict()) == counts
+
+
+def test_a_reward_stream_without_a_coefficient_is_no_signal() -> None:
+    config = PUREConfig()
+    same_steps = [record(1, 2, [0.5], True), record(1, 2, [0.5], False)]
+    assert has_signal(same_steps, config)
+    config.training(verifiable_reward_coeff=0.0)
+    assert not has_signal(same_steps, config)
+    config.training(verifiable_reward_coeff=1.0, process_reward_coeff=0.0)
+    assert not has_signal(
+        [record(1, 2, [0.5], True), record(1, 2, [-0.5], True)], config
+    )
+
+
+def test_batches_of_several_rounds_add_up() -> None:
+    first = sampled()
+    first.extend(sampled())
+    assert [g.group_id for g in first.groups] == [4, 5, 4, 5]
+    assert first.seconds["sample"] == 4.0
+    assert (first.num_resampled, first.num_overlong) == (2, 6)
+
+
+def test_names_become_nested_results() -> None:
+    assert nested({"a/b": 1.0, "a/c/d": 2.0, "e": 3.0}) == {
+        "a": {"b": 1.0, "c": {"d": 2.0}},
+        "e": 3.0,
+    }
+
+
+def test_evaluation_names_are_registered_with_and_without_samples() -> None:
+    greedy = [group(0, record(0, 4, [1.0], True)), group(1, record(1, 2, [1.0], False))]
+    for samples in ([], greedy):
+        made = evaluation_metrics(greedy, samples)
+        names = {f"evaluation/{name}" for name in made}
+        assert names == {name for name in METRICS if name.startswith("evaluation/")}
+        assert made["greedy_accuracy"] == 0.5
+        assert made["response_tokens"] == 3.0
+    assert math.isnan(evaluation_metrics(greedy, [])["sampled_accuracy"])
+
+
+def test_evaluation_without_gold_answers_is_nan() -> None:
+    made = evaluation_metrics([group(0, record(0, 4, [1.0], None))], [])
+    assert math.isnan(made["greedy_accuracy"])
