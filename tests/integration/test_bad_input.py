@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms.pure.pure_torch_learner import NonFiniteLossError
 from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier, ScoringRequest
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
@@ -286,7 +287,7 @@ def test_odd_responses_are_ordinary_data(tmp_path: Path, ray_cluster: None) -> N
         groups = algo.rollouts(4)
         after = algo.learner_group.get_weights()
     responses = [record for group in groups for record in group]
-    kinds = [set(record.token_ids.tolist()) for record in responses]
+    kinds = [set(np.asarray(r.token_ids).tolist()) for r in responses]
     assert {eos} in kinds, "an empty response"
     assert {separator} in kinds or {separator, eos} in kinds, "separators only"
     assert {one} in kinds or {one, eos} in kinds, "no boundary"
@@ -332,6 +333,58 @@ def test_a_batch_that_is_all_masked_teaches_nothing(
         after = algo.learner_group.get_weights()
     assert result["response"]["truncated_share"] == 1.0
     assert result["gradient_norm"] == 0.0
+    (old,), (new,) = before.values(), after.values()
+    for name, array in old.items():
+        np.testing.assert_array_equal(array, new[name])
+
+
+@pytest.mark.slow
+def test_two_learners_raise_together_and_report_what_one_of_them_cannot_do(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    config = math_config().learners(num_learners=2, num_cpus_per_learner=0.5)
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+
+    def spoil(learner: Any) -> dict[str, Any]:
+        # One learner's gradients alone: the sum over both is what is not finite.
+        if torch.distributed.get_rank() == 1:
+            weight = learner._policy.model.norm.weight
+            weight.register_hook(lambda grad: grad * math.nan)
+        return {name: p.numpy().copy() for name, p in named(learner)}
+
+    def named(learner: Any) -> Any:
+        return learner._policy.state_dict().items()
+
+    def unchanged(learner: Any, weights: dict[str, Any]) -> bool:
+        return all((p.numpy() == weights[name]).all() for name, p in named(learner))
+
+    with built(config) as algo:
+        learners = algo.learner_group
+        with pytest.raises(OSError, match="taken"):
+            algo.export_policy(taken / "policy")
+        before = [result.get() for result in learners.foreach_learner(spoil)]
+        with pytest.raises(NonFiniteLossError, match=r"mini-batch 1 of 1"):
+            algo.train()
+        # RLlib takes learners that have raised out of service.
+        results = learners.foreach_learner(
+            unchanged, weights=before[0], healthy_only=False
+        )
+        assert [result.get() for result in results] == [True, True]
+
+
+@pytest.mark.slow
+def test_learners_without_a_loss_token_leave_the_weights(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    (one,) = TOKENIZER("1")["input_ids"]
+    policy = unigram_policy(tmp_path / "policy", {one: 1.0})
+    config = math_config(policy).training(mask_truncated=True, weight_decay=0.1)
+    config.learners(num_learners=2, num_cpus_per_learner=0.5)
+    with built(config) as algo:
+        before = algo.learner_group.get_weights()
+        algo.train()
+        after = algo.learner_group.get_weights()
     (old,), (new,) = before.values(), after.values()
     for name, array in old.items():
         np.testing.assert_array_equal(array, new[name])

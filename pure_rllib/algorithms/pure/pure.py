@@ -3,13 +3,15 @@
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.connectors.learner.learner_connector_pipeline import (
     LearnerConnectorPipeline,
 )
@@ -45,6 +47,7 @@ from pure_rllib.algorithms.pure.validation import check_against_env
 from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
 from pure_rllib.reporting.records import ResponseRecord
 
+_Result = TypeVar("_Result")
 _STATE = "pure"
 # Hashed with the run's seed: evaluation draws other random numbers than training.
 _EVALUATION_EPOCH = -1
@@ -132,7 +135,6 @@ class PURE(Algorithm):
             kept,
             learned,
             {
-                "collect": sampled - start,
                 "learn": updated - sampled,
                 "publish": published - updated,
                 "iteration": perf_counter() - start,
@@ -213,8 +215,27 @@ class PURE(Algorithm):
             packed = learner.packed_weights(version)
             return ray.put(packed) if is_remote else packed
 
-        packed = self.learner_group.foreach_learner(publish, remote_actor_ids=[0])
-        self._weights = Weights(version, uuid.uuid4().hex, next(iter(packed)).get())
+        self._weights = Weights(
+            version, uuid.uuid4().hex, self._on_first_learner(publish)
+        )
+
+    def _on_first_learner(self, function: Callable[[Any], _Result]) -> _Result:
+        """Calls a function with one learner, and raises what it raises."""
+        results = list(
+            self.learner_group.foreach_learner(function, remote_actor_ids=[0])
+        )
+        if not results:
+            raise RuntimeError(
+                "The first learner is lost. Ray's logs say why; the last checkpoint is "
+                "intact: resume from it."
+            )
+        result = results[0].get()
+        if not results[0].ok:
+            if isinstance(result, RayTaskError):
+                # It failed at this, but lives: RLlib would never call it again.
+                self.learner_group._worker_manager.set_actor_state(0, healthy=True)
+            raise result
+        return result
 
     def _report(
         self,
@@ -265,6 +286,7 @@ class PURE(Algorithm):
                 "`eval_problems` (None) must be given for evaluation. Set "
                 "`env_config={'eval_problems': ...}`."
             )
+        self._call_back("on_evaluate_start")
         seed = self.config.seed or 0
         turns = [
             Turn(ProblemTicket(i, 0, i, ticket_seed(seed, _EVALUATION_EPOCH, i)), i)
@@ -278,7 +300,18 @@ class PURE(Algorithm):
         sampled = SampledBatch()
         if num_samples:
             sampled = sample_groups(*arguments, group_size=num_samples, evaluation=True)
-        return evaluation_metrics(greedy.groups, sampled.groups)
+        metrics = evaluation_metrics(greedy.groups, sampled.groups)
+        self._call_back("on_evaluate_end", evaluation_metrics=metrics)
+        return metrics
+
+    def _call_back(self, event: str, **kwargs: Any) -> None:
+        """Calls the user's callbacks, classes and functions, as RLlib does."""
+        make_callback(
+            event,
+            callbacks_objects=self.callbacks,
+            callbacks_functions=getattr(self.config, f"callbacks_{event}"),
+            kwargs={"algorithm": self, "metrics_logger": self.metrics, **kwargs},
+        )
 
     def rollouts(self, num_groups: int = 4) -> list[list[ResponseRecord]]:
         """Returns groups of the last iteration with returns and advantages.
@@ -305,10 +338,7 @@ class PURE(Algorithm):
             The folder, which `AutoModelForCausalLM.from_pretrained` loads.
         """
         tokenizer, target = self._tokenizer, str(folder)
-        self.learner_group.foreach_learner(
-            lambda learner: learner.export_policy(tokenizer, target),
-            remote_actor_ids=[0],
-        )
+        self._on_first_learner(lambda learner: learner.export_policy(tokenizer, target))
         return target
 
     @override(Algorithm)

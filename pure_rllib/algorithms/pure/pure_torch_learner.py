@@ -184,7 +184,10 @@ class PURETorchLearner(TorchLearner):
         lr = self._learning_rate()
         for param_group in optimizer.param_groups:
             param_group["lr"] = lr
-        optimizer.step()
+        if denominator:
+            # Else all learners are without a loss token: AdamW would still follow its
+            # momentum on those that were given gradients of 0.
+            optimizer.step()
         self._num_updates += 1
         stats.set("learning_rate", lr)
         stats.mean("gradient_norm", float(norm))
