@@ -1,6 +1,5 @@
 """What SFT and PRM training share: threads, optimisers, batches, measured accuracy."""
 
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,25 +17,20 @@ from pure_rllib.generation.transformers_generator import TransformersGenerator
 
 Item = TypeVar("Item")
 Progress = Callable[[str, float], None]
-
-# More threads than this only wait for each other in matrices this small.
-_MAX_THREADS = 4
 _WEIGHT_DECAY = 0.0
 
 
 @contextmanager
 def own_random_state(seed: int) -> Iterator[None]:
-    """Seeds torch and takes all usable cores inside; gives both back after.
+    """Seeds torch and computes on one thread inside; gives both back after.
 
-    A number of threads that was set in `OMP_NUM_THREADS` (Ray does so in its workers)
-    is kept.
+    More threads only wait for each other in matrices this small, and change the last
+    digits: one makes the models the same on every machine of a kind.
     """
-    threads = wanted = torch.get_num_threads()
-    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
-        wanted = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        torch.set_num_threads(wanted)
+        torch.set_num_threads(1)
         try:
             yield
         finally:

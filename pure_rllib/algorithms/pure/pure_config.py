@@ -103,6 +103,8 @@ class PUREConfig(AlgorithmConfig):
         self.evaluation_duration = 200
         self.evaluation_duration_unit = "episodes"
         self.num_samples_per_problem = 4
+        # RLlib would find this out by making the environment, without its settings.
+        self._is_atari = False
         # RLlib's own pieces expect one row per timestep; ours are whole responses.
         self.add_default_connectors_to_learner_pipeline = False
         # Nothing that RLlib would synchronise after each iteration exists here.
