@@ -14,6 +14,7 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
 from pure_rllib.algorithms import columns
@@ -116,6 +117,11 @@ class PURETorchLearner(TorchLearner):
         """
         self._check_is_built()
         self.before_gradient_based_update(timesteps=timesteps or {})
+        # RLlib moves its schedules on after an update and does not save where they
+        # are; from the number of timesteps, a resumed run finds its place.
+        self._optimizer_lr_schedules[self.get_optimizer(DEFAULT_MODULE_ID)].update(
+            timestep=(timesteps or {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
+        )
         training_data.validate()
         training_data.solve_refs()
         self._weights_seq_no += 1
