@@ -132,10 +132,16 @@ def _group_data(group: Sequence[ResponseRecord]) -> dict[str, Any]:
 def _response_data(record: ResponseRecord) -> dict[str, Any]:
     spans = [(int(start), int(end)) for start, end in record.step_spans]
     rewards = record.step_rewards
+    tokens = record.response_tokens
+    if tokens is None:
+        raise ValueError(
+            "`response_tokens` (None) must be given for the page, which shows each "
+            "token. Fill it with the tokens' texts."
+        )
     return {
-        "tokens": list(record.response_tokens),
+        "tokens": list(tokens),
         "ids": [int(i) for i in record.token_ids],
-        "texts": span_texts(record.response_text, record.response_tokens, spans),
+        "texts": span_texts(record.response_text, tokens, spans),
         "spans": spans,
         "rewards": None if rewards is None else [_number(r) for r in rewards],
         "min": _number(record.min_reward),

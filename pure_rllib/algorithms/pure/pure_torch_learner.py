@@ -127,14 +127,13 @@ class PURETorchLearner(TorchLearner):
         self._weights_seq_no += 1
         batch = self._train_batch(training_data.episodes or [])
         stats = LearnerStats()
-        if batch is not None:
-            batch_stats(batch, stats)
+        batch_stats(batch, stats)
         for index, group_ids in enumerate(plan.mini_batches):
             self._step(batch, group_ids, index, stats, plan)
         self.after_gradient_based_update(timesteps=timesteps or {})
         return stats.as_dict()
 
-    def _train_batch(self, episodes: Sequence[Any]) -> dict[str, Any] | None:
+    def _train_batch(self, episodes: Sequence[Any]) -> dict[str, Any]:
         """Runs the connectors; their result stays on the CPU until it is needed."""
         assert self._learner_connector is not None
         batch = self._learner_connector(
@@ -149,14 +148,13 @@ class PURETorchLearner(TorchLearner):
 
     def _step(
         self,
-        batch: dict[str, Any] | None,
+        batch: dict[str, Any],
         group_ids: Sequence[int],
         index: int,
         stats: LearnerStats,
         plan: MiniBatchPlan,
     ) -> None:
         """Makes one optimiser step on the rows of the given groups."""
-        assert batch is not None
         is_mine = torch.isin(batch[columns.GROUP_ID], torch.tensor(list(group_ids)))
         rows = is_mine.nonzero(as_tuple=True)[0]
         denominator = sum_over_learners(
