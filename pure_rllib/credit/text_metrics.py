@@ -1,9 +1,12 @@
 """Numbers on the text of a response that show a policy going astray."""
 
+import itertools
 import re
 
 import numpy as np
 
+# Up to so many characters plain strings are quicker than arrays.
+_SHORT = 128
 REFLECTION_PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -57,6 +60,8 @@ def repetition(text: str) -> float:
     n = len(text)
     if n <= 1:
         return 0.0
+    if n <= _SHORT:
+        return 2 * _common_prefixes(text) / (n * (n + 1))
     code = text.encode("utf-32-le", errors="surrogatepass")
     ranks = [_ranks(np.frombuffer(code, dtype=np.uint32))]
     # ranks[k][i] orders the suffixes by their first 2^k characters.
@@ -77,6 +82,18 @@ def repetition(text: str) -> float:
         left += step
         right += step
     return float(2 * common.sum() / (n * (n + 1)))
+
+
+def _common_prefixes(text: str) -> int:
+    """Sums the common prefixes of neighbours among a short text's sorted suffixes."""
+    suffixes = sorted(text[i:] for i in range(len(text)))
+    total = 0
+    for left, right in itertools.pairwise(suffixes):
+        for one, other in zip(left, right, strict=False):
+            if one != other:
+                break
+            total += 1
+    return total
 
 
 def _ranks(keys: np.ndarray) -> np.ndarray:

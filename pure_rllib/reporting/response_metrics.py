@@ -7,7 +7,6 @@ import numpy as np
 from pure_rllib.reporting.records import Numbers, ResponseRecord, group_records
 from pure_rllib.rewards.base import OUTCOMES
 
-NO_SIGNAL_TOLERANCE = 1e-6  # advantages below it are rounding, not signal
 NAN = float("nan")
 
 
@@ -66,29 +65,8 @@ def _group_metrics(groups: Sequence[Sequence[ResponseRecord]]) -> dict[str, floa
     verified = [g for g in groups if any(r.correct is not None for r in g)]
     return {
         "pass_at_g": _mean([any(r.correct for r in g) for g in verified]),
-        "groups/no_signal_share": _mean([not has_signal(g) for g in groups]),
         "prompt/tokens": _mean([g[0].num_prompt_tokens for g in groups]),
     }
-
-
-def has_signal(group: Sequence[ResponseRecord]) -> bool:
-    """Whether a group of responses teaches anything.
-
-    Args:
-        group: the responses to one prompt.
-
-    Returns:
-        Whether any advantage differs from 0; before there are advantages, whether
-        verifiable rewards or process rewards differ between the responses.
-    """
-    if all(r.advantages is not None for r in group):
-        advantages = _joined([r.advantages for r in group])
-        return bool((np.abs(advantages) > NO_SIGNAL_TOLERANCE).any())
-    earned = {
-        (r.verifiable_reward, None if r.step_rewards is None else tuple(r.step_rewards))
-        for r in group
-    }
-    return len(earned) > 1
 
 
 def _text_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:

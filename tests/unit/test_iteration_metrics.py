@@ -97,7 +97,9 @@ def test_metrics_by_hand() -> None:
     assert made["throughput/sampled_tokens_per_s"] == 12 / 2.0
     # 12 tokens, passed over twice, in 4 seconds
     assert made["throughput/learned_tokens_per_s"] == 24 / 4.0
-    assert made["groups/no_signal_share"] == 0.5
+    # Group 5 earned the same twice, but the token baseline pays its lengths, 3 and 1.
+    assert made["groups/no_signal_share"] == 0.0
+    assert metrics(baseline="response")["groups/no_signal_share"] == 0.5
     assert made["groups/dropped"] == 1.0
     assert made["groups/resampled"] == 1.0
     assert made["prm/overlong"] == 3.0

@@ -6,7 +6,7 @@ import pytest
 
 from pure_rllib.reporting.metrics import METRICS, check_names, metrics_markdown
 from pure_rllib.reporting.records import ResponseRecord
-from pure_rllib.reporting.response_metrics import has_signal, response_metrics
+from pure_rllib.reporting.response_metrics import response_metrics
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -79,7 +79,6 @@ def test_numbers_by_hand(batch):
         "advantage/std": math.sqrt((4 * 0.5625 + 2 * 1.5625 + 2 * 0.0625) / 8),
         "accuracy": 0.5,
         "pass_at_g": 1.0,  # of one group with gold answers
-        "groups/no_signal_share": 0.5,
         "prm/verifier_agreement": 0.5,  # the wrong response's minimum is above 0
         "response/tokens": 8 / 3,
         "response/tokens_correct": 4.0,
@@ -138,21 +137,6 @@ def test_registry_is_complete_and_documented():
     assert DOCS.read_text(encoding="utf-8") == metrics_markdown(), (
         "run: python -m pure_rllib.reporting.metrics > docs/metrics.md"
     )
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        ({"verifiable_reward": 1.0}, {"verifiable_reward": 1.0}, False),
-        ({"verifiable_reward": 1.0}, {"verifiable_reward": 0.0}, True),
-        ({"step_rewards": [0.5, 0.1]}, {"step_rewards": [0.5, 0.1]}, False),
-        ({"step_rewards": [0.5, 0.1]}, {"step_rewards": [0.5, 0.2]}, True),
-        ({"advantages": [0.0, 1e-7, 0, 0]}, {"advantages": [0.0] * 4}, False),
-        ({"advantages": [0.0, 1e-3, 0, 0]}, {"advantages": [0.0] * 4}, True),
-    ],
-)
-def test_signal_of_a_group(first, second, expected):
-    assert has_signal([record(**first), record(**second)]) is expected
 
 
 def test_record_refuses_lengths_that_do_not_fit():

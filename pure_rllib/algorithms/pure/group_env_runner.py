@@ -23,7 +23,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.episodes import make_episode
-from pure_rllib.algorithms.pure.records import make_record
+from pure_rllib.algorithms.pure.records import make_record, total_rewards
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.token_env import TokenEnv
@@ -248,9 +248,11 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
                 group_id=group_id,
                 num_prompt_tokens=len(prompt),
                 splitter=self.token_env.splitter,
-                config=self.config,
+                total_reward=total,
             )
-            for response, verdict in zip(responses, judged, strict=True)
+            for response, verdict, total in zip(
+                responses, judged, total_rewards(judged, self.config), strict=True
+            )
         ]
         num_tokens = sum(len(prompt) + len(r.token_ids) for r in responses)
         return Group(

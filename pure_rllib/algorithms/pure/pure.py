@@ -171,15 +171,15 @@ class PURE(Algorithm):
         """Leaves out groups that teach nothing, if the configuration says so."""
         if self.config.no_signal_groups == "keep":
             return batch.groups
-        useful = [
-            group for group in batch.groups if has_signal(group.records, self.config)
-        ]
         # Every learner needs a group; one that teaches nothing does no harm.
         least = max(1, self.config.num_learners)
-        if len(useful) < least:
-            others = [group for group in batch.groups if group not in useful]
-            useful += others[: least - len(useful)]
-        return useful
+        first_useful = sorted(
+            batch.groups, key=lambda group: not has_signal(group.records, self.config)
+        )
+        num_useful = sum(
+            has_signal(group.records, self.config) for group in first_useful
+        )
+        return first_useful[: max(least, num_useful)]
 
     def _update(self, groups: Sequence[Group], plan: MiniBatchPlan) -> dict[str, float]:
         """Updates the policy on whole groups; returns the learners' metrics."""
@@ -362,6 +362,7 @@ class PURE(Algorithm):
         super().restore_from_path(path, *args, **kwargs)
         # The learners' weights arrive after `set_state`.
         self._publish_weights()
+        self._last_batch = SampledBatch()
 
     @override(Algorithm)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
@@ -371,12 +372,17 @@ class PURE(Algorithm):
         target = Path(path).absolute()
         partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
-        super().save_to_path(partial, **kwargs)
-        if target.exists():
-            outdated = target.with_name(f".{target.name}.outdated-{os.getpid()}")
-            os.replace(target, outdated)
-            os.replace(partial, target)
-            shutil.rmtree(outdated)
-        else:
-            os.replace(partial, target)
+        try:
+            super().save_to_path(partial, **kwargs)
+            if target.is_dir() and not any(target.iterdir()):
+                target.rmdir()  # made for us, as Tune does
+            if target.exists():
+                outdated = target.with_name(f".{target.name}.outdated-{os.getpid()}")
+                os.replace(target, outdated)
+                os.replace(partial, target)
+                shutil.rmtree(outdated)
+            else:
+                os.replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return str(target)

@@ -81,9 +81,7 @@ class PURETorchLearner(TorchLearner):
         optimizer = torch.optim.AdamW(
             params,
             lr=0.0,  # set before each step
-            betas=tuple(config.adam_betas),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
+            **self._optimizer_settings(config),
         )
         self.register_optimizer(
             module_id=module_id,
@@ -91,6 +89,14 @@ class PURETorchLearner(TorchLearner):
             params=params,
             lr_or_lr_schedule=config.lr,
         )
+
+    @staticmethod
+    def _optimizer_settings(config: Any) -> dict[str, Any]:
+        return {
+            "betas": tuple(config.adam_betas),
+            "eps": config.adam_epsilon,
+            "weight_decay": config.weight_decay,
+        }
 
     @override(Learner)
     def update(  # type: ignore[override]
@@ -303,7 +309,11 @@ class PURETorchLearner(TorchLearner):
     @override(TorchLearner)
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
         for name, saved in state.items():
-            self._named_optimizers[name].load_state_dict(saved["state"])
+            optimizer = self._named_optimizers[name]
+            optimizer.load_state_dict(saved["state"])
+            # What the configuration says now, which a trial of Tune may have changed.
+            for group in optimizer.param_groups:
+                group.update(self._optimizer_settings(self.config))
             self._num_updates = saved[_UPDATES_DONE]
 
     @override(TorchLearner)

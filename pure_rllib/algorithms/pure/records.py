@@ -23,7 +23,7 @@ def make_record(
     group_id: int,
     num_prompt_tokens: int,
     splitter: StepSplitter,
-    config: Any,
+    total_reward: float,
 ) -> ResponseRecord:
     """Gathers what is known of a response before it is learned from.
 
@@ -34,7 +34,7 @@ def make_record(
         group_id: of its group.
         num_prompt_tokens: template included.
         splitter: counts separators.
-        config: the `PUREConfig`; its coefficients make the total reward.
+        total_reward: see `total_rewards`.
     """
     verdict = judged.verdict
     return ResponseRecord(
@@ -54,7 +54,7 @@ def make_record(
         has_visible=judged.has_visible,
         repetition=repetition(judged.text),
         reflection=reflection(judged.text),
-        total_reward=total_reward(judged, config),
+        total_reward=total_reward,
         num_prompt_tokens=num_prompt_tokens,
         metadata={"problem_id": problem.problem_id},
     )
@@ -66,6 +66,8 @@ def has_signal(records: Sequence[ResponseRecord], config: Any) -> bool:
     Args:
         records: of a group.
         config: the `PUREConfig`; a reward stream whose coefficient is 0 does not count.
+            Where steps end does, unless the baseline is that for whole responses: the
+            others take something off for each token or step.
     """
     earned = {
         (
@@ -73,19 +75,27 @@ def has_signal(records: Sequence[ResponseRecord], config: Any) -> bool:
             tuple(np.asarray(r.step_rewards).tolist())
             if config.process_reward_coeff
             else None,
+            tuple(np.asarray(r.step_spans)[:, 1].tolist())
+            if config.process_reward_coeff and config.baseline != "response"
+            else None,
         )
         for r in records
     }
     return len(earned) > 1
 
 
-def total_reward(judged: JudgedResponse, config: Any) -> float:
-    """The response's credited process rewards and its verifiable reward, weighted."""
+def total_rewards(judged: Sequence[JudgedResponse], config: Any) -> list[float]:
+    """Each response's credited process and verifiable rewards, weighted and added."""
+    rewards = [torch.from_numpy(j.step_rewards) for j in judged]
+    sizes = torch.tensor([len(r) for r in rewards])
     credits = step_credits(
-        torch.from_numpy(judged.step_rewards)[None],
-        torch.ones(1, len(judged.step_rewards), dtype=torch.bool),
+        torch.nn.utils.rnn.pad_sequence(rewards, batch_first=True),
+        torch.arange(int(sizes.max()))[None] < sizes[:, None],
         credit_assignment=config.credit_assignment,
         credit_temperature=config.credit_temperature,
     )
-    process = config.process_reward_coeff * float(credits.sum())
-    return process + config.verifiable_reward_coeff * (judged.verifiable_reward or 0.0)
+    process = (config.process_reward_coeff * credits.sum(dim=1)).tolist()
+    return [
+        total + config.verifiable_reward_coeff * (j.verifiable_reward or 0.0)
+        for total, j in zip(process, judged, strict=True)
+    ]

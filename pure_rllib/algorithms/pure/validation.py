@@ -29,6 +29,12 @@ _NUMBERS = (
     "verifiable_reward_coeff",
     "kl_coeff",
 )
+_WITHOUT_EFFECT = (
+    "min_time_s_per_iteration",
+    "min_sample_timesteps_per_iteration",
+    "min_train_timesteps_per_iteration",
+    "custom_evaluation_function",
+)
 _POSITIVE = ("temperature", "clip_param", "clip_param_high", "max_response_tokens")
 _MAY_BE_NONE = ("clip_param_high", "max_response_tokens", "minibatch_size", "seed")
 _WHOLE = (
@@ -136,6 +142,24 @@ def _check_sizes(config: Any) -> None:
             f"`num_prompts` ({config.num_prompts}) must be at least `num_learners` "
             f"({config.num_learners}), because each learner needs a whole group. Raise "
             "num_prompts."
+        )
+    betas = config.adam_betas
+    if len(betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
+        raise ValueError(
+            f"`adam_betas` ({betas}) must be two numbers in [0, 1), because they are "
+            "decay rates of running means. Set `.training(adam_betas=(0.9, 0.999))`."
+        )
+    for name in _WITHOUT_EFFECT:
+        if getattr(config, name):
+            raise ValueError(
+                f"`{name}` ({getattr(config, name)}) must be left out, because an "
+                "iteration of PURE is one batch of groups and evaluation asks whole "
+                "problems. Set `num_prompts` or `evaluation_duration` instead."
+            )
+    if not _is_number(config.evaluation_duration) or config.evaluation_duration < 1:
+        raise ValueError(
+            f"`evaluation_duration` ({config.evaluation_duration!r}) must be a number "
+            ">= 1, because it counts held-out problems. Set it to 200."
         )
     if config.grad_clip_by != "global_norm":
         raise ValueError(
