@@ -58,10 +58,14 @@ ENTRIES: dict[str, Entry] = {
     "arithmetic-y-policy": PolicyEntry(
         SFTRecipe(
             TASK_Y,
-            (Phase(420, faulty_share=0.13, faulty_probability=0.65),),
+            (
+                # With few filler steps the look-up is learned sooner, and for good.
+                Phase(600, task=TASK_Z),
+                Phase(120, faulty_share=0.35, faulty_probability=0.55),
+            ),
             sampled=0.28,
         ),
-        "the same with more filler steps and fewer wrong facts",
+        "the same with more filler steps and more wrong facts",
     ),
     "arithmetic-sparse-policy": PolicyEntry(
         SFTRecipe(
@@ -88,6 +92,9 @@ def describe(name: str) -> dict[str, Any]:
     described: dict[str, Any] = {"version": RECIPE_VERSION}
     if isinstance(entry, PolicyEntry):
         described["sft"] = asdict(entry.sft)
+        for phase in described["sft"]["phases"]:
+            if phase["task"] is None:
+                del phase["task"]  # the recipe's, which stands beside it
     else:
         described["prm"] = asdict(entry.prm)
         described["policy"] = describe(entry.policy)

@@ -71,6 +71,7 @@ class Phase:
         measure_from: first update of the phase at which it is measured.
         faulty_share: of facts that the teacher has wrong, see `FaultyFacts`.
         faulty_probability: how often it writes them wrong.
+        task: what is taught; None for the recipe's.
     """
 
     max_updates: int
@@ -79,6 +80,7 @@ class Phase:
     measure_from: int = 0
     faulty_share: float = 0.0
     faulty_probability: float = 0.0
+    task: ArithmeticTask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,7 @@ def _batches(
     recipe: SFTRecipe, phase: Phase, tokenizer: PreTrainedTokenizerBase, start: int
 ) -> Iterator[tuple[Any, Any]]:
     """Yields `[B, L]` ids and targets without end; prompts are not learned."""
-    task, rng = recipe.task, random.Random(f"sft/{recipe.seed}/{start}")
+    task, rng = phase.task or recipe.task, random.Random(f"sft/{recipe.seed}/{start}")
     faults = FaultyFacts(phase.faulty_share, phase.faulty_probability, task.modulus)
     index = start * recipe.batch_size
     while True:
