@@ -61,11 +61,11 @@ ENTRIES: dict[str, Entry] = {
             (
                 # With few filler steps the look-up is learned sooner, and for good.
                 Phase(600, task=TASK_Z),
-                Phase(120, faulty_share=0.35, faulty_probability=0.55),
+                Phase(120, faulty_share=0.2, faulty_probability=0.55),
             ),
             sampled=0.28,
         ),
-        "the same with more filler steps and more wrong facts",
+        "the same with more filler steps",
     ),
     "arithmetic-sparse-policy": PolicyEntry(
         SFTRecipe(
