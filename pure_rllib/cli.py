@@ -133,7 +133,8 @@ def _train(options: argparse.Namespace) -> int:
         )
     # Heavy libraries read these when they are imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Actors without a GPU of their own must not see any; said now, Ray does not warn.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from pure_rllib.run.start import start
 

@@ -1,5 +1,6 @@
 """Mathematics problems with a process reward model and Math-Verify."""
 
+import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from pure_rllib.credit.steps import single_token_id
 from pure_rllib.data.problems import ProblemSource, load_problems
 from pure_rllib.data.prompts import PromptTemplate, drop_long_prompts, make_template
 from pure_rllib.embedded.cache import resolve_model
@@ -171,8 +173,16 @@ def _step_scorer(
                 f"Set its vocab_size to {len(tokenizer)} or more."
             )
         return DeferredScorer(partial(_random_prm, prm, tokenizer, settings))
+    # A wrong argument must not wait for the first responses to be found out.
+    inspect.signature(ProcessRewardModel.from_pretrained).bind(prm, **settings)
     folder = resolve_model(prm)
-    check_model_folder(folder, setting="prm")
+    files = check_model_folder(folder, setting="prm")
+    if files.num_labels not in (None, 2):
+        raise ValueError(
+            f"`prm` ({prm}) must have 2 labels, because a step's score is p(good) - "
+            f"p(bad); it has {files.num_labels}. Use a token classifier with two."
+        )
+    single_token_id(tokenizer, settings.get("separator", "\n"))
     check_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(folder))
     return DeferredScorer(
         partial(

@@ -45,7 +45,7 @@ pass_at_g [share, 0 to 1]
     Such groups / groups whose gold answer is known; G is the group size.
 groups/no_signal_share [share, 0 to 1]
     Groups that teach nothing, all their responses having earned the same.
-    Groups whose advantages are all 0 (within 1e-6); before: equal rewards / groups.
+    Groups with equal rewards (to 1e-5), but for the response baseline at equal places.
 groups/dropped [groups, count]
     Groups without signal that were left out of the update.
     Count in this iteration; 0 where such groups are kept.

@@ -43,7 +43,9 @@ def evaluation_of(row: Mapping[str, Any]) -> dict[str, float]:
 def read_rows(path: Path) -> list[Row]:
     """Reads a `result.json`: one flat or nested object per line, flattened."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # A run that was killed while it wrote leaves half a line without an end.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    for line in lines:
         row = flatten_dict(json.loads(line), delimiter="/")
         rows.append({k: math.nan if v is None else v for k, v in row.items()})
     return rows

@@ -256,3 +256,34 @@ def test_checkpoints_hold_every_dtype(
         algo.restore_from_path(path)
         for name, array in weights(algo).items():
             np.testing.assert_array_equal(array, expected[name])
+
+
+def test_small_updates_of_bfloat16_weights_add_up(tiny_config: PUREConfig) -> None:
+    # One update of 1e-6 is far below the spacing of bfloat16 numbers near 0.02.
+    tiny_config.rl_module(
+        model_config={**tiny_config.model_config, "dtype": "bfloat16"}
+    )
+    tiny_config.training(lr=1.0e-6)
+    with built(tiny_config) as algo:
+        learner = algo.learner_group._learner
+        before = [master.clone() for _, master in learner._master_of]
+        algo.train()
+        moved = [
+            (master - start).abs().max().item()
+            for (_, master), start in zip(learner._master_of, before, strict=True)
+        ]
+        assert max(moved) == pytest.approx(1.0e-6, rel=0.1)
+        state = learner._get_optimizer_state()
+        algo.train()
+        learner._set_optimizer_state(state)
+        saved = next(iter(state.values()))["float32_masters"]
+        for (_, master), kept in zip(learner._master_of, saved, strict=True):
+            assert torch.equal(master, kept)
+
+
+def test_an_argument_that_the_environment_does_not_know(
+    tiny_config: PUREConfig,
+) -> None:
+    tiny_config.environment(env_config={"tsk": "z"})
+    with pytest.raises(ValueError, match=r"`env_config` .* does not fit .*tsk"):
+        tiny_config.build_algo()

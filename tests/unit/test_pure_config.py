@@ -181,6 +181,23 @@ BAD: list[tuple[Change, str]] = [
         r"`normalize_advantages` \('yes'\) must be one of False, True, 'tokens'",
     ),
     (
+        lambda c: c.training(grad_clip=-1.0),
+        r"`grad_clip` \(-1\.0\) must be a number > 0",
+    ),
+    (lambda c: c.training(lr=float("nan")), r"`lr` \(nan\) must be a number >= 0"),
+    (
+        lambda c: c.training(credit_temperature=float("inf")),
+        r"`credit_temperature` \(inf\) must be a number",
+    ),
+    (
+        lambda c: c.env_runners(generator_kwargs={"foo": 1}),
+        r"`generator_kwargs` has unknown keys \['foo'\].*max_batch_size",
+    ),
+    (
+        lambda c: c.training(adam_betas=(2, 3)),
+        r"`adam_betas` \(\(2, 3\)\) must be two numbers in \[0, 1\)",
+    ),
+    (
         lambda c: c.training(no_signal_groups="skip"),
         r"`no_signal_groups` \('skip'\) must be one of \('keep', 'drop', 'refill'\)",
     ),

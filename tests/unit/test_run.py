@@ -142,3 +142,9 @@ def test_embedded_models_are_known_before_an_environment_is_made() -> None:
     assert names(task="y", process_rewards="exact") == ["arithmetic-y-policy"]
     assert names({"model_type": "qwen2"}, process_rewards="exact") == []
     assert names("folder", prm="embedded:arithmetic-prm") == ["arithmetic-prm"]
+
+
+def test_half_a_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text('{"training_iteration": 1}\n{"training_itera', encoding="utf-8")
+    assert read_rows(file) == [{"training_iteration": 1}]

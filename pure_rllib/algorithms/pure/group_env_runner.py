@@ -139,7 +139,8 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             trust_remote_code=model_config["trust_remote_code"],
             seed=model_config["seed"],
         )
-        if torch.cuda.is_available() and self.config.num_gpus_per_env_runner > 0:
+        if torch.cuda.is_available():
+            # An env runner sees the GPUs that Ray gave it, and no others.
             policy = policy.to("cuda")
         env = self.token_env
         return TransformersGenerator(

@@ -88,7 +88,7 @@ class PURE(Algorithm):
 
     def _check_env(self, config: Any) -> EnvSummary:
         """Makes the environment for a moment, and fills in what follows from it."""
-        env = self.env_creator(EnvContext(config.full_env_config(), worker_index=0))
+        env = self._make_env(EnvContext(config.full_env_config(), worker_index=0))
         token_env = token_env_of(env, config.env)
         summary = EnvSummary.of(token_env)
         self._tokenizer = token_env.tokenizer
@@ -108,6 +108,17 @@ class PURE(Algorithm):
             )
         check_against_env(config, summary, config.full_model_config()["model"])
         return summary
+
+    def _make_env(self, context: EnvContext) -> Any:
+        """Makes the environment; an argument it does not know is a user's error."""
+        try:
+            return self.env_creator(context)
+        except TypeError as error:
+            raise ValueError(
+                f"`env_config` ({dict(context)}) does not fit the environment "
+                f"`{self.config.env}`, because: {error}. Set only what its class "
+                "documents; docs/environments.md has the list."
+            ) from error
 
     @override(Algorithm)
     def training_step(self) -> None:

@@ -36,6 +36,7 @@ from pure_rllib.credit.policy_loss import (
 from pure_rllib.generation.weights import PackedWeights, export_policy, pack_weights
 
 _UPDATES_DONE = "num_updates"
+_MASTERS = "float32_masters"
 _LOSSES = ("loss/policy", "loss/kl", "loss/entropy")
 
 
@@ -77,7 +78,7 @@ class PURETorchLearner(TorchLearner):
     ) -> None:
         """Makes AdamW with the settings of `.training()`."""
         assert config is not None
-        params = [p for p in self._policy.parameters() if p.requires_grad]
+        params = self._masters()
         optimizer = torch.optim.AdamW(
             params,
             lr=0.0,  # set before each step
@@ -89,6 +90,31 @@ class PURETorchLearner(TorchLearner):
             params=params,
             lr_or_lr_schedule=config.lr,
         )
+
+    def _masters(self) -> list[Tensor]:
+        """Makes what the optimiser updates: float32 copies of lower precisions.
+
+        An update at a learning rate of 1e-6 is far below the spacing of bfloat16
+        numbers: added to them directly, almost all of it would be rounded away.
+        """
+        self._master_of: list[tuple[torch.nn.Parameter, Tensor]] = [
+            (p, p if p.dtype == torch.float32 else p.detach().float())
+            for p in self._policy.parameters()
+            if p.requires_grad
+        ]
+        return [master for _, master in self._master_of]
+
+    @torch.no_grad()
+    def _update_weights(self, optimizer: torch.optim.Optimizer) -> None:
+        """Steps the optimiser on the masters and rounds them to the policy."""
+        copies = [(p, m) for p, m in self._master_of if p is not m]
+        for parameter, master in copies:
+            assert parameter.grad is not None, "gradients are summed before"
+            master.grad = parameter.grad.float()
+        optimizer.step()
+        for parameter, master in copies:
+            parameter.copy_(master)
+            master.grad = None
 
     @staticmethod
     def _optimizer_settings(config: Any) -> dict[str, Any]:
@@ -197,7 +223,7 @@ class PURETorchLearner(TorchLearner):
         if denominator:
             # Else all learners are without a loss token: AdamW would still follow its
             # momentum on those that were given gradients of 0.
-            optimizer.step()
+            self._update_weights(optimizer)
         self._num_updates += 1
         stats.set("learning_rate", lr)
         stats.mean("gradient_norm", float(norm))
@@ -302,6 +328,7 @@ class PURETorchLearner(TorchLearner):
                 "module_id": self._optimizer_name_to_module[name],
                 "state": _copied_to_cpu(optimizer.state_dict()),
                 _UPDATES_DONE: self._num_updates,
+                _MASTERS: _copied_to_cpu([m for p, m in self._master_of if p is not m]),
             }
             for name, optimizer in self._named_optimizers.items()
         }
@@ -315,6 +342,9 @@ class PURETorchLearner(TorchLearner):
             for group in optimizer.param_groups:
                 group.update(self._optimizer_settings(self.config))
             self._num_updates = saved[_UPDATES_DONE]
+            copies = [m for p, m in self._master_of if p is not m]
+            for master, kept in zip(copies, saved[_MASTERS], strict=True):
+                master.copy_(kept)
 
     @override(TorchLearner)
     def get_parameters(self, module: Any) -> Iterable[torch.nn.Parameter]:  # type: ignore[override]

@@ -14,6 +14,9 @@ from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
 from pure_rllib.reporting.records import ResponseRecord
 
+# Rewards that differ by less are equal: a PRM's last digits hang on the batch.
+_DECIMALS = 5
+
 
 def make_record(
     problem: Problem,
@@ -72,7 +75,7 @@ def has_signal(records: Sequence[ResponseRecord], config: Any) -> bool:
     earned = {
         (
             r.verifiable_reward if config.verifiable_reward_coeff else None,
-            tuple(np.asarray(r.step_rewards).tolist())
+            tuple(np.round(np.asarray(r.step_rewards), _DECIMALS).tolist())
             if config.process_reward_coeff
             else None,
             tuple(np.asarray(r.step_spans)[:, 1].tolist())

@@ -148,13 +148,11 @@ def _collect(
     results: Sequence[Any], turns: Sequence[Turn], weights: Weights
 ) -> SampledBatch:
     by_id = {group.group_id: group for result in results for group in result.groups}
-    phases = {phase for result in results for phase in result.seconds}
+    # The one that all others waited for; phases of different env runners do not add up.
+    slowest = max(results, key=lambda result: result.seconds["total"])
     return SampledBatch(
         groups=[by_id[turn.group_id] for turn in turns],
-        seconds={
-            phase: max(result.seconds.get(phase, 0.0) for result in results)
-            for phase in phases
-        },
+        seconds=dict(slowest.seconds),
         num_overlong=sum(result.num_overlong for result in results),
         weights_version=weights.version,
     )

@@ -1,5 +1,7 @@
 """Checks of a PURE configuration, all made before any model is loaded."""
 
+import inspect
+import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
 from pure_rllib.generation.load_policy import DTYPES, policy_config
 from pure_rllib.generation.model_files import check_model_folder
+from pure_rllib.generation.transformers_generator import TransformersGenerator
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "no_signal_groups": ("keep", "drop", "refill"),
@@ -35,8 +38,21 @@ _WITHOUT_EFFECT = (
     "min_train_timesteps_per_iteration",
     "custom_evaluation_function",
 )
-_POSITIVE = ("temperature", "clip_param", "clip_param_high", "max_response_tokens")
-_MAY_BE_NONE = ("clip_param_high", "max_response_tokens", "minibatch_size", "seed")
+_POSITIVE = (
+    "adam_epsilon",
+    "grad_clip",
+    "temperature",
+    "clip_param",
+    "clip_param_high",
+    "max_response_tokens",
+)
+_MAY_BE_NONE = (
+    "grad_clip",
+    "clip_param_high",
+    "max_response_tokens",
+    "minibatch_size",
+    "seed",
+)
 _WHOLE = (
     "num_prompts",
     "group_size",
@@ -72,6 +88,21 @@ def check_config(config: Any) -> None:
         value = getattr(config, name)
         if not isinstance(value, bool):
             raise ValueError(f"`{name}` ({value!r}) must be True or False.")
+    if not isinstance(config.lr, list | tuple) and not (
+        _is_number(config.lr) and config.lr >= 0
+    ):
+        raise ValueError(
+            f"`lr` ({config.lr!r}) must be a number >= 0 or a schedule, because the "
+            "policy follows its gradient. Set `.training(lr=1.0e-6)`."
+        )
+    known = set(inspect.signature(TransformersGenerator).parameters)
+    allowed = sorted(known - {"model", "pad_token_id", "eos_token_ids"})
+    unknown = sorted(set(config.generator_kwargs) - set(allowed))
+    if unknown:
+        raise ValueError(
+            f"`generator_kwargs` has unknown keys {unknown}, because the generator "
+            f"`{config.generator}` takes {allowed}. Leave the others out."
+        )
     _check_credit(config)
     _check_whole_numbers(config)
     _check_sizes(config)
@@ -79,7 +110,8 @@ def check_config(config: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(float(value))
 
 
 def _check_whole_numbers(config: Any) -> None:
