@@ -1,7 +1,6 @@
 """How fast RLlib samples responses: our env runner against its stock one.
 
-The same environment, the same policy of the embedded default's size with random
-weights, on one thread. RLlib's `SingleAgentEnvRunner` steps the environment token by
+The same environment, the embedded default's start policy, one thread. RLlib's `SingleAgentEnvRunner` steps the environment token by
 token; `GroupEnvRunner` samples whole groups.
 
     python benchmarks/stock_env_runner.py [--tokens 400] [--threads 1]
@@ -20,21 +19,13 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.algorithms.pure.llm_rl_module import LLMRLModule
+from pure_rllib.embedded.cache import resolve_model
 from pure_rllib.reporting.tables import format_table
 
+NUM_CALLS = 10
 ENV = "pure_rllib/Arithmetic-v0"
 ENV_CONFIG = {"process_rewards": "exact", "max_response_tokens": 80}
-POLICY = {
-    "model_type": "qwen2",
-    "vocab_size": 22,
-    "hidden_size": 128,
-    "intermediate_size": 352,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 256,
-    "tie_word_embeddings": True,
-}
+POLICY = "embedded:arithmetic-policy"
 
 
 def stock_rate(num_tokens: int, num_envs: int) -> float:
@@ -45,7 +36,8 @@ def stock_rate(num_tokens: int, num_envs: int) -> float:
         .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
         .rl_module(
             rl_module_spec=RLModuleSpec(
-                module_class=LLMRLModule, model_config={"model": POLICY}
+                module_class=LLMRLModule,
+                model_config={"model": resolve_model(POLICY)},
             )
         )
     )
@@ -59,7 +51,7 @@ def stock_rate(num_tokens: int, num_envs: int) -> float:
 
 
 def our_rate() -> float:
-    """Response tokens per second of a PURE algorithm's sampling call, all included."""
+    """Response tokens per second of a PURE algorithm's sampling calls, all included."""
     config = (
         PUREConfig()
         .environment(ENV, env_config=ENV_CONFIG)
@@ -70,11 +62,11 @@ def our_rate() -> float:
     algo: Any = config.build_algo()
     algo._sample()  # warm-up: the model is loaded, the verifier's worker started
     start = time.perf_counter()
-    batch = algo._sample()
+    batches = [algo._sample() for _ in range(NUM_CALLS)]
     seconds = time.perf_counter() - start
     algo.stop()
-    tokens = sum(r.num_tokens for group in batch.groups for r in group.records)
-    return tokens / seconds
+    groups = [group for batch in batches for group in batch.groups]
+    return sum(r.num_tokens for group in groups for r in group.records) / seconds
 
 
 def main() -> None:
