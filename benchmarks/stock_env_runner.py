@@ -1,7 +1,8 @@
 """How fast RLlib samples responses: our env runner against its stock one.
 
-The same environment, the embedded default's start policy, one thread. RLlib's `SingleAgentEnvRunner` steps the environment token by
-token; `GroupEnvRunner` samples whole groups.
+The same environment, the embedded default's start policy, one thread. RLlib's
+`SingleAgentEnvRunner` steps the environment token by token; `GroupEnvRunner` samples
+whole groups.
 
     python benchmarks/stock_env_runner.py [--tokens 400] [--threads 1]
 """
