@@ -74,7 +74,6 @@ def start(
         return Sweep(
             experiment, folder, resume=resume is not None, verbose=verbose
         ).run()
-    say_flushed(f"Run folder: {folder.path}")
     return Run(
         experiment, folder, checkpoint=checkpoint, verbose=verbose, say=say_flushed
     )()

@@ -81,6 +81,8 @@ class Run:
             ray.shutdown()
 
     def _run(self, algo: PURE, config: PUREConfig) -> int:
+        # Not before: a wrong setting makes no folder.
+        self.say(f"Run folder: {self.folder.path}")
         if self.checkpoint is None:
             self._begin(config)
         else:
