@@ -106,7 +106,8 @@ on_interrupt = signal.getsignal(signal.SIGINT)
 import pure_rllib
 if sys.argv[1] == "all":
     # What others do when imported is not ours to judge.
-    import gymnasium, ray.rllib, torch, transformers
+    import gymnasium, ray.rllib, torch
+    from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
     import matplotlib.pyplot
     threads = set(threading.enumerate())
     environ, handlers = dict(os.environ), list(logging.root.handlers)
