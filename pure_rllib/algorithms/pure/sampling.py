@@ -54,6 +54,24 @@ class SampledBatch:
         self.num_overlong += other.num_overlong
 
 
+@dataclass(slots=True)
+class SamplingCall:
+    """Turns that env runners were asked for; `collect` waits for their groups.
+
+    Attributes:
+        turns: which prompts.
+        weights: must stay readable until the call is collected.
+        kwargs: further arguments of `GroupEnvRunner.sample`.
+        calls: id of the env runner and its answer to come; none where the local env
+            runner samples, which begins when the call is collected.
+    """
+
+    turns: list[Turn]
+    weights: Weights
+    kwargs: dict[str, Any]
+    calls: list[tuple[int, ray.ObjectRef]] = field(default_factory=list)
+
+
 def sample_groups(
     env_runners: EnvRunnerGroup,
     turns: Sequence[Turn],
@@ -71,21 +89,45 @@ def sample_groups(
     Raises:
         RuntimeError: no env runner is left, or turns failed `MAX_ATTEMPTS` times.
     """
+    return collect(env_runners, launch(env_runners, turns, weights, **kwargs))
+
+
+def launch(
+    env_runners: EnvRunnerGroup,
+    turns: Sequence[Turn],
+    weights: Weights,
+    **kwargs: Any,
+) -> SamplingCall:
+    """Has remote env runners begin; the arguments are those of `sample_groups`."""
+    call = SamplingCall(list(turns), weights, kwargs)
+    if env_runners.num_remote_env_runners():
+        call.calls = _ask(env_runners, call, call.turns)
+    return call
+
+
+def collect(env_runners: EnvRunnerGroup, call: SamplingCall) -> SampledBatch:
+    """Waits for a call's groups; asks again for those of lost env runners.
+
+    Raises:
+        RuntimeError: see `sample_groups`.
+    """
+    turns, weights = call.turns, call.weights
     if env_runners.num_remote_env_runners() == 0:
         runner = env_runners.local_env_runner
-        results = [runner.sample(**_arguments(turns), weights=weights, **kwargs)]
+        results = [runner.sample(**_arguments(turns), weights=weights, **call.kwargs)]
         return _collect(results, turns, weights)
-    results, num_resampled = [], 0
-    missing = list(turns)
-    for attempt in range(MAX_ATTEMPTS):
-        num_resampled += len(missing) if attempt else 0
-        results += _sample_remotely(env_runners, missing, weights, kwargs)
+    results, num_resampled, calls = [], 0, call.calls
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        results += _answers(env_runners, calls)
         done = {group.group_id for result in results for group in result.groups}
         missing = [turn for turn in turns if turn.group_id not in done]
         if not missing:
             batch = _collect(results, turns, weights)
             batch.num_resampled = num_resampled
             return batch
+        if attempt < MAX_ATTEMPTS:
+            num_resampled += len(missing)
+            calls = _ask(env_runners, call, missing)
     raise RuntimeError(
         f"{len(missing)} of {len(turns)} groups could not be sampled in {MAX_ATTEMPTS} "
         "attempts, because env runners were lost each time; Ray's logs say why. The "
@@ -100,13 +142,10 @@ def _arguments(turns: Sequence[Turn]) -> dict[str, Any]:
     }
 
 
-def _sample_remotely(
-    env_runners: EnvRunnerGroup,
-    turns: Sequence[Turn],
-    weights: Weights,
-    kwargs: dict[str, Any],
-) -> list[Any]:
-    """Deals turns to the healthy env runners; returns what those that live made."""
+def _ask(
+    env_runners: EnvRunnerGroup, call: SamplingCall, turns: Sequence[Turn]
+) -> list[tuple[int, ray.ObjectRef]]:
+    """Deals turns to the healthy env runners, which begin at once."""
     ids = _living(env_runners)
     if not ids:
         raise RuntimeError(
@@ -116,19 +155,25 @@ def _sample_remotely(
     # Not by RLlib's `foreach_env_runner` or `foreach_actor`: under these an env runner
     # exits on any error, and a failed verifier or PRM would look like a lost process.
     # It must be raised here, and only a lost process is made up for.
-    manager = env_runners._worker_manager
-    actors = manager.actors()
-    calls = [
-        (i, actors[i].sample.remote(**_arguments(share), weights=weights, **kwargs))
+    actors = env_runners._worker_manager.actors()
+    shared = {"weights": call.weights, **call.kwargs}
+    return [
+        (i, actors[i].sample.remote(**_arguments(share), **shared))
         for i, share in zip(ids, shard(turns, len(ids)), strict=True)
         if share
     ]
+
+
+def _answers(
+    env_runners: EnvRunnerGroup, calls: Sequence[tuple[int, ray.ObjectRef]]
+) -> list[Any]:
+    """Waits for calls; returns what the env runners that live made."""
     made = []
     for i, call in calls:
         try:
             made.append(ray.get(call))
         except RayActorError:
-            manager.set_actor_state(i, healthy=False)
+            env_runners._worker_manager.set_actor_state(i, healthy=False)
     return made
 
 
