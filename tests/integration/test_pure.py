@@ -258,6 +258,17 @@ def test_checkpoints_hold_every_dtype(
             np.testing.assert_array_equal(array, expected[name])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_starts_without_the_gradients_of_the_last(
+    tiny_config: PUREConfig, dtype: str
+) -> None:
+    tiny_config.rl_module(model_config={**tiny_config.model_config, "dtype": dtype})
+    with built(tiny_config) as algo:
+        algo.train()
+        policy = algo.learner_group._learner._policy
+        assert all(p.grad is None for p in policy.parameters())
+
+
 def test_small_updates_of_bfloat16_weights_add_up(tiny_config: PUREConfig) -> None:
     # One update of 1e-6 is far below the spacing of bfloat16 numbers near 0.02.
     tiny_config.rl_module(

@@ -3,6 +3,7 @@
 B responses, T response tokens.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -58,26 +59,24 @@ class PURETorchLearner(TorchLearner):
         super().__init__(**kwargs)
         self._num_updates = 0
 
-    @override(Learner)
-    def build(self) -> None:
-        """Builds module and optimiser; all learners start from the same weights."""
-        super().build()
-        broadcast_parameters(self._policy.state_dict().values())
-
     @property
     def _policy(self) -> Any:
         return self.module[DEFAULT_MODULE_ID].unwrapped().policy
 
     @override(TorchLearner)
     def _make_modules_ddp_if_necessary(self) -> None:
-        """Leaves the module as it is: gradients are summed in `_step`."""
+        """Leaves the module as it is: `_apply_gradients` sums gradients."""
 
     @override(TorchLearner)
     def configure_optimizers_for_module(
         self, module_id: str, config: AlgorithmConfig | None = None
     ) -> None:
-        """Makes AdamW with the settings of `.training()`."""
+        """Makes AdamW with the settings of `.training()`.
+
+        All learners start from the first one's weights.
+        """
         assert config is not None
+        broadcast_parameters(self._policy.state_dict().values())
         params = self._masters()
         optimizer = torch.optim.AdamW(
             params,
@@ -200,33 +199,26 @@ class PURETorchLearner(TorchLearner):
                 )
             )
         ).item()
-        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        optimizer.zero_grad(set_to_none=True)
-        losses = torch.zeros(len(_LOSSES))
-        if len(rows) and denominator:
+        self._policy.zero_grad(set_to_none=True)  # of a step that failed
+        losses, norm, lr = torch.zeros(len(_LOSSES)), 0.0, self._learning_rate()
+        if denominator:
             losses = self._accumulate(batch, rows, denominator, stats, index == 0)
-        sum_gradients(self._policy.parameters())
-        sum_over_learners(losses)
-        norm = self._clip_gradients()
-        if not (torch.isfinite(losses).all() and torch.isfinite(norm)):
+            sum_over_learners(losses)
+            norm = self._apply_gradients(lr, bool(torch.isfinite(losses).all()))
+        # Else all learners are without a loss token: AdamW would still follow its
+        # momentum on gradients of 0.
+        if not (torch.isfinite(losses).all() and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"The loss ({losses.sum().item()}) or the gradient norm "
-                f"({norm.item()}) of mini-batch {index + 1} of "
+                f"({norm}) of mini-batch {index + 1} of "
                 f"{len(plan.mini_batches)} in iteration {plan.iteration + 1} is not "
                 f"finite; its groups are {list(group_ids)}. The weights have not been "
                 "changed by it. Look at these groups' rollouts, lower `lr`, set "
                 "`grad_clip`, or use float32."
             )
-        lr = self._learning_rate()
-        for param_group in optimizer.param_groups:
-            param_group["lr"] = lr
-        if denominator:
-            # Else all learners are without a loss token: AdamW would still follow its
-            # momentum on those that were given gradients of 0.
-            self._update_weights(optimizer)
         self._num_updates += 1
         stats.set("learning_rate", lr)
-        stats.mean("gradient_norm", float(norm))
+        stats.mean("gradient_norm", norm)
         stats.mean("loss/total", float(losses.sum()))
         for name, value in zip(_LOSSES, losses.tolist(), strict=True):
             stats.mean(name, value)
@@ -243,7 +235,7 @@ class PURETorchLearner(TorchLearner):
         total = torch.zeros(len(_LOSSES))
         budget = self.config.micro_batch_tokens
         for _, micro_batch in micro_batches(batch, budget, self._device, rows):
-            output = self.module[DEFAULT_MODULE_ID].forward_train(micro_batch)
+            output = self._forward(micro_batch)
             losses = self._losses(micro_batch, output, denominator, stats)
             if is_first:
                 stats.add_gap(
@@ -251,9 +243,19 @@ class PURETorchLearner(TorchLearner):
                     micro_batch[Columns.ACTION_LOGP],
                     micro_batch[Columns.LOSS_MASK],
                 )
-            losses.sum().backward()
+            self._backward(losses.sum())
             total += losses.detach().cpu()
         return total
+
+    def _forward(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        output: dict[str, Tensor] = self.module[DEFAULT_MODULE_ID].forward_train(
+            micro_batch
+        )
+        return output
+
+    def _backward(self, loss: Tensor) -> None:
+        """Adds one micro-batch's gradients to those of the optimiser step."""
+        loss.backward()
 
     def _losses(
         self,
@@ -294,13 +296,31 @@ class PURETorchLearner(TorchLearner):
             entropy_loss = -config.entropy_coeff * bonus
         return torch.stack([policy_loss, kl_loss, entropy_loss])
 
-    def _clip_gradients(self) -> Tensor:
-        """Clips to `grad_clip` by the global norm; returns the norm before."""
-        limit = self.config.grad_clip
+    def _apply_gradients(self, lr: float, is_finite: bool) -> float:
+        """Makes the optimiser step from what `_backward` added up on all learners.
+
+        Gradients are clipped to `grad_clip` by their global norm, and are gone after.
+
+        Args:
+            lr: of this step.
+            is_finite: whether the loss was; if not, or if the gradients are not, the
+                weights are left as they are.
+
+        Returns:
+            The gradients' norm before clipping.
+        """
+        parameters, limit = list(self._policy.parameters()), self.config.grad_clip
+        sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(
-            self._policy.parameters(), float("inf") if limit is None else limit
-        )
-        return norm.detach().cpu()
+            parameters, float("inf") if limit is None else limit
+        ).item()
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        if is_finite and math.isfinite(norm):
+            for param_group in optimizer.param_groups:
+                param_group["lr"] = lr
+            self._update_weights(optimizer)
+        self._policy.zero_grad(set_to_none=True)
+        return float(norm)
 
     def _learning_rate(self) -> float:
         """RLlib's schedule, times a linear warm-up over the first updates."""
