@@ -1,11 +1,12 @@
 """What every generator offers. N prompts, G responses per prompt, T response tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,23 @@ class Response:
     terminated: bool
 
 
+class WeightSource(Protocol):
+    """A policy's weights of one version, to be read one shard at a time.
+
+    Names are those of the policy's Hugging Face parameters and persistent buffers; of
+    tied tensors there is one name.
+    """
+
+    version: int
+
+    @property
+    def folder(self) -> Path | None:
+        """Where they lie as safetensors on this node; None: in this process only."""
+
+    def shards(self) -> Iterator[dict[str, Tensor]]:
+        """Yields tensors by name: to be read only, and before the next shard."""
+
+
 class Generator(Protocol):
     """Samples responses: token ids in, token ids and log-probabilities out."""
 
@@ -64,5 +82,19 @@ class Generator(Protocol):
             N lists of G responses.
         """
 
-    def load_weights(self, weights: Mapping[str, torch.Tensor], version: int) -> None:
-        """Takes over the policy's weights, by parameter name, and their version."""
+    def load_weights(self, weights: WeightSource) -> None:
+        """Takes over the policy's weights and their version."""
+
+    def logps(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Returns what the policy thinks of given sequences; nothing is sampled.
+
+        Args:
+            sequences: lists of L >= 2 token ids.
+
+        Returns:
+            For each its `[L - 1]` float32 log-probabilities of all ids but the first,
+            at temperature 1.
+        """
+
+    def close(self) -> None:
+        """Frees what the generator holds; it cannot be used afterwards."""

@@ -3,8 +3,10 @@
 N tokens, H hidden size, V vocabulary, B rows, L columns, T response tokens.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -224,6 +226,28 @@ def response_logps(
     if entropy is None:
         return spread, None
     return spread, zeros.index_put((rows, times), entropy)
+
+
+def sequence_logps(
+    model: Any, token_ids: Sequence[int], device: torch.device | None = None
+) -> np.ndarray:
+    """Log-probabilities of L given ids: `[L - 1]` float32, of all but the first.
+
+    Args:
+        model: as for `response_logps`.
+        token_ids: L >= 2 ids.
+        device: the model's; None: the CPU.
+    """
+    ids = torch.tensor([list(token_ids)], device=device)
+    logps, _ = response_logps(
+        model,
+        ids,
+        None,
+        torch.ones(1, dtype=torch.long, device=device),
+        ids[:, 1:],
+        torch.ones_like(ids[:, 1:], dtype=torch.bool),
+    )
+    return np.asarray(logps[0].cpu().numpy())
 
 
 @torch.no_grad()

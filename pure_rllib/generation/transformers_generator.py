@@ -5,7 +5,7 @@ T response tokens, V vocabulary.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from pure_rllib.generation.base import Response, SamplingParams
+from pure_rllib.generation.base import Response, SamplingParams, WeightSource
 from pure_rllib.generation.eval_mode import evaluation_mode
 from pure_rllib.generation.sampling import choose_tokens, row_uniforms
 from pure_rllib.generation.weights import copy_weights
@@ -81,14 +81,23 @@ class TransformersGenerator:
         self._takes_positions = "position_ids" in accepted
         self._takes_logits_to_keep = "logits_to_keep" in accepted
 
-    def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
+    def load_weights(self, weights: WeightSource) -> None:
         """Copies weights into the model in place. See `Generator.load_weights`.
 
         Raises:
             ValueError: a name or a shape differs from the model's.
         """
         copy_weights(weights, self.model)
-        self.weights_version = version
+        self.weights_version = weights.version
+
+    @torch.inference_mode()
+    def logps(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Log-probabilities of given sequences. See `Generator.logps`."""
+        with evaluation_mode(self.model):
+            return [self._sequence_logps(ids) for ids in sequences]
+
+    def close(self) -> None:
+        """Nothing: the model is the caller's."""
 
     @torch.inference_mode()
     def generate(
@@ -252,6 +261,14 @@ class TransformersGenerator:
                 f"`.env_runners(max_response_tokens={max(1, context - longest)})` or "
                 "drop long prompts."
             )
+
+    def _sequence_logps(self, token_ids: Sequence[int]) -> np.ndarray:
+        """`[L - 1]` log-probabilities of L ids, by the pass that also samples."""
+        device = next(self.model.parameters()).device
+        ids = torch.tensor([list(token_ids)], device=device)
+        logits = self.model(input_ids=ids).logits[0, :-1].float()
+        logps = logits.log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1)
+        return np.asarray(logps.cpu().numpy())
 
     def _collect(
         self, token_ids: Tensor, logps: Tensor, ends: Tensor

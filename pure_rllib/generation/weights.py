@@ -1,155 +1,113 @@
-"""Weights on their way from the learner to generators, and to disk."""
+"""Weights on their way out of the learner, one shard at a time, and to disk."""
 
-import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pure_rllib.generation.base import WeightSource
 
-@dataclass(frozen=True, slots=True)
-class PackedWeights:
-    """A policy's weights as plain bytes.
-
-    NumPy has no bfloat16, so tensors travel as bytes with their dtype's name; Ray's
-    object store then shares them between processes of a node without a copy.
-
-    Attributes:
-        version: the update they come from.
-        tensors: by parameter name: dtype (as in `torch.float32`), shape, and a uint8
-            array of the bytes.
-        checksum: hex digest over names, dtypes, shapes and bytes.
-    """
-
-    version: int
-    tensors: dict[str, tuple[str, tuple[int, ...], np.ndarray]]
-    checksum: str
+MAX_SHARD_BYTES = 2**26
+"""Size of a shard; a tensor that alone is larger is a shard of its own."""
 
 
-def pack_weights(
-    source: nn.Module | Mapping[str, Tensor], version: int = 0
-) -> PackedWeights:
-    """Packs parameters and persistent buffers; tied tensors travel once.
+def untied_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields parameters and persistent buffers by name, each of tied ones once."""
+    seen: set[int] = set()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor.detach()
+
+
+def cut_into_shards(
+    tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int = MAX_SHARD_BYTES
+) -> Iterator[dict[str, Tensor]]:
+    """Gathers tensors to shards.
 
     Args:
-        source: a module or a state dict, on any device and of any dtype.
-        version: the update they come from.
+        tensors: by name, on any device; taken one by one as shards are asked for.
+        max_shard_bytes: see `MAX_SHARD_BYTES`.
 
-    Returns:
-        Packed weights that share no memory with the source.
+    Yields:
+        Shards on the CPU; tensors that are there already are not copied.
     """
-    state = source.state_dict() if isinstance(source, nn.Module) else source
-    tensors: dict[str, tuple[str, tuple[int, ...], np.ndarray]] = {}
-    seen: set[tuple[Any, ...]] = set()
-    for name, tensor in state.items():
-        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        if tensor.numel() and place in seen:
-            continue
-        seen.add(place)
-        raw = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1)
-        data = raw.view(torch.uint8).numpy()
-        tensors[name] = (str(tensor.dtype), tuple(tensor.shape), data)
-    return PackedWeights(version, tensors, _checksum(tensors))
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > max_shard_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor.detach().cpu()
+        size += tensor.nbytes
+    if shard:
+        yield shard
 
 
-def unpack_weights(packed: PackedWeights) -> dict[str, Tensor]:
-    """Gives packed weights back as tensors, without a copy.
+class LiveWeights:
+    """Weights that a learner of the same process holds: nothing is copied to publish.
 
     Args:
-        packed: what `pack_weights` made; its arrays may be read-only.
-
-    Returns:
-        Tensors by name; they share memory with `packed` and must only be read.
-
-    Raises:
-        ValueError: the bytes are not the ones that were packed.
+        version: the update they come from.
+        shards: gives the learner's weights at the moment of the call.
     """
-    found = _checksum(packed.tensors)
-    if found != packed.checksum:
-        raise ValueError(
-            f"The weights of version {packed.version} must arrive as they were sent; "
-            f"their checksum is {found} instead of {packed.checksum}, so they were "
-            "damaged on the way. Send them again."
-        )
-    return {
-        name: _as_tensor(data, getattr(torch, dtype.removeprefix("torch.")), shape)
-        for name, (dtype, shape, data) in packed.tensors.items()
-    }
 
+    folder: Path | None = None
 
-def _as_tensor(data: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    if data.size == 0:
-        return torch.empty(shape, dtype=dtype)
-    # Unlike from_numpy, frombuffer takes a read-only array; its warning about writing
-    # does not apply to tensors that are only read.
-    return torch.frombuffer(_writable_view(data), dtype=dtype).reshape(shape)
+    def __init__(self, version: int, shards: Callable[[], Iterator[dict[str, Tensor]]]):
+        self.version = version
+        self._shards = shards
 
+    @classmethod
+    def of(cls, module: nn.Module, version: int) -> "LiveWeights":
+        """The weights of a module, whatever they are when they are read."""
+        return cls(version, lambda: cut_into_shards(untied_tensors(module)))
 
-def _writable_view(data: np.ndarray) -> np.ndarray:
-    """The same memory, flagged as writable to keep PyTorch from warning."""
-    if data.flags.writeable:
-        return data
-    interface = dict(data.__array_interface__)
-    interface["data"] = (interface["data"][0], False)
-
-    class _View:
-        __array_interface__ = interface
-        owner = data  # keeps the memory alive
-
-    return np.asarray(_View())
-
-
-def _checksum(tensors: Mapping[str, tuple[str, tuple[int, ...], np.ndarray]]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        dtype, shape, data = tensors[name]
-        digest.update(f"{name}|{dtype}|{shape}|".encode())
-        digest.update(np.ascontiguousarray(data).data)
-    return digest.hexdigest()
+    def shards(self) -> Iterator[dict[str, Tensor]]:
+        """See `WeightSource`."""
+        return self._shards()
 
 
 @torch.no_grad()
-def copy_weights(weights: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Copies weights into a module's own tensors.
+def copy_weights(weights: WeightSource, module: nn.Module) -> None:
+    """Copies weights into a module's own tensors, shard by shard.
 
     Args:
-        weights: by name; of tied tensors one name is enough.
+        weights: of tied tensors one name is enough.
         module: changed in place.
 
     Raises:
-        ValueError: a name is missing or unknown, or a shape differs; nothing has been
-            changed then.
+        ValueError: a name is missing or unknown, or a shape differs. Other tensors may
+            have been copied by then.
     """
     state = module.state_dict(keep_vars=True)
-    groups: dict[int, list[str]] = {}
-    for name, tensor in state.items():
-        groups.setdefault(id(tensor), []).append(name)
-    unknown = sorted(set(weights) - set(state))
-    missing = sorted(
-        names[0]
-        for names in groups.values()
-        if not any(name in weights for name in names)
-    )
-    shapes = sorted(
-        f"{name} {tuple(tensor.shape)} instead of {tuple(state[name].shape)}"
-        for name, tensor in weights.items()
-        if name in state and tensor.shape != state[name].shape
-    )
+    copied: set[int] = set()
+    unknown: list[str] = []
+    shapes: list[str] = []
+    for shard in weights.shards():
+        for name, tensor in shard.items():
+            if name not in state:
+                unknown.append(name)
+            elif tensor.shape != state[name].shape:
+                shapes.append(
+                    f"{name} {tuple(tensor.shape)} instead of "
+                    f"{tuple(state[name].shape)}"
+                )
+            else:
+                state[name].copy_(tensor)
+            copied.add(id(state.get(name)))
+    missing = [name for name, tensor in state.items() if id(tensor) not in copied]
     if unknown or missing or shapes:
         raise ValueError(
-            "`weights` must fit the generator's model; "
+            f"The weights of version {weights.version} must fit the generator's model; "
             f"missing: {missing or 'none'}; unexpected: {unknown or 'none'}; other "
             f"shape: {shapes or 'none'}. Build both from the same config.json."
         )
-    for name, tensor in weights.items():
-        state[name].copy_(tensor)
 
 
 def export_policy(model: Any, tokenizer: Any | None, folder: str | Path) -> Path:

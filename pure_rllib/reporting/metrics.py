@@ -167,8 +167,8 @@ weights/version [count]
     Version of the weights that the responses were sampled with.
     Counts weight transfers from learner to generator.
 generator_learner_logp_gap [nats, >= 0]
-    Disagreement of generator and learner on the tokens' log-probabilities.
-    Maximum |logp - old logp| over the first mini-batch, before any update.
+    Disagreement of generator and learner on a few fixed tokens; an error past a bound.
+    Maximum |difference of logp| after a generator took over weights, over env runners.
 
 # Speed
 throughput/sampled_tokens_per_s [tokens/s]

@@ -315,6 +315,7 @@ def env_summary(**facts: Any) -> EnvSummary:
             "has_step_scorer": True,
             "has_verifier": True,
             "default_policy": None,
+            "probe_ids": ((1, 2),),
             **facts,
         }
     )

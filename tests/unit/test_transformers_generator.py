@@ -20,6 +20,7 @@ from pure_rllib.generation.base import Response, SamplingParams
 from pure_rllib.generation.logprobs import response_logps
 from pure_rllib.generation.sampling import choose_tokens, row_uniforms
 from pure_rllib.generation.transformers_generator import TransformersGenerator
+from pure_rllib.generation.weights import LiveWeights
 
 VOCAB_SIZE, PAD, EOS = 23, 0, 1
 SMALL: dict[str, Any] = {
@@ -207,13 +208,20 @@ def test_loaded_weights_are_sampled_from():
     with torch.no_grad():
         for parameter in source.model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    generator.load_weights(source.model.state_dict(), version=5)
+    generator.load_weights(LiveWeights.of(source.model, version=5))
     params = SamplingParams(10)
     (first,) = source.generate([[8, 9]], 4, params, [0])
     (second,) = generator.generate([[8, 9]], 4, params, [0])
     for one, other in zip(first, second, strict=True):
         same(one, other)
     assert generator.weights_version == 5
+
+
+def test_given_sequences_have_the_log_probabilities_of_sampled_ones():
+    generator = make_generator()
+    ((response,),) = generator.generate([[8, 9]], 1, SamplingParams(12), [3])
+    (logps,) = generator.logps([[8, 9, *response.token_ids.tolist()]])
+    np.testing.assert_allclose(logps[1:], response.logps, atol=1e-5)
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6)])

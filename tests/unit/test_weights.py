@@ -1,6 +1,5 @@
 """Weights survive the road to the generator and to disk."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from pure_rllib.generation.weights import (
+    LiveWeights,
     copy_weights,
+    cut_into_shards,
     export_policy,
-    pack_weights,
-    unpack_weights,
+    untied_tensors,
 )
 
 SMALL: dict[str, Any] = {
@@ -31,78 +31,61 @@ def make_model(tied=True, dtype=torch.float32, seed=0) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config).to(dtype)
 
 
+def shard_source(*shards: dict[str, torch.Tensor], version=4) -> LiveWeights:
+    return LiveWeights(version, lambda: iter(shards))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("tied", [True, False])
-def test_packed_weights_come_back_as_they_were(tied, dtype):
+def test_copied_weights_are_the_source_s(tied, dtype):
     source, target = make_model(tied, dtype), make_model(tied, dtype, seed=1)
-    packed = pack_weights(source, version=3)
-    assert packed.version == 3
-    assert ("lm_head.weight" in packed.tensors) == (not tied)
-    tensors = unpack_weights(packed)
-    for name, tensor in tensors.items():
-        assert tensor.dtype == dtype
-        assert torch.equal(tensor, source.state_dict()[name])
-    copy_weights(tensors, target)
+    copy_weights(LiveWeights.of(source, version=3), target)
     for name, tensor in target.state_dict().items():
         assert torch.equal(tensor, source.state_dict()[name]), name
 
 
-def test_packed_weights_are_a_copy():
+def test_tied_tensors_travel_once():
+    assert "lm_head.weight" not in dict(untied_tensors(make_model(tied=True)))
+    assert "lm_head.weight" in dict(untied_tensors(make_model(tied=False)))
+
+
+def test_shards_are_cut_at_the_limit_and_share_memory():
+    # 10, 10, 30 and 5 float32 numbers; at most 20 numbers to a shard.
+    sizes = {"a": 10, "b": 10, "c": 30, "d": 5}
+    tensors = [(name, torch.zeros(size)) for name, size in sizes.items()]
+    shards = list(cut_into_shards(tensors, max_shard_bytes=80))
+    assert [sorted(shard) for shard in shards] == [["a", "b"], ["c"], ["d"]]
+    assert shards[1]["c"].data_ptr() == tensors[2][1].data_ptr()
+
+
+def test_tensors_are_taken_as_shards_are_asked_for():
+    taken = []
+
+    def tensors():
+        for name in "ab":
+            taken.append(name)
+            yield name, torch.zeros(4)
+
+    shards = cut_into_shards(tensors(), max_shard_bytes=16)
+    next(shards)
+    # The second was needed to see that the first shard is full, but no third.
+    assert taken == ["a", "b"]
+
+
+def test_weights_that_do_not_fit_are_refused():
     model = make_model()
-    packed = pack_weights(model)
-    before = unpack_weights(packed)["model.norm.weight"].clone()
-    with torch.no_grad():
-        model.model.norm.weight.fill_(7.0)
-    assert torch.equal(unpack_weights(packed)["model.norm.weight"], before)
-
-
-def test_odd_tensors_survive():
-    state = {
-        "scalar": torch.tensor(3.5, dtype=torch.bfloat16),
-        "empty": torch.zeros(0, 4),
-        "flags": torch.tensor([True, False]),
-        "transposed": torch.arange(6).reshape(2, 3).t(),
-    }
-    back = unpack_weights(pack_weights(state))
-    assert set(back) == set(state)
-    for name, tensor in state.items():
-        assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor)
-
-
-def test_read_only_arrays_are_not_copied(recwarn):
-    packed = pack_weights(make_model())
-    for _, _, data in packed.tensors.values():
-        data.flags.writeable = False
-    tensors = unpack_weights(packed)
-    for name, tensor in tensors.items():
-        assert tensor.data_ptr() == packed.tensors[name][2].ctypes.data, name
-    assert not [w for w in recwarn if "writable" in str(w.message)]
-
-
-def test_damaged_weights_are_refused():
-    packed = pack_weights(make_model(), version=4)
-    dtype, shape, data = packed.tensors["model.norm.weight"]
-    damaged = data.copy()
-    damaged[5] ^= 1
-    tensors = {**packed.tensors, "model.norm.weight": (dtype, shape, damaged)}
-    with pytest.raises(ValueError, match="version 4 must arrive as they were sent"):
-        unpack_weights(dataclasses.replace(packed, tensors=tensors))
-
-
-def test_weights_that_do_not_fit_are_refused_and_change_nothing():
-    model = make_model()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    other = make_model(seed=1).state_dict()
+    other = dict(untied_tensors(make_model(seed=1)))
     with pytest.raises(ValueError, match=r"missing: \['model\.norm\.weight'\]"):
         copy_weights(
-            {n: t for n, t in other.items() if n != "model.norm.weight"}, model
+            shard_source({n: t for n, t in other.items() if n != "model.norm.weight"}),
+            model,
         )
-    with pytest.raises(ValueError, match=r"unexpected: \['extra'\]"):
-        copy_weights({**other, "extra": torch.zeros(1)}, model)
+    with pytest.raises(ValueError, match=r"version 4 .*unexpected: \['extra'\]"):
+        copy_weights(shard_source(other, {"extra": torch.zeros(1)}), model)
     with pytest.raises(ValueError, match=r"model\.norm\.weight \(3,\) instead of"):
-        copy_weights({**other, "model.norm.weight": torch.zeros(3)}, model)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name])
+        copy_weights(
+            shard_source({**other, "model.norm.weight": torch.zeros(3)}), model
+        )
 
 
 def test_exported_policies_load_and_replace_earlier_ones(tmp_path):

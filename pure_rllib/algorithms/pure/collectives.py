@@ -14,6 +14,11 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Returns this learner's number, 0 for the first."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def _device() -> torch.device:
     """Where the process group wants its tensors."""
     on_gpu = dist.get_backend() == "nccl"

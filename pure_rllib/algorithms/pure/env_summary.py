@@ -5,6 +5,9 @@ from typing import Any
 
 from pure_rllib.envs.token_env import TokenEnv
 
+_NUM_PROBES = 4
+_MAX_PROBE_TOKENS = 32
+
 
 @dataclass(frozen=True, slots=True)
 class EnvSummary:
@@ -22,6 +25,7 @@ class EnvSummary:
         has_step_scorer: whether there are process rewards.
         has_verifier: whether there are verifiable rewards.
         default_policy: the model that the environment brings for policies, or None.
+        probe_ids: the beginnings of a few prompts, for comparing log-probabilities.
     """
 
     num_problems: int
@@ -35,6 +39,7 @@ class EnvSummary:
     has_step_scorer: bool
     has_verifier: bool
     default_policy: str | None
+    probe_ids: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, env: TokenEnv) -> "EnvSummary":
@@ -51,7 +56,18 @@ class EnvSummary:
             has_step_scorer=env.judge.step_scorer is not None,
             has_verifier=env.judge.verifier is not None,
             default_policy=env.default_policy,
+            probe_ids=_probe_ids(env),
         )
+
+
+def _probe_ids(env: TokenEnv) -> tuple[tuple[int, ...], ...]:
+    indices = range(min(_NUM_PROBES, len(env.problems)))
+    prompts = [env.encode_prompt(env.problems[i]) for i in indices]
+    # A second token at least: the first one has no log-probability.
+    return tuple(
+        (*prompt[:_MAX_PROBE_TOKENS].tolist(), min(env.eos_token_ids))
+        for prompt in prompts
+    )
 
 
 def token_env_of(env: Any, name: Any) -> TokenEnv:

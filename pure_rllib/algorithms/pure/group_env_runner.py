@@ -11,7 +11,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import ray
-import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_context import EnvContext
@@ -24,13 +23,17 @@ import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this no
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.episodes import make_episode
 from pure_rllib.algorithms.pure.records import make_record, total_rewards
+from pure_rllib.algorithms.pure.weight_exchange import (
+    WeightReceiver,
+    Weights,
+    check_arrival,
+)
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.generation.base import Generator, SamplingParams
-from pure_rllib.generation.load_policy import load_policy, policy_config
-from pure_rllib.generation.transformers_generator import TransformersGenerator
-from pure_rllib.generation.weights import PackedWeights, unpack_weights
+from pure_rllib.generation.load_policy import policy_config
+from pure_rllib.generation.make_generator import make_generator
 from pure_rllib.reporting.records import ResponseRecord
 
 
@@ -60,27 +63,13 @@ class RunnerSample:
         seconds: wall-clock time by phase: `sync` (taking over weights), `sample`,
             `score`, `verify`, and `total`.
         num_overlong: responses over the PRM's context.
+        logp_gap: see `check_arrival`; None if it held these weights before.
     """
 
     groups: list[Group] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     num_overlong: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A policy's weights by version.
-
-    Attributes:
-        version: how many iterations they have been through.
-        publication: names this publication: after a checkpoint was restored, a version
-            comes a second time with other weights.
-        packed: the weights, or a reference to them in Ray's object store.
-    """
-
-    version: int
-    publication: str
-    packed: PackedWeights | ray.ObjectRef
+    logp_gap: float | None = None
 
 
 class GroupEnvRunner(EnvRunner, Checkpointable):
@@ -98,6 +87,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         self._env_creator = kwargs["env_creator"]
         self._generator: Generator | None = None
         self._publication: str | None = None
+        self._receiver = WeightReceiver(keep=1)
         self.make_env()
 
     @override(EnvRunner)
@@ -131,23 +121,14 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         return self._generator
 
     def _make_generator(self) -> Generator:
-        model_config = self.config.full_model_config()
-        policy = load_policy(
-            model_config["model"],
-            dtype=model_config["dtype"],
-            attn_implementation=model_config["attn_implementation"],
-            trust_remote_code=model_config["trust_remote_code"],
-            seed=model_config["seed"],
-        )
-        if torch.cuda.is_available():
-            # An env runner sees the GPUs that Ray gave it, and no others.
-            policy = policy.to("cuda")
         env = self.token_env
-        return TransformersGenerator(
-            policy,
+        return make_generator(
+            self.config.generator,
+            {"seed": 0, **self.config.full_model_config()},
+            self.config.generator_kwargs,
             pad_token_id=env.pad_token_id,
             eos_token_ids=env.eos_token_ids,
-            **self.config.generator_kwargs,
+            max_model_len=env.max_prompt_tokens + env.max_response_tokens,
         )
 
     @override(EnvRunner)
@@ -189,7 +170,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         size = group_size or self.config.group_size
         generator = self.generator
         loading = perf_counter()
-        self._take_over(weights)
+        logp_gap = self._take_over(weights)
         generating = perf_counter()
         responses = generator.generate(
             [prompt.tolist() for prompt in prompts],
@@ -205,7 +186,9 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             [prompt for prompt in prompts for _ in range(size)],
             [response.token_ids for response in flat],
         )
-        sample = RunnerSample(num_overlong=_num_overlong(env) - num_overlong)
+        sample = RunnerSample(
+            num_overlong=_num_overlong(env) - num_overlong, logp_gap=logp_gap
+        )
         ids = group_ids if group_ids is not None else range(len(tickets))
         for i, (problem, prompt, group_id) in enumerate(
             zip(problems, prompts, ids, strict=True)
@@ -263,14 +246,17 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             records,
         )
 
-    def _take_over(self, weights: Weights) -> None:
+    def _take_over(self, weights: Weights) -> float | None:
+        """Loads weights, unless they are held already; returns the proof's gap."""
         if weights.publication == self._publication:
-            return
-        packed = weights.packed
-        if isinstance(packed, ray.ObjectRef):
-            packed = ray.get(packed)
-        self.generator.load_weights(unpack_weights(packed), packed.version)
+            return None
+        # Not this one's any more from here on, if anything fails.
+        self._publication = None
+        self.generator.load_weights(self._receiver.receive(weights.source))
+        logps = self.generator.logps(weights.probe.token_ids)
+        gap = check_arrival(weights, logps, self.config.logp_gap_limit)
         self._publication = weights.publication
+        return gap
 
     def env_summary(self) -> EnvSummary:
         """Returns what the algorithm must know of the environment."""
@@ -289,8 +275,11 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
 
     @override(EnvRunner)
     def stop(self) -> None:
-        """Closes the environment."""
+        """Closes the environment and the generator."""
         self.env.close()
+        if self._generator is not None:
+            self._generator.close()
+        self._receiver.close()
 
     @override(EnvRunner)
     def get_metrics(self) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def iteration_metrics(
         "groups/resampled": float(batch.num_resampled),
         "prompt/dropped": float(env.num_dropped_prompts),
         "prm/overlong": float(batch.num_overlong),
+        "generator_learner_logp_gap": batch.logp_gap,
         "weights/version": float(batch.weights_version),
         "epoch": counts.cursor / env.num_problems,
         "problems_seen": float(counts.cursor),

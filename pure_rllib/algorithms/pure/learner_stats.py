@@ -60,13 +60,10 @@ class LearnerStats:
         Both describe the same policy at that moment, so that every difference is one
         between two computations of the same number.
         """
-        gap = (logp.detach() - old_logp)[mask].abs()
-        largest = float(gap.max()) if gap.numel() else 0.0
-        self.maximum("generator_learner_logp_gap", largest)
         ratio_deviation = torch.expm1((logp.detach() - old_logp)[mask]).abs()
         self.maximum(
             "ratio/first_minibatch_max_deviation",
-            float(ratio_deviation.max()) if gap.numel() else 0.0,
+            float(ratio_deviation.max()) if ratio_deviation.numel() else 0.0,
         )
 
     def as_dict(self) -> dict[str, Any]:

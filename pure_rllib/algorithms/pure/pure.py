@@ -2,14 +2,12 @@
 
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.connectors.learner.learner_connector_pipeline import (
@@ -23,7 +21,7 @@ from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
 from pure_rllib.algorithms.pure import learner_stats
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
-from pure_rllib.algorithms.pure.group_env_runner import Group, Weights
+from pure_rllib.algorithms.pure.group_env_runner import Group
 from pure_rllib.algorithms.pure.iteration_metrics import (
     RunCounts,
     iteration_metrics,
@@ -44,10 +42,14 @@ from pure_rllib.algorithms.pure.train_batch import (
     plan_mini_batches,
 )
 from pure_rllib.algorithms.pure.validation import check_against_env
+from pure_rllib.algorithms.pure.weight_exchange import (
+    WeightExchange,
+    Weights,
+    on_learners,
+)
 from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
 from pure_rllib.reporting.records import ResponseRecord
 
-_Result = TypeVar("_Result")
 _STATE = "pure"
 # Hashed with the run's seed: evaluation draws other random numbers than training.
 _EVALUATION_EPOCH = -1
@@ -76,6 +78,7 @@ class PURE(Algorithm):
             ValueError: a setting cannot work; no model has been loaded then.
         """
         self._counts = RunCounts()
+        self._weights: Weights | None = None
         self._last_batch = SampledBatch()
         self._iteration_metrics: dict[str, float] = {}
         config = config.copy(copy_frozen=False)
@@ -84,7 +87,13 @@ class PURE(Algorithm):
         self.config = config
         super().setup(config)
         self._order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
-        self._publish_weights()
+        self._exchange = WeightExchange(
+            self.learner_group,
+            self._env_summary.probe_ids,
+            keep=1,
+            in_process=self.env_runner_group.num_remote_env_runners() == 0
+            and config.generator == "transformers",
+        )
 
     def _check_env(self, config: Any) -> EnvSummary:
         """Makes the environment for a moment, and fills in what follows from it."""
@@ -138,7 +147,8 @@ class PURE(Algorithm):
         learned = self._update(kept, plan)
         updated = perf_counter()
         self._counts.weights_version += 1
-        self._publish_weights()
+        self._weights = None
+        self._published()
         published = perf_counter()
         self._last_batch = batch
         self._report(
@@ -154,9 +164,9 @@ class PURE(Algorithm):
 
     def _sample(self) -> SampledBatch:
         """Samples `num_prompts` groups; with dynamic sampling, that teach something."""
-        config = self.config
+        config, weights = self.config, self._published()
         batch = sample_groups(
-            self.env_runner_group, self._next_turns(config.num_prompts), self._weights
+            self.env_runner_group, self._next_turns(config.num_prompts), weights
         )
         if config.no_signal_groups != "refill":
             return batch
@@ -167,7 +177,7 @@ class PURE(Algorithm):
             if num_useful >= config.num_prompts:
                 break
             turns = self._next_turns(config.num_prompts - num_useful)
-            batch.extend(sample_groups(self.env_runner_group, turns, self._weights))
+            batch.extend(sample_groups(self.env_runner_group, turns, weights))
         return batch
 
     def _next_turns(self, count: int) -> list[Turn]:
@@ -217,36 +227,11 @@ class PURE(Algorithm):
         )
         return learner_stats.merge(reports)
 
-    def _publish_weights(self) -> None:
-        """Makes the learner's weights available to env runners."""
-        version = self._counts.weights_version
-        is_remote = self.env_runner_group.num_remote_env_runners() > 0
-
-        def publish(learner: Any) -> Any:
-            packed = learner.packed_weights(version)
-            return ray.put(packed) if is_remote else packed
-
-        self._weights = Weights(
-            version, uuid.uuid4().hex, self._on_first_learner(publish)
-        )
-
-    def _on_first_learner(self, function: Callable[[Any], _Result]) -> _Result:
-        """Calls a function with one learner, and raises what it raises."""
-        results = list(
-            self.learner_group.foreach_learner(function, remote_actor_ids=[0])
-        )
-        if not results:
-            raise RuntimeError(
-                "The first learner is lost. Ray's logs say why; the last checkpoint is "
-                "intact: resume from it."
-            )
-        result = results[0].get()
-        if not results[0].ok:
-            if isinstance(result, RayTaskError):
-                # It failed at this, but lives: RLlib would never call it again.
-                self.learner_group._worker_manager.set_actor_state(0, healthy=True)
-            raise result
-        return result
+    def _published(self) -> Weights:
+        """Returns the present weights, published when they are first asked for."""
+        if self._weights is None:
+            self._weights = self._exchange.publish(self._counts.weights_version)
+        return self._weights
 
     def _report(
         self,
@@ -303,7 +288,7 @@ class PURE(Algorithm):
             Turn(ProblemTicket(i, 0, i, ticket_seed(seed, _EVALUATION_EPOCH, i)), i)
             for i in range(min(num_problems, self.config.evaluation_duration))
         ]
-        arguments = (self.env_runner_group, turns, self._weights)
+        arguments = (self.env_runner_group, turns, self._published())
         greedy = sample_groups(
             *arguments, group_size=1, temperature=0.0, evaluation=True
         )
@@ -349,7 +334,10 @@ class PURE(Algorithm):
             The folder, which `AutoModelForCausalLM.from_pretrained` loads.
         """
         tokenizer, target = self._tokenizer, str(folder)
-        self._on_first_learner(lambda learner: learner.export_policy(tokenizer, target))
+        on_learners(
+            self.learner_group,
+            lambda learner: learner.export_policy(tokenizer, target),
+        )
         return target
 
     @override(Algorithm)
@@ -365,14 +353,14 @@ class PURE(Algorithm):
         super().set_state(state)
         if _STATE in state:
             self._counts = RunCounts(**state[_STATE])
-            self._publish_weights()
+            self._weights = None
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restores a checkpoint and publishes its weights."""
+        """Restores a checkpoint; its weights are published when they are needed."""
         super().restore_from_path(path, *args, **kwargs)
         # The learners' weights arrive after `set_state`.
-        self._publish_weights()
+        self._weights = None
         self._last_batch = SampledBatch()
 
     @override(Algorithm)

@@ -28,6 +28,10 @@ _CREDIT_SETTINGS = (
     "max_response_tokens",
     "formulas",
 )
+# Two implementations of a forward pass differ by rounding: by some 1e-6 nats in
+# float32, by tenths on improbable tokens in bfloat16. A stale tensor costs more.
+_MAX_LOGP_GAP = 0.01
+_MAX_LOGP_GAP_HALF = 1.0
 # What a preset leaves alone: it belongs to the run and not to the variant.
 _NOT_IN_PRESETS = ("gamma", "max_response_tokens")
 
@@ -68,6 +72,7 @@ class PUREConfig(AlgorithmConfig):
         self.max_response_tokens: int | None = None
         self.generator = "transformers"
         self.generator_kwargs: dict[str, Any] = {}
+        self.max_logp_gap: float | None = None
         # .training()
         self.lr = 1.0e-6
         self.grad_clip = 1.0
@@ -121,6 +126,7 @@ class PUREConfig(AlgorithmConfig):
         max_response_tokens: int | None = NotProvided,
         generator: str = NotProvided,
         generator_kwargs: Mapping[str, Any] = NotProvided,
+        max_logp_gap: float | None = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets how responses are sampled.
@@ -133,6 +139,9 @@ class PUREConfig(AlgorithmConfig):
             max_response_tokens: token budget of a response; None: the environment's.
             generator: "transformers".
             generator_kwargs: further arguments of the generator.
+            max_logp_gap: by how much, in nats, the generator's log-probabilities of a
+                few fixed tokens may differ from the learner's after it took over
+                weights; more is an error. None: 0.01 in float32, else 1.0.
             **kwargs: RLlib's own.
         """
         super().env_runners(**kwargs)
@@ -144,6 +153,7 @@ class PUREConfig(AlgorithmConfig):
             max_response_tokens=max_response_tokens,
             generator=generator,
             generator_kwargs=generator_kwargs,
+            max_logp_gap=max_logp_gap,
         )
 
     @override(AlgorithmConfig)
@@ -287,6 +297,14 @@ class PUREConfig(AlgorithmConfig):
     def groups_per_step(self) -> int | None:
         """Groups per optimiser step; None means all of an iteration."""
         return self.minibatch_size and self.minibatch_size // self.group_size
+
+    @property
+    def logp_gap_limit(self) -> float:
+        """`max_logp_gap`, or what the dtype allows."""
+        if self.max_logp_gap is not None:
+            return self.max_logp_gap
+        is_exact = self.full_model_config()["dtype"] == "float32"
+        return _MAX_LOGP_GAP if is_exact else _MAX_LOGP_GAP_HALF
 
     def full_env_config(self) -> dict[str, Any]:
         """Returns `env_config` with `max_response_tokens`, where that is set."""

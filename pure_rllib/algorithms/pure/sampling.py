@@ -1,5 +1,6 @@
 """Having env runners sample, wherever they run and whichever of them fail."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic, sleep
@@ -9,7 +10,8 @@ import ray
 from ray.exceptions import RayActorError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from pure_rllib.algorithms.pure.group_env_runner import Group, Weights
+from pure_rllib.algorithms.pure.group_env_runner import Group
+from pure_rllib.algorithms.pure.weight_exchange import Weights
 from pure_rllib.data.order import ProblemTicket, shard
 
 MAX_ATTEMPTS = 3
@@ -37,6 +39,8 @@ class SampledBatch:
         num_resampled: groups that were sampled again after an env runner was lost.
         num_overlong: responses over the PRM's context.
         weights_version: of the policy that was sampled from.
+        logp_gap: the largest of those that env runners found when they took over the
+            weights; NaN if all held them before.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -44,6 +48,7 @@ class SampledBatch:
     num_resampled: int = 0
     num_overlong: int = 0
     weights_version: int = 0
+    logp_gap: float = math.nan
 
     def extend(self, other: "SampledBatch") -> None:
         """Adds a batch that was sampled after this one."""
@@ -200,6 +205,9 @@ def _collect(
         seconds=dict(slowest.seconds),
         num_overlong=sum(result.num_overlong for result in results),
         weights_version=weights.version,
+        logp_gap=max(
+            (r.logp_gap for r in results if r.logp_gap is not None), default=math.nan
+        ),
     )
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
 from pure_rllib.generation.load_policy import DTYPES, policy_config
+from pure_rllib.generation.make_generator import GENERATORS
 from pure_rllib.generation.model_files import check_model_folder
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "no_signal_groups": ("keep", "drop", "refill"),
-    "generator": ("transformers",),
+    "generator": GENERATORS,
 }
 _AT_LEAST: dict[str, float] = {
     "num_prompts": 1,
@@ -45,8 +46,10 @@ _POSITIVE = (
     "clip_param",
     "clip_param_high",
     "max_response_tokens",
+    "max_logp_gap",
 )
 _MAY_BE_NONE = (
+    "max_logp_gap",
     "grad_clip",
     "clip_param_high",
     "max_response_tokens",
