@@ -4,7 +4,7 @@ B responses, T response tokens.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,27 +21,19 @@ from torch import Tensor
 from pure_rllib.algorithms import columns
 from pure_rllib.algorithms.pure.collectives import (
     broadcast_parameters,
-    rank,
     sum_gradients,
     sum_over_learners,
 )
 from pure_rllib.algorithms.pure.learner_stats import LearnerStats, batch_stats
+from pure_rllib.algorithms.pure.learner_weights import LearnerWeights
 from pure_rllib.algorithms.pure.llm_rl_module import ENTROPY
 from pure_rllib.algorithms.pure.micro_batches import micro_batches
 from pure_rllib.algorithms.pure.train_batch import MiniBatchPlan
-from pure_rllib.algorithms.pure.weight_exchange import WeightPublisher
 from pure_rllib.credit.kl import kl_estimate
 from pure_rllib.credit.policy_loss import (
     aggregate_loss,
     clipped_policy_loss,
     loss_denominator,
-)
-from pure_rllib.generation.logprobs import sequence_logps
-from pure_rllib.generation.weights import (
-    MAX_SHARD_BYTES,
-    cut_into_shards,
-    export_policy,
-    untied_tensors,
 )
 
 _UPDATES_DONE = "num_updates"
@@ -53,7 +45,7 @@ class NonFiniteLossError(FloatingPointError):
     """A loss or a gradient was NaN or infinite; the weights were left as they are."""
 
 
-class PURETorchLearner(TorchLearner):
+class PURETorchLearner(LearnerWeights, TorchLearner):
     """Updates the policy with PPO's clipped loss on per-token advantages.
 
     An optimiser step sees one mini-batch of whole groups, the same groups whatever the
@@ -66,11 +58,6 @@ class PURETorchLearner(TorchLearner):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._num_updates = 0
-        self.publisher = WeightPublisher()
-
-    @property
-    def _policy(self) -> Any:
-        return self.module[DEFAULT_MODULE_ID].unwrapped().policy
 
     @override(TorchLearner)
     def _make_modules_ddp_if_necessary(self) -> None:
@@ -337,32 +324,6 @@ class PURETorchLearner(TorchLearner):
         warm_up = self.config.lr_warmup_updates
         share = min(1.0, (self._num_updates + 1) / warm_up) if warm_up else 1.0
         return float(schedule.get_current_value()) * share
-
-    def weight_shards(
-        self, max_shard_bytes: int = MAX_SHARD_BYTES
-    ) -> Iterator[dict[str, Tensor]]:
-        """Yields the policy's weights under their Hugging Face names.
-
-        All learners call it together; the first learner's shards count.
-        """
-        return cut_into_shards(untied_tensors(self._policy), max_shard_bytes)
-
-    def num_weight_bytes(self) -> int:
-        """Returns the size of what `weight_shards` yields."""
-        return sum(tensor.nbytes for _, tensor in untied_tensors(self._policy))
-
-    def probe_logps(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
-        """Log-probabilities as `Generator.logps` gives them; all learners call it."""
-        with torch.no_grad():
-            return [
-                sequence_logps(self._policy, token_ids, self._device)
-                for token_ids in sequences
-            ]
-
-    def export_policy(self, tokenizer: Any, folder: str) -> None:
-        """Writes the policy in Hugging Face layout; all learners call it."""
-        if rank() == 0:
-            export_policy(self._policy, tokenizer, folder)
 
     @override(TorchLearner)
     def _get_optimizer_state(self) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""The learner's weights: given to generators, compared with theirs, exported."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from torch import Tensor
+
+from pure_rllib.algorithms.pure.collectives import rank
+from pure_rllib.algorithms.pure.weight_exchange import WeightPublisher
+from pure_rllib.generation.logprobs import sequence_logps
+from pure_rllib.generation.weights import (
+    MAX_SHARD_BYTES,
+    cut_into_shards,
+    export_policy,
+    untied_tensors,
+)
+
+
+class LearnerWeights:
+    """What a learner offers of its weights; all learners make each call together."""
+
+    module: Any
+    _device: Any
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.publisher = WeightPublisher()
+
+    @property
+    def _policy(self) -> Any:
+        return self.module[DEFAULT_MODULE_ID].unwrapped().policy
+
+    def weight_shards(
+        self, max_shard_bytes: int = MAX_SHARD_BYTES
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields the policy's weights under their Hugging Face names.
+
+        All learners call it together; the first learner's shards count.
+        """
+        return cut_into_shards(untied_tensors(self._policy), max_shard_bytes)
+
+    def num_weight_bytes(self) -> int:
+        """Returns the size of what `weight_shards` yields."""
+        return sum(tensor.nbytes for _, tensor in untied_tensors(self._policy))
+
+    def probe_logps(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
+        """Log-probabilities as `Generator.logps` gives them; all learners call it."""
+        with torch.no_grad():
+            return [
+                sequence_logps(self._policy, token_ids, self._device)
+                for token_ids in sequences
+            ]
+
+    def export_policy(self, tokenizer: Any, folder: str) -> None:
+        """Writes the policy in Hugging Face layout; all learners call it."""
+        if rank() == 0:
+            export_policy(self._policy, tokenizer, folder)
