@@ -277,18 +277,18 @@ def test_small_updates_of_bfloat16_weights_add_up(tiny_config: PUREConfig) -> No
     tiny_config.training(lr=1.0e-6)
     with built(tiny_config) as algo:
         learner = algo.learner_group._learner
-        before = [master.clone() for _, master in learner._master_of]
+        before = [master.detach().clone() for master in learner._masters.copies]
         algo.train()
         moved = [
             (master - start).abs().max().item()
-            for (_, master), start in zip(learner._master_of, before, strict=True)
+            for master, start in zip(learner._masters.copies, before, strict=True)
         ]
         assert max(moved) == pytest.approx(1.0e-6, rel=0.1)
         state = learner._get_optimizer_state()
         algo.train()
         learner._set_optimizer_state(state)
         saved = next(iter(state.values()))["float32_masters"]
-        for (_, master), kept in zip(learner._master_of, saved, strict=True):
+        for master, kept in zip(learner._masters.copies, saved, strict=True):
             assert torch.equal(master, kept)
 
 

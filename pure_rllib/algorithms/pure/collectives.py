@@ -37,7 +37,7 @@ def sum_over_learners(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Replaces each gradient by its sum over the learners, one bucket at a time.
 
     Every learner calls this once per optimiser step, whatever number of micro-batches

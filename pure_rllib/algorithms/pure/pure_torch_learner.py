@@ -27,6 +27,7 @@ from pure_rllib.algorithms.pure.collectives import (
 from pure_rllib.algorithms.pure.learner_stats import LearnerStats, batch_stats
 from pure_rllib.algorithms.pure.learner_weights import LearnerWeights
 from pure_rllib.algorithms.pure.llm_rl_module import ENTROPY
+from pure_rllib.algorithms.pure.masters import Masters
 from pure_rllib.algorithms.pure.micro_batches import micro_batches
 from pure_rllib.algorithms.pure.train_batch import MiniBatchPlan
 from pure_rllib.credit.kl import kl_estimate
@@ -73,7 +74,8 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         """
         assert config is not None
         broadcast_parameters(self._policy.state_dict().values())
-        params = self._masters()
+        self._masters = Masters(self._policy)
+        params = self._masters.tensors
         optimizer = torch.optim.AdamW(
             params,
             lr=0.0,  # set before each step
@@ -85,31 +87,6 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
             params=params,
             lr_or_lr_schedule=config.lr,
         )
-
-    def _masters(self) -> list[Tensor]:
-        """Makes what the optimiser updates: float32 copies of lower precisions.
-
-        An update at a learning rate of 1e-6 is far below the spacing of bfloat16
-        numbers: added to them directly, almost all of it would be rounded away.
-        """
-        self._master_of: list[tuple[torch.nn.Parameter, Tensor]] = [
-            (p, p if p.dtype == torch.float32 else p.detach().float())
-            for p in self._policy.parameters()
-            if p.requires_grad
-        ]
-        return [master for _, master in self._master_of]
-
-    @torch.no_grad()
-    def _update_weights(self, optimizer: torch.optim.Optimizer) -> None:
-        """Steps the optimiser on the masters and rounds them to the policy."""
-        copies = [(p, m) for p, m in self._master_of if p is not m]
-        for parameter, master in copies:
-            assert parameter.grad is not None, "gradients are summed before"
-            master.grad = parameter.grad.float()
-        optimizer.step()
-        for parameter, master in copies:
-            parameter.copy_(master)
-            master.grad = None
 
     @staticmethod
     def _optimizer_settings(config: Any) -> dict[str, Any]:
@@ -195,7 +172,7 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
                 )
             )
         ).item()
-        self._policy.zero_grad(set_to_none=True)  # of a step that failed
+        self._zero_gradients()  # of a step that failed
         losses, norm, lr = torch.zeros(len(_LOSSES)), 0.0, self._learning_rate()
         if denominator:
             losses = self._accumulate(batch, rows, denominator, stats, index == 0)
@@ -305,18 +282,22 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         Returns:
             The gradients' norm before clipping.
         """
-        parameters, limit = list(self._policy.parameters()), self.config.grad_clip
-        sum_gradients(parameters)
+        masters, limit = self._masters.tensors, self.config.grad_clip
+        sum_gradients(masters)
         norm = torch.nn.utils.clip_grad_norm_(
-            parameters, float("inf") if limit is None else limit
+            masters, float("inf") if limit is None else limit
         ).item()
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         if is_finite and math.isfinite(norm):
             for param_group in optimizer.param_groups:
                 param_group["lr"] = lr
-            self._update_weights(optimizer)
-        self._policy.zero_grad(set_to_none=True)
+            self._masters.step(optimizer)
+        self._zero_gradients()
         return float(norm)
+
+    def _zero_gradients(self) -> None:
+        for master in self._masters.tensors:
+            master.grad = None
 
     def _learning_rate(self) -> float:
         """RLlib's schedule, times a linear warm-up over the first updates."""
@@ -336,7 +317,7 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
                 "module_id": self._optimizer_name_to_module[name],
                 "state": _copied_to_cpu(optimizer.state_dict()),
                 _UPDATES_DONE: self._num_updates,
-                _MASTERS: _copied_to_cpu([m for p, m in self._master_of if p is not m]),
+                _MASTERS: _copied_to_cpu(self._masters.copies),
             }
             for name, optimizer in self._named_optimizers.items()
         }
@@ -350,9 +331,7 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
             for group in optimizer.param_groups:
                 group.update(self._optimizer_settings(self.config))
             self._num_updates = saved[_UPDATES_DONE]
-            copies = [m for p, m in self._master_of if p is not m]
-            for master, kept in zip(copies, saved[_MASTERS], strict=True):
-                master.copy_(kept)
+            self._masters.load(saved[_MASTERS])
 
     @override(TorchLearner)
     def get_parameters(self, module: Any) -> Iterable[torch.nn.Parameter]:  # type: ignore[override]
