@@ -62,17 +62,76 @@ def test_groups_are_dealt_by_hand() -> None:
     assert deal_by_tokens([3, 1, 2], 1) == [[0, 1, 2]]
 
 
+def test_each_mini_batch_is_dealt_evenly_by_hand() -> None:
+    # All in one step: 9 -> A, 8 -> B, 2 -> B (10), 1 -> A (10).
+    assert deal_by_tokens([9, 8, 2, 1], 2) == [[0, 3], [1, 2]]
+    # 9 with 8, 2 with 1: 9 -> A, 8 -> B, 2 -> B (fewer in all), 1 -> A.
+    assert deal_by_tokens([9, 8, 2, 1], 2, [[0, 1], [2, 3]]) == [[0, 3], [1, 2]]
+    # 9 with 1, 8 with 2: 9 -> A, 8 -> B, 2 -> A (B has 8 beside it), 1 -> B.
+    assert deal_by_tokens([9, 8, 2, 1], 2, [[0, 3], [1, 2]]) == [[0, 2], [1, 3]]
+
+
+def test_no_learner_is_left_without_a_group() -> None:
+    # Both steps' largest would go to the first learner, and nothing to the third.
+    shares = deal_by_tokens([5, 5, 5], 3, [[0], [1], [2]])
+    assert sorted(shares) == [[0], [1], [2]]
+
+
+def real_sizes(rng: np.random.Generator, num_groups: int) -> list[int]:
+    """Tokens of groups of 8 responses, with lengths as uneven as those of real ones."""
+    lens = rng.lognormal(6.0, 0.8, size=(num_groups, 8)).clip(1, 8192)
+    return [int(total) for total in lens.sum(axis=1)]
+
+
 @pytest.mark.parametrize("num_learners", [2, 4, 8])
-def test_no_learner_has_far_more_tokens_than_the_mean(num_learners: int) -> None:
+@pytest.mark.parametrize("groups_per_step", [None, 16])
+def test_no_learner_has_far_more_tokens_than_the_mean(
+    num_learners: int, groups_per_step: int | None
+) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(20):
-        # 64 groups of 8 responses, with lengths as uneven as those of real ones.
-        lens = rng.lognormal(6.0, 0.8, size=(64, 8)).clip(1, 8192)
-        tokens = [int(total) for total in lens.sum(axis=1)]
-        shares = deal_by_tokens(tokens, num_learners)
+    for seed in range(20):
+        tokens = real_sizes(rng, 64)
+        steps = plan(
+            group_ids=range(64),
+            groups_per_step=groups_per_step,
+            num_epochs=1,
+            seed=seed,
+        ).mini_batches
+        shares = deal_by_tokens(tokens, num_learners, steps)
         assert sorted(i for share in shares for i in share) == list(range(64))
         loads = [sum(tokens[i] for i in share) for share in shares]
         assert max(loads) <= 1.2 * np.mean(loads)
+
+
+@pytest.mark.parametrize(
+    ("num_learners", "num_epochs", "limit"),
+    [(2, 1, 1.02), (4, 1, 1.05), (8, 1, 1.2), (2, 4, 1.1), (4, 4, 1.3)],
+)
+def test_learners_hardly_wait_for_each_other_in_optimiser_steps(
+    num_learners: int, num_epochs: int, limit: float
+) -> None:
+    rng = np.random.default_rng(0)
+    waited, worked, carefree = 0.0, 0.0, 0.0
+    for seed in range(20):
+        tokens = real_sizes(rng, 64)
+        steps = plan(
+            group_ids=range(64), groups_per_step=16, num_epochs=num_epochs, seed=seed
+        ).mini_batches
+        for mini_batches in (steps, ()):
+            shares = deal_by_tokens(tokens, num_learners, mini_batches)
+            loads = np.array(
+                [
+                    [sum(tokens[i] for i in {*share} & {*m}) for share in shares]
+                    for m in steps
+                ]
+            )
+            if mini_batches:
+                waited += loads.max(axis=1).sum()
+                worked += loads.mean(axis=1).sum()
+            else:
+                carefree += loads.max(axis=1).sum()
+    # A step lasts as long as its slowest learner.
+    assert waited / worked <= limit < carefree / worked
 
 
 def test_as_many_groups_as_learners_give_each_one() -> None:

@@ -214,10 +214,12 @@ class PURE(Algorithm):
                 else ray.put(group.episodes)
                 for group in groups
             ]
-            tokens = [group.num_tokens for group in groups]
+            index_of = {group.group_id: i for i, group in enumerate(groups)}
             data = {
                 "training_data": GroupedTrainingData(
-                    episodes_refs=refs, num_tokens=tokens
+                    episodes_refs=refs,
+                    num_tokens=[group.num_tokens for group in groups],
+                    mini_batches=[[index_of[i] for i in m] for m in plan.mini_batches],
                 )
             }
         reports = self.learner_group.update(

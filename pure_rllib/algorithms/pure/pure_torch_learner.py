@@ -296,8 +296,8 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         return float(norm)
 
     def _zero_gradients(self) -> None:
-        for master in self._masters.tensors:
-            master.grad = None
+        for parameter in (*self._policy.parameters(), *self._masters.copies):
+            parameter.grad = None
 
     def _learning_rate(self) -> float:
         """RLlib's schedule, times a linear warm-up over the first updates."""

@@ -54,23 +54,41 @@ def plan_mini_batches(
     return MiniBatchPlan(tuple(steps), iteration, max_response_tokens)
 
 
-def deal_by_tokens(num_tokens: Sequence[int], num_learners: int) -> list[list[int]]:
+def deal_by_tokens(
+    num_tokens: Sequence[int],
+    num_learners: int,
+    mini_batches: Sequence[Sequence[int]] = (),
+) -> list[list[int]]:
     """Deals groups to learners so that each gets about as many tokens.
+
+    Learners wait for each other in every optimiser step. So what is evened out is each
+    learner's share of each mini-batch; where that leaves a choice, its share of all.
 
     Args:
         num_tokens: tokens of each group.
         num_learners: >= 1.
+        mini_batches: for each optimiser step the indices of its groups; without any,
+            all groups are one.
 
     Returns:
         For each learner the indices of its groups, rising. The largest group is dealt
-        first, each to the learner with the fewest tokens so far.
+        first, each to the learner with the fewest tokens in its mini-batches so far; no
+        learner is left without a group while another has two.
     """
+    steps_of: list[list[int]] = [[] for _ in num_tokens]
+    for step, indices in enumerate(mini_batches or [range(len(num_tokens))]):
+        for index in indices:
+            steps_of[index].append(step)
     shares: list[list[int]] = [[] for _ in range(num_learners)]
-    loads = np.zeros(num_learners, dtype=np.int64)
+    loads = np.zeros((max(1, len(mini_batches)), num_learners), dtype=np.int64)
+    totals = np.zeros(num_learners, dtype=np.int64)
     for index in np.argsort(-np.asarray(num_tokens), kind="stable"):
-        lightest = int(loads.argmin())
+        beside = loads[steps_of[index]].sum(axis=0)
+        # The last key counts most.
+        lightest = int(np.lexsort((totals, beside, totals > 0))[0])
         shares[lightest].append(int(index))
-        loads[lightest] += num_tokens[index]
+        loads[steps_of[index], lightest] += num_tokens[index]
+        totals[lightest] += num_tokens[index]
     return [sorted(share) for share in shares]
 
 
@@ -80,9 +98,11 @@ class GroupedTrainingData(TrainingData):
 
     Attributes:
         num_tokens: tokens of each of the groups in `episodes_refs`.
+        mini_batches: see `deal_by_tokens`.
     """
 
     num_tokens: list[int] = field(default_factory=list)
+    mini_batches: list[list[int]] = field(default_factory=list)
 
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
@@ -91,5 +111,5 @@ class GroupedTrainingData(TrainingData):
         assert self.episodes_refs is not None
         return [
             (TrainingData(episodes_refs=[self.episodes_refs[i] for i in share]), {})
-            for share in deal_by_tokens(self.num_tokens, num_shards)
+            for share in deal_by_tokens(self.num_tokens, num_shards, self.mini_batches)
         ]
