@@ -258,6 +258,10 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         self._publication = weights.publication
         return gap
 
+    def close_weights(self) -> None:
+        """Gives up copies of weights that lie on this node."""
+        self._receiver.close()
+
     def env_summary(self) -> EnvSummary:
         """Returns what the algorithm must know of the environment."""
         return EnvSummary.of(self.token_env)
@@ -279,7 +283,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         self.env.close()
         if self._generator is not None:
             self._generator.close()
-        self._receiver.close()
+        self.close_weights()
 
     @override(EnvRunner)
     def get_metrics(self) -> dict[str, Any]:

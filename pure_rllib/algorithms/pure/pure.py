@@ -78,6 +78,7 @@ class PURE(Algorithm):
             ValueError: a setting cannot work; no model has been loaded then.
         """
         self._counts = RunCounts()
+        self._exchange: WeightExchange | None = None
         self._weights: Weights | None = None
         self._last_batch = SampledBatch()
         self._iteration_metrics: dict[str, float] = {}
@@ -232,6 +233,7 @@ class PURE(Algorithm):
     def _published(self) -> Weights:
         """Returns the present weights, published when they are first asked for."""
         if self._weights is None:
+            assert self._exchange is not None, "made in `setup`"
             self._weights = self._exchange.publish(self._counts.weights_version)
         return self._weights
 
@@ -341,6 +343,13 @@ class PURE(Algorithm):
             lambda learner: learner.export_policy(tokenizer, target),
         )
         return target
+
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        """Removes the published weights and stops all actors."""
+        if self._exchange is not None:
+            self._exchange.close(self.env_runner_group)
+        super().cleanup()
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

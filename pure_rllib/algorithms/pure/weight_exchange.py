@@ -17,6 +17,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from pure_rllib.algorithms.pure.collectives import rank
 from pure_rllib.generation.base import WeightSource
@@ -30,6 +31,7 @@ from pure_rllib.generation.weight_files import (
 from pure_rllib.generation.weights import LiveWeights
 
 _Result = TypeVar("_Result")
+_CLOSE_S = 10.0
 
 
 class StaleWeightsError(RuntimeError):
@@ -274,6 +276,22 @@ class WeightExchange:
         source, logps = on_learners(self._learners, publish)[0]
         probe = Probe(probe_ids, tuple(logps))
         return Weights(version, publication, source, probe)
+
+    def close(self, env_runners: EnvRunnerGroup) -> None:
+        """Removes what was published; what lost processes hold goes with the next run.
+
+        Args:
+            env_runners: may hold copies on other nodes.
+        """
+        if self._learners.is_local:
+            self._learners._learner.publisher.close()
+        else:
+            self._learners.foreach_learner(
+                lambda learner: learner.publisher.close(), timeout_seconds=_CLOSE_S
+            )
+        env_runners.foreach_env_runner(
+            lambda runner: runner.close_weights(), timeout_seconds=_CLOSE_S
+        )
 
 
 def on_learners(
