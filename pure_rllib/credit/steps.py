@@ -247,6 +247,12 @@ def single_token_id(tokenizer: Any, text: str) -> int:
     return int(ids[0])
 
 
+def own_bos_id(tokenizer: Any) -> int | None:
+    """Returns the BOS id if the tokenizer puts it before texts by itself."""
+    bos = tokenizer.bos_token_id
+    return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
+
+
 def _has_visible_character(text: str) -> bool:
     """Tells white space, control and zero-width characters from visible ones."""
     return any(char.isprintable() and not char.isspace() for char in text)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pure_rllib.credit.steps import own_bos_id
 from pure_rllib.data.problems import ListProblems, ProblemSource
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class PromptTemplate:
         if self.chat:
             texts = [self._chat_text(text, tokenizer) for text in texts]
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        bos = None if self.chat else _own_bos(tokenizer)
+        bos = None if self.chat else own_bos_id(tokenizer)
         return [
             [bos, *row] if bos is not None and row[:1] != [bos] else list(row)
             for row in ids
@@ -194,9 +195,3 @@ def drop_long_prompts(
             f"max_prompt_tokens={shortest} or more."
         )
     return ListProblems(kept), len(source) - len(kept)
-
-
-def _own_bos(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """Returns the BOS id if the tokenizer puts it before texts by itself."""
-    bos = tokenizer.bos_token_id
-    return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pure_rllib.credit.steps import StepSplitter, step_lengths
+from pure_rllib.rewards.base import ScoringRequest
 
 InputFormat = Literal["pure_rllib", "pure_openrlhf", "pure_verl"]
 INPUT_FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
@@ -42,6 +43,9 @@ class PRMInputBuilder:
     step by the separator, so the full stop is lost, and so is the last token of a
     response that was cut by its budget.
 
+    Ids that the tokenizer or the reward model does not know have no text and no
+    embedding: they are left out of the row, wherever they stand.
+
     Example (P is the prompt, | the separator)::
 
         response    a  b  .\n\n  c  EOS      spans [0, 3) [3, 5)
@@ -53,6 +57,8 @@ class PRMInputBuilder:
         separator_id: the id that follows each step.
         input_format: `pure_rllib`, `pure_openrlhf` or `pure_verl`; the last two differ
             in their padding only, so they give the same rows here.
+        vocab_size: ids that the reward model has embeddings for; None: as many as the
+            tokenizer has.
 
     Raises:
         ValueError: an unknown format.
@@ -63,6 +69,7 @@ class PRMInputBuilder:
         tokenizer: Any,
         separator_id: int,
         input_format: InputFormat = "pure_rllib",
+        vocab_size: int | None = None,
     ):
         if input_format not in INPUT_FORMATS:
             raise ValueError(
@@ -73,9 +80,14 @@ class PRMInputBuilder:
         self.tokenizer = tokenizer
         self.separator_id = separator_id
         self.input_format = input_format
-        self._is_visible = StepSplitter.from_tokenizer(tokenizer).is_visible
+        is_visible = StepSplitter.from_tokenizer(tokenizer).is_visible
+        self._is_visible = is_visible[:vocab_size]
         # Filled on first use: most of a vocabulary is never sampled.
         self._visible_parts: dict[int, list[int]] = {}
+
+    def rows(self, requests: Sequence[ScoringRequest]) -> list[PRMRow]:
+        """Builds one row per request; each has as many score positions as steps."""
+        return [self.row(r.prompt_ids, r.response_ids, r.step_spans) for r in requests]
 
     def row(
         self,
@@ -86,7 +98,8 @@ class PRMInputBuilder:
         """Builds one row.
 
         Args:
-            prompt_ids: `[P]` ids that the policy was given; shown as they are.
+            prompt_ids: `[P]` ids that the policy was given; shown as they are, but for
+                unknown ones.
             response_ids: `[T]` sampled ids.
             step_spans: `[S, 2]` half-open ranges of the steps in the response.
 
@@ -94,13 +107,13 @@ class PRMInputBuilder:
             The row; it has S score positions.
         """
         tokens = np.asarray(response_ids, dtype=np.int64)
-        ids = np.asarray(prompt_ids, dtype=np.int64).tolist()
+        ids = self._known(np.asarray(prompt_ids, dtype=np.int64)).tolist()
         positions = []
         for start, end in np.asarray(step_spans, dtype=np.int64).tolist():
             if self.input_format == "pure_rllib":
                 ids.extend(self.step_ids(tokens[start:end]))
             else:
-                ids.extend(tokens[start : end - 1].tolist())
+                ids.extend(self._known(tokens[start : end - 1]).tolist())
             positions.append(len(ids))
             ids.append(self.separator_id)
         return PRMRow(
@@ -116,14 +129,16 @@ class PRMInputBuilder:
         Returns:
             Ids from the first to the last visible token, without newlines at the end.
         """
-        tokens = np.asarray(tokens, dtype=np.int64)
-        # A model may have more embeddings than its tokenizer has tokens.
-        known = tokens < len(self._is_visible)
-        places = np.flatnonzero(known & self._is_visible[np.where(known, tokens, 0)])
+        tokens = self._known(np.asarray(tokens, dtype=np.int64))
+        places = np.flatnonzero(self._is_visible[tokens])
         if len(places) == 0:
             return []
         first, last = int(places[0]), int(places[-1])
         return [*tokens[first:last].tolist(), *self._visible_part(int(tokens[last]))]
+
+    def _known(self, tokens: np.ndarray) -> np.ndarray:
+        # A policy may have more embeddings than tokens, and may sample all of them.
+        return tokens[tokens < len(self._is_visible)]
 
     def _visible_part(self, token: int) -> list[int]:
         """The ids of a token's text without the newlines at its end."""

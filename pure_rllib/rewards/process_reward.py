@@ -1,54 +1,61 @@
-"""Scoring steps with a two-label process reward model.
+"""Scoring steps with a process reward model of any known format.
 
-B responses, S steps, L columns of a reward model's row.
+S steps, L columns of a reward model's row.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pure_rllib.credit.steps import single_token_id
-from pure_rllib.generation.model_files import check_model_folder
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.prm_input import (
-    InputFormat,
-    PRMInputBuilder,
-    PRMRow,
-    pad_rows,
-)
+from pure_rllib.rewards.prm_checkpoint import load_model, read_checkpoint
+from pure_rllib.rewards.prm_formats import PRMFormat, format_ids, make_format
+from pure_rllib.rewards.prm_input import InputFormat, PRMInputBuilder, PRMRow
+from pure_rllib.rewards.prm_text import PRMTextBuilder
+from pure_rllib.rewards.row_scorer import RowScorer
+from pure_rllib.rewards.score_adjustment import ScoreAdjustment
 
-_OVERLONG_SCORE = -1.0
-# Padded tokens per forward pass.
-_CPU_MICRO_BATCH = 1_024
-_MICRO_BATCH = 16_384
+logger = logging.getLogger(__name__)
 
 
 class ProcessRewardModel:
-    """A token classifier with two labels, read at the separator after each step.
+    """Scores each step of a response by what a model says after it.
 
-    The format of PURE-PRM-7B (arXiv 2504.15275) and of TRL's PRM trainer: label 1 is a
-    good step. A step's score is p(good) - p(bad), in [-1, 1]. It sees the prompt and
-    the steps up to its own, never the verifier nor a gold answer.
+    A step's score is p(good) - p(bad), in [-1, 1], read at the separator behind the
+    step. It sees the prompt and the steps up to its own, never the verifier nor a gold
+    answer. How steps are shown is the format's matter, see `PRMFormat`; by default the
+    checkpoint chooses.
+
+    Where the policy's ids mean the same to the reward model, and the format shows them,
+    they are passed on as they are (`PRMInputBuilder`); otherwise the texts of the steps
+    are encoded anew, step by step (`PRMTextBuilder`).
 
     A response that, with its prompt, is longer than the model's context keeps the steps
     that fit; the steps beyond get the lowest score, -1.0, and the response is counted
     in `num_overlong`.
 
     Args:
-        model: a `...ForTokenClassification` with two labels.
-        tokenizer: its tokenizer, the same as the policy's.
-        separator: text of the token after each step; exactly one id.
-        input_format: how rows are built, see `PRMInputBuilder`.
-        micro_batch_tokens: padded tokens per forward pass, >= 1; a longer row runs
-            alone. None: 1,024 on the CPU (measured: three times as fast as one large
-            batch, which has more padding and leaves the processor's cache), else
-            16,384.
+        model: a token classifier with two labels or a causal language model.
+        tokenizer: its tokenizer.
+        policy_tokenizer: None if the two are the same.
+        prm_format: name of a format, or a mapping with `name` and the fields to change.
+            None: by the model's class and the tokenizer.
+        separator: text of the token after each step; exactly one id. None: the
+            format's.
+        input_format: how rows of ids are built, see `PRMInputBuilder`.
+        retokenize: whether texts are encoded anew where the tokenizers differ; if not,
+            that is an error.
+        micro_batch_tokens: see `RowScorer`.
+        label_smoothing: see `ScoreAdjustment`.
+        score_clamp: see `ScoreAdjustment`.
 
     Raises:
-        ValueError: not two labels, or the separator is not one id.
+        ValueError: the format does not fit: not two labels, a separator or a verdict
+            that is not one id, tokenizers that differ where they must not.
     """
 
     def __init__(
@@ -56,35 +63,40 @@ class ProcessRewardModel:
         model: Any,
         tokenizer: Any,
         *,
-        separator: str = "\n",
+        policy_tokenizer: Any = None,
+        prm_format: str | Mapping[str, Any] | PRMFormat | None = None,
+        separator: str | None = None,
         input_format: InputFormat = "pure_rllib",
+        retokenize: bool = True,
         micro_batch_tokens: int | None = None,
+        label_smoothing: float = 0.0,
+        score_clamp: Sequence[float] = (-1.0, 1.0),
     ):
-        if model.config.num_labels != 2:
-            raise ValueError(
-                f"The process reward model's `num_labels` ({model.config.num_labels}) "
-                "must be 2 because a step's score is p(good) - p(bad). Use a "
-                "checkpoint made for token classification with two labels."
-            )
-        if micro_batch_tokens is None:
-            on_cpu = next(model.parameters()).device.type == "cpu"
-            micro_batch_tokens = _CPU_MICRO_BATCH if on_cpu else _MICRO_BATCH
-        if micro_batch_tokens < 1:
-            raise ValueError(
-                f"`micro_batch_tokens` ({micro_batch_tokens}) must be >= 1 because it "
-                f"bounds a forward pass. Set it to {_MICRO_BATCH}."
-            )
-        self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.builder = PRMInputBuilder(
-            tokenizer, single_token_id(tokenizer, separator), input_format
+        self.adjustment = ScoreAdjustment(label_smoothing, score_clamp)
+        self.format = make_format(
+            prm_format,
+            architecture=type(model).__name__,
+            tokenizer=tokenizer,
+            separator=separator,
         )
-        self.micro_batch_tokens = micro_batch_tokens
-        self.num_overlong = 0
-        config = model.config.get_text_config()
-        self._context = getattr(config, "max_position_embeddings", None)
+        separator_id, columns = format_ids(self.format, tokenizer, model.config)
+        self.tokenizer = tokenizer
+        self.builder = make_builder(
+            self.format,
+            tokenizer,
+            separator_id=separator_id,
+            policy_tokenizer=policy_tokenizer,
+            input_format=input_format,
+            retokenize=retokenize,
+            vocab_size=model.get_input_embeddings().weight.shape[0],
+        )
         pad = tokenizer.pad_token_id
-        self._pad_token_id = pad if pad is not None else self.builder.separator_id
+        self.scorer = RowScorer(
+            model,
+            columns,
+            pad_token_id=pad if pad is not None else separator_id,
+            micro_batch_tokens=micro_batch_tokens,
+        )
 
     @classmethod
     def from_pretrained(
@@ -92,61 +104,59 @@ class ProcessRewardModel:
         path: str,
         *,
         tokenizer: Any = None,
-        separator: str = "\n",
-        input_format: InputFormat = "pure_rllib",
+        prm_format: str | Mapping[str, Any] | PRMFormat | None = None,
+        separator: str | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "cpu",
-        micro_batch_tokens: int | None = None,
         trust_remote_code: bool = False,
         attn_implementation: str | None = None,
+        **kwargs: Any,
     ) -> "ProcessRewardModel":
         """Loads a reward model from a local folder or a hub id.
 
         Args:
             path: the folder or id.
-            tokenizer: None takes the one beside the model; otherwise the policy's,
-                and the two must have the same vocabulary.
+            tokenizer: the policy's; None if it is the one beside the model.
+            prm_format: see the class.
             separator: see the class.
-            input_format: see the class.
             dtype: `auto`, `float32`, `bfloat16` or a torch dtype.
             device: where it runs.
-            micro_batch_tokens: see the class.
             trust_remote_code: runs code that comes with the checkpoint.
             attn_implementation: as in `from_pretrained`.
+            **kwargs: the other arguments of the class.
 
         Raises:
-            ValueError: no model there, another vocabulary, not two labels, or the
-                separator is not one id.
+            ValueError: no model there, weights are missing, or the format does not fit.
         """
-        from transformers import AutoModelForTokenClassification, AutoTokenizer
-
-        files = check_model_folder(path, "process reward model")
-        if files.num_labels not in (None, 2):
-            raise ValueError(
-                f"`process reward model` ({path}) must have 2 labels because a step's "
-                f"score is p(good) - p(bad); it has {files.num_labels}. Use a "
-                "checkpoint made for token classification with two labels."
-            )
-        own = AutoTokenizer.from_pretrained(
-            files.path, trust_remote_code=trust_remote_code
+        checkpoint = read_checkpoint(
+            path,
+            prm_format=prm_format,
+            separator=separator,
+            trust_remote_code=trust_remote_code,
         )
-        if tokenizer is not None:
-            check_same_vocabulary(tokenizer, own)
-        # Before the weights: a wrong tokenizer must not cost minutes of loading.
-        single_token_id(own, separator)
-        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-        if attn_implementation is not None:
-            options["attn_implementation"] = attn_implementation
-        model = AutoModelForTokenClassification.from_pretrained(
-            files.path, dtype=dtype, **options
+        model = load_model(
+            checkpoint,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
         )
         return cls(
             model.to(device),
-            own,
-            separator=separator,
-            input_format=input_format,
-            micro_batch_tokens=micro_batch_tokens,
+            checkpoint.tokenizer,
+            policy_tokenizer=tokenizer,
+            prm_format=checkpoint.format,
+            **kwargs,
         )
+
+    @property
+    def model(self) -> Any:
+        """The network, in evaluation mode."""
+        return self.scorer.model
+
+    @property
+    def num_overlong(self) -> int:
+        """Responses that were over the model's context so far."""
+        return self.scorer.num_overlong
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[np.ndarray]:
         """Scores the steps of responses. See `StepScorer.score`.
@@ -155,93 +165,76 @@ class ProcessRewardModel:
             One `[S]` float32 array in [-1, 1] per request. A response's scores do not
             depend on the other requests, up to the rounding of batched products.
         """
-        rows = [
-            self.builder.row(
-                request.prompt_ids, request.response_ids, request.step_spans
-            )
-            for request in requests
-        ]
-        return self.score_rows(rows)
+        return self.score_rows(self.builder.rows(requests))
 
-    @torch.inference_mode()
     def score_rows(self, rows: Sequence[PRMRow]) -> list[np.ndarray]:
         """Scores rows that are built already; see `score`."""
-        scores = [
-            np.full(len(row.score_positions), _OVERLONG_SCORE, dtype=np.float32)
-            for row in rows
-        ]
-        fitting = [self._cut(row) for row in rows]
-        for batch in self._micro_batches(fitting):
-            results = self._forward([fitting[i] for i in batch])
-            for i, result in zip(batch, results, strict=True):
-                scores[i][: len(result)] = result
-        return scores
-
-    def _cut(self, row: PRMRow) -> PRMRow:
-        """Leaves out the steps whose separator lies beyond the model's context."""
-        if self._context is None or len(row.input_ids) <= self._context:
-            return row
-        self.num_overlong += 1
-        kept = row.score_positions[row.score_positions < self._context]
-        end = int(kept[-1]) + 1 if len(kept) else 0
-        return PRMRow(row.input_ids[:end], kept)
-
-    def _micro_batches(self, rows: Sequence[PRMRow]) -> Iterator[list[int]]:
-        """Indices of rows of like length, by a budget of padded tokens."""
-        order = sorted(
-            (i for i, row in enumerate(rows) if len(row.score_positions)),
-            key=lambda i: len(rows[i].input_ids),
-        )
-        batch: list[int] = []
-        for i in order:
-            # Sorted: the newest row is the widest of its batch.
-            padded = (len(batch) + 1) * len(rows[i].input_ids)
-            if batch and padded > self.micro_batch_tokens:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
-
-    def _forward(self, rows: list[PRMRow]) -> list[np.ndarray]:
-        ids, mask = pad_rows(rows, self._pad_token_id)
-        device = next(self.model.parameters()).device
-        logits: Tensor = self.model(
-            input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=torch.from_numpy(mask).to(device),
-            use_cache=False,
-        ).logits
-        counts = [len(row.score_positions) for row in rows]
-        columns = torch.from_numpy(np.concatenate([r.score_positions for r in rows]))
-        where = torch.arange(len(rows)).repeat_interleave(torch.tensor(counts))
-        picked = logits[where.to(device), columns.to(device)].float()
-        # p1 - p0 of a softmax over two classes is tanh of half the difference.
-        scores = torch.tanh((picked[:, 1] - picked[:, 0]) / 2).cpu().numpy()
-        return np.split(scores, np.cumsum(counts)[:-1])
+        return [self.adjustment.apply(s) for s in self.scorer.score_rows(rows)]
 
 
-def check_same_vocabulary(policy_tokenizer: Any, prm_tokenizer: Any) -> None:
-    """Makes sure that an id means the same token to both models.
+def make_builder(
+    chosen: PRMFormat,
+    tokenizer: Any,
+    *,
+    separator_id: int,
+    policy_tokenizer: Any,
+    input_format: InputFormat,
+    retokenize: bool,
+    vocab_size: int,
+) -> PRMInputBuilder | PRMTextBuilder:
+    """Decides between the policy's ids and the texts of the steps.
 
-    Sampled ids go to the reward model as they are, so its ids must be the policy's.
+    Args:
+        chosen: the format.
+        tokenizer: the reward model's.
+        separator_id: the id that follows each step.
+        policy_tokenizer: None if the two are the same.
+        input_format: how rows of ids are built.
+        retokenize: whether texts may be encoded anew.
+        vocab_size: ids that the reward model has embeddings for.
 
     Raises:
-        ValueError: the vocabularies differ; names the first differing tokens.
+        ValueError: the policy's ids are needed and mean something else here.
     """
+    needs_ids = input_format != "pure_rllib"
+    if chosen.prompt == "policy":
+        difference = policy_tokenizer and differing_tokens(policy_tokenizer, tokenizer)
+        if not difference:
+            return PRMInputBuilder(tokenizer, separator_id, input_format, vocab_size)
+        if needs_ids or not retokenize:
+            raise ValueError(
+                f"The process reward model's vocabulary must be the policy's, because "
+                f"with `input_format` {input_format!r} and `retokenize` {retokenize} "
+                f"sampled ids are passed on as they are; {difference}. Use models of "
+                'one family, or input_format="pure_rllib" and retokenize=True.'
+            )
+        logger.warning("Steps are encoded anew for the PRM: %s.", difference)
+        has_chat = bool(getattr(tokenizer, "chat_template", None))
+        chosen = replace(chosen, prompt="chat" if has_chat else "text")
+    if needs_ids:
+        raise ValueError(
+            f"`input_format` ({input_format!r}) must be 'pure_rllib' with `prm_format` "
+            f"{chosen.name!r}, because the published formats replace ids of the policy "
+            "and this one shows text. Leave `input_format` out."
+        )
+    return PRMTextBuilder(chosen, tokenizer, separator_id, vocab_size)
+
+
+def differing_tokens(policy_tokenizer: Any, prm_tokenizer: Any) -> str | None:
+    """Tells in which ids two vocabularies differ; None if each id means the same."""
     policy, prm = policy_tokenizer.get_vocab(), prm_tokenizer.get_vocab()
     if policy == prm:
-        return
+        return None
     differing = sorted(
         set(policy.items()) ^ set(prm.items()), key=lambda item: (item[1], item[0])
     )
     tokens = list(dict.fromkeys(token for token, _ in differing))[:3]
     named = "; ".join(
-        f"{token!r} is id {policy.get(token)} there and {prm.get(token)} here"
+        f"{token!r} is id {policy.get(token)} to the policy and {prm.get(token)} to "
+        "the reward model"
         for token in tokens
     )
-    raise ValueError(
-        f"The process reward model's vocabulary ({len(prm)} tokens) must be the "
-        f"policy's ({len(policy)} tokens) because sampled ids are passed on as they "
-        f"are; they differ in {len(differing)} entries, first: {named} (there: policy, "
-        "here: reward model). Use models of one family."
+    return (
+        f"the vocabularies of policy ({len(policy)} tokens) and reward model "
+        f"({len(prm)} tokens) differ in {len(differing)} entries, first: {named}"
     )

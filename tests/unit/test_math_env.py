@@ -8,7 +8,8 @@ import pytest
 from transformers import AutoModelForTokenClassification
 
 from pure_rllib.data.problems import ListProblems, Problem
-from pure_rllib.envs.math_env import DeferredScorer, MathEnv
+from pure_rllib.envs.math_env import MathEnv
+from pure_rllib.envs.process_rewards import DeferredScorer
 from pure_rllib.generation.load_policy import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier
 from pure_rllib.rewards.process_reward import ProcessRewardModel
@@ -215,10 +216,14 @@ def test_a_slip_is_found_before_the_prm_is_looked_for(problems):
         make_env(problems, prm="no/such/folder", max_response_tokens=0)
 
 
-def test_a_prm_with_another_vocabulary_is_refused(problems, tmp_path):
+def test_a_prm_with_another_vocabulary_reads_texts(problems, tmp_path):
     folder = save_prm(tmp_path / "prm", byte_tokenizer(["\n\n"]))
-    with pytest.raises(ValueError, match=r"vocabulary \(259 tokens\) must be"):
-        make_env(problems, prm=folder)
+    env = make_env(problems, prm=folder, verifier=None)
+    responses = [encode(env, text) for text in ("a.\n\nb}\n\nc", "é", ".\n\n" * 3)]
+    for episode in check_same_rewards(env, env.problems[0], responses, tolerance=1e-5):
+        assert np.count_nonzero(episode.rewards) == len(episode.step_spans)
+    with pytest.raises(ValueError, match=r"policy \(261 tokens\) and reward .*259"):
+        make_env(problems, prm=folder, prm_kwargs={"retokenize": False})
 
 
 def test_a_prm_with_three_labels_is_refused(tmp_path):

@@ -108,9 +108,19 @@ def test_rows_and_tensors_of_the_published_formats_are_the_same():
             assert row.score_positions.tolist() == [p for p in positions if p >= 0]
 
 
-def test_ids_beyond_the_tokenizer_are_not_visible():
+def test_ids_beyond_the_tokenizer_are_left_out():
     builder = PRMInputBuilder(make_tokenizer(), NL)
-    assert builder.step_ids([A, 99, B, 99]) == [A, 99, B]
+    assert builder.step_ids([A, 99, B, 99]) == [A, B]
+    # A reward model whose embedding ends before C and P.
+    small = PRMInputBuilder(make_tokenizer(), NL, vocab_size=C)
+    assert small.step_ids([A, C, B, C]) == [A, B]
+    response, spans = [A, C, DOT_BLANK, B, 99, EOS], np.array([[0, 3], [3, 6]])
+    row = small.row([P, SPACE, 99], response, spans)
+    assert row.input_ids.tolist() == [SPACE, A, DOT, NL, B, NL]
+    published = PRMInputBuilder(make_tokenizer(), NL, "pure_verl", vocab_size=C)
+    row = published.row([P, SPACE, 99], response, spans)
+    assert row.input_ids.tolist() == [SPACE, A, NL, B, NL]
+    assert row.score_positions.tolist() == [2, 4]
 
 
 def test_an_unknown_format_is_refused():

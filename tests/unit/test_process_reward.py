@@ -10,7 +10,8 @@ from transformers import Qwen2Config, Qwen2ForTokenClassification, Qwen2Tokenize
 
 from pure_rllib.generation.model_files import check_model_folder
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
-from pure_rllib.rewards.process_reward import ProcessRewardModel, check_same_vocabulary
+from pure_rllib.rewards.process_reward import ProcessRewardModel
+from pure_rllib.rewards.row_scorer import token_budget_batches
 
 WORDS = ["<pad>", "<|endoftext|>", "\n", "\n\n", "a", "b", "c", "d"]
 EOS, NL, BLANK = 1, 2, 3
@@ -98,15 +99,11 @@ def test_scores_do_not_depend_on_neighbours_or_padding(micro_batch_tokens):
 
 
 def test_micro_batches_hold_the_token_budget():
-    prm = ProcessRewardModel(make_model(), make_tokenizer(), micro_batch_tokens=40)
-    rows = [
-        prm.builder.row(r.prompt_ids, r.response_ids, r.step_spans)
-        for r in requests(np.random.default_rng(2), 30)
-    ]
-    batches = list(prm._micro_batches(rows))
-    assert sorted(i for batch in batches for i in batch) == list(range(30))
+    lengths = [0, *np.random.default_rng(2).integers(1, 60, size=30).tolist()]
+    batches = list(token_budget_batches(lengths, 40))
+    assert sorted(i for batch in batches for i in batch) == list(range(1, 31))
     for batch in batches:
-        width = max(len(rows[i].input_ids) for i in batch)
+        width = max(lengths[i] for i in batch)
         assert len(batch) == 1 or len(batch) * width <= 40
 
 
@@ -151,13 +148,15 @@ def test_loading_gives_the_same_scores(tmp_path):
         assert first.dtype == np.float32
 
 
-def test_another_vocabulary_is_refused_with_the_tokens(tmp_path):
+def test_another_vocabulary_is_refused_where_ids_are_needed(tmp_path):
     make_model().save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     swapped = make_tokenizer((*WORDS[:6], "d", "c"))
-    with pytest.raises(ValueError, match="'c' is id 7 there and 6 here"):
-        ProcessRewardModel.from_pretrained(str(tmp_path), tokenizer=swapped)
-    check_same_vocabulary(make_tokenizer(), make_tokenizer())
+    for kwargs in ({"retokenize": False}, {"input_format": "pure_verl"}):
+        with pytest.raises(ValueError, match="'c' is id 7 to the policy and 6 to"):
+            ProcessRewardModel.from_pretrained(
+                str(tmp_path), tokenizer=swapped, **kwargs
+            )
 
 
 def test_folders_without_a_model_are_refused(tmp_path):
