@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from pure_rllib.algorithms.pure.train_batch import (
-    GroupedTrainingData,
     MiniBatchPlan,
     deal_by_tokens,
     plan_mini_batches,
@@ -136,12 +135,3 @@ def test_learners_hardly_wait_for_each_other_in_optimiser_steps(
 
 def test_as_many_groups_as_learners_give_each_one() -> None:
     assert all(len(share) == 1 for share in deal_by_tokens([900, 1, 1, 1], 4))
-
-
-def test_shards_hold_whole_groups() -> None:
-    # References stand for groups: none of them is ever opened to be split.
-    data = GroupedTrainingData(episodes_refs=list("abcd"), num_tokens=[2, 9, 2, 4])
-    data.validate()
-    shards = data.shard(2, minibatch_size=1)
-    assert [shard.episodes_refs for shard, _ in shards] == [["b"], ["a", "c", "d"]]
-    assert [extra for _, extra in shards] == [{}, {}]

@@ -53,6 +53,12 @@ class Group:
     num_tokens: int
     records: list[ResponseRecord]
 
+    def take_over(self, other: "Group") -> None:
+        """Becomes the same group, sampled again."""
+        self.episodes = other.episodes
+        self.num_tokens = other.num_tokens
+        self.records = other.records
+
 
 @dataclass(slots=True)
 class RunnerSample:
@@ -83,7 +89,6 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config: Any, **kwargs: Any):
         super().__init__(config=config, **kwargs)
-        self.is_remote = bool(self.worker_index)
         self._env_creator = kwargs["env_creator"]
         self._generator: Generator | None = None
         self._publication: str | None = None
@@ -154,7 +159,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             group_ids: one per ticket; default: 0, 1, ...
 
         Returns:
-            The groups; a remote env runner keeps their episodes in the object store.
+            The groups.
         """
         start = perf_counter()
         env = self.token_env
@@ -239,12 +244,23 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             )
         ]
         num_tokens = sum(len(prompt) + len(r.token_ids) for r in responses)
-        return Group(
-            group_id,
-            ray.put(episodes) if self.is_remote else episodes,
-            num_tokens,
-            records,
-        )
+        return Group(group_id, episodes, num_tokens, records)
+
+    def sample_apart(self, **kwargs: Any) -> list[Any]:
+        """Samples for a caller in another process.
+
+        Each group's episodes are a return value of their own: the caller owns them, so
+        that they outlive this process, and they stay on this node until a learner
+        fetches them. (What an actor puts into the object store dies with it.)
+
+        Returns:
+            The sample, its groups without their episodes, then each group's episodes.
+        """
+        sample = self.sample(**kwargs)
+        episodes = [group.episodes for group in sample.groups]
+        for group in sample.groups:
+            group.episodes = []
+        return [sample, *episodes]
 
     def _take_over(self, weights: Weights) -> float | None:
         """Loads weights, unless they are held already; returns the proof's gap."""

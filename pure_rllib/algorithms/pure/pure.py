@@ -1,13 +1,10 @@
 """PURE as an RLlib algorithm: sample groups, update, publish weights, report."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.connectors.learner.learner_connector_pipeline import (
@@ -19,34 +16,35 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
 from pure_rllib.algorithms.pure import learner_stats
+from pure_rllib.algorithms.pure.env_runner_placement import (
+    spread_env_runners,
+    without_env_runners,
+)
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
+from pure_rllib.algorithms.pure.group_delivery import deliver
 from pure_rllib.algorithms.pure.group_env_runner import Group
 from pure_rllib.algorithms.pure.iteration_metrics import (
     RunCounts,
     iteration_metrics,
     nested,
 )
+from pure_rllib.algorithms.pure.learner_calls import on_learners
 from pure_rllib.algorithms.pure.pure_config import PUREConfig
 from pure_rllib.algorithms.pure.records import has_signal
 from pure_rllib.algorithms.pure.rollouts import records_with_advantages
 from pure_rllib.algorithms.pure.sampling import (
     SampledBatch,
     Turn,
-    episodes_of,
     sample_groups,
 )
 from pure_rllib.algorithms.pure.train_batch import (
-    GroupedTrainingData,
     MiniBatchPlan,
     plan_mini_batches,
 )
 from pure_rllib.algorithms.pure.validation import check_against_env
-from pure_rllib.algorithms.pure.weight_exchange import (
-    WeightExchange,
-    Weights,
-    on_learners,
-)
+from pure_rllib.algorithms.pure.weight_exchange import WeightExchange, Weights
+from pure_rllib.algorithms.pure.whole_folder import find_whole, write_whole
 from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
 from pure_rllib.reporting.records import ResponseRecord
 
@@ -85,8 +83,10 @@ class PURE(Algorithm):
         config = config.copy(copy_frozen=False)
         self._env_summary = self._check_env(config)
         config.freeze()
+        self.config = without_env_runners(config)
+        super().setup(self.config)
         self.config = config
-        super().setup(config)
+        self.env_runner_group = spread_env_runners(self)
         self._order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
         self._exchange = WeightExchange(
             self.learner_group,
@@ -145,7 +145,10 @@ class PURE(Algorithm):
             iteration=self.iteration,
             max_response_tokens=self.config.max_response_tokens,
         )
-        learned = self._update(kept, plan)
+        batch.num_resampled += deliver(
+            self.learner_group, kept, plan.mini_batches, self._sample_again
+        )
+        learned = self._update(plan)
         updated = perf_counter()
         self._counts.weights_version += 1
         self._weights = None
@@ -203,30 +206,22 @@ class PURE(Algorithm):
         )
         return first_useful[: max(least, num_useful)]
 
-    def _update(self, groups: Sequence[Group], plan: MiniBatchPlan) -> dict[str, float]:
-        """Updates the policy on whole groups; returns the learners' metrics."""
-        if self.learner_group.is_local:
-            episodes = [episode for group in groups for episode in episodes_of(group)]
-            data: dict[str, Any] = {"episodes": episodes}
-        else:
-            refs = [
-                group.episodes
-                if isinstance(group.episodes, ray.ObjectRef)
-                else ray.put(group.episodes)
-                for group in groups
-            ]
-            index_of = {group.group_id: i for i, group in enumerate(groups)}
-            data = {
-                "training_data": GroupedTrainingData(
-                    episodes_refs=refs,
-                    num_tokens=[group.num_tokens for group in groups],
-                    mini_batches=[[index_of[i] for i in m] for m in plan.mini_batches],
-                )
-            }
-        reports = self.learner_group.update(
-            **data,
-            plan=plan,
-            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._counts.num_tokens_sampled},
+    def _sample_again(self, group_ids: Sequence[int]) -> list[Group]:
+        """Samples groups that were lost after they were sampled."""
+        # A group's id is the number of its turn.
+        turns = [Turn(self._order.take(i, 1)[0], i) for i in group_ids]
+        return sample_groups(self.env_runner_group, turns, self._published()).groups
+
+    def _update(self, plan: MiniBatchPlan) -> dict[str, float]:
+        """Updates the policy on delivered groups; returns the learners' metrics."""
+        arguments = {
+            "plan": plan,
+            "timesteps": {
+                NUM_ENV_STEPS_SAMPLED_LIFETIME: self._counts.num_tokens_sampled
+            },
+        }
+        reports = on_learners(
+            self.learner_group, lambda learner: learner.update(**arguments)
         )
         return learner_stats.merge(reports)
 
@@ -369,6 +364,8 @@ class PURE(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         """Restores a checkpoint; its weights are published when they are needed."""
+        if kwargs.get("filesystem") is None and "://" not in str(path):
+            find_whole(Path(path))
         super().restore_from_path(path, *args, **kwargs)
         # The learners' weights arrive after `set_state`.
         self._weights = None
@@ -376,23 +373,11 @@ class PURE(Algorithm):
 
     @override(Algorithm)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Writes a checkpoint beside its place first, so that it is whole or absent."""
+        """Writes a checkpoint that is whole or absent, whatever happens meanwhile."""
         if path is None or kwargs.get("filesystem") is not None or "://" in str(path):
             return str(super().save_to_path(path, **kwargs))
         target = Path(path).absolute()
-        partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            super().save_to_path(partial, **kwargs)
-            if target.is_dir() and not any(target.iterdir()):
-                target.rmdir()  # made for us, as Tune does
-            if target.exists():
-                outdated = target.with_name(f".{target.name}.outdated-{os.getpid()}")
-                os.replace(target, outdated)
-                os.replace(partial, target)
-                shutil.rmtree(outdated)
-            else:
-                os.replace(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        write_whole(
+            target, lambda partial: super(PURE, self).save_to_path(partial, **kwargs)
+        )
         return str(target)

@@ -4,7 +4,7 @@ B responses, T response tokens.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
-from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
@@ -24,6 +23,7 @@ from pure_rllib.algorithms.pure.collectives import (
     sum_gradients,
     sum_over_learners,
 )
+from pure_rllib.algorithms.pure.group_inbox import GroupInbox
 from pure_rllib.algorithms.pure.learner_stats import LearnerStats, batch_stats
 from pure_rllib.algorithms.pure.learner_weights import LearnerWeights
 from pure_rllib.algorithms.pure.llm_rl_module import ENTROPY
@@ -59,6 +59,7 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._num_updates = 0
+        self._inbox = GroupInbox()
 
     @override(TorchLearner)
     def _make_modules_ddp_if_necessary(self) -> None:
@@ -96,19 +97,21 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
             "weight_decay": config.weight_decay,
         }
 
+    def fetch_groups(self, groups: Mapping[int, Any]) -> list[int]:
+        """Fetches the next update's groups; returns the ids of those that are lost."""
+        return self._inbox.fetch(groups)
+
     @override(Learner)
     def update(  # type: ignore[override]
         self,
         *,
-        training_data: TrainingData,
         plan: MiniBatchPlan,
         timesteps: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, float]:
-        """Makes one optimiser step per mini-batch of the plan.
+        """Makes one optimiser step per mini-batch of the plan, on the fetched groups.
 
         Args:
-            training_data: this learner's groups of episodes.
             plan: which groups make up which mini-batch; the same for all learners.
             timesteps: as for RLlib's learning-rate schedules.
             **kwargs: ignored.
@@ -126,10 +129,8 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         self._optimizer_lr_schedules[self.get_optimizer(DEFAULT_MODULE_ID)].update(
             timestep=(timesteps or {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
         )
-        training_data.validate()
-        training_data.solve_refs()
         self._weights_seq_no += 1
-        batch = self._train_batch(training_data.episodes or [])
+        batch = self._train_batch(self._inbox.take())
         stats = LearnerStats()
         batch_stats(batch, stats)
         for index, group_ids in enumerate(plan.mini_batches):

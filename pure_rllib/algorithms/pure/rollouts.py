@@ -19,20 +19,25 @@ def records_with_advantages(
     """Adds returns, advantages and the tokens' texts to the groups' records.
 
     Args:
-        groups: whole groups; none gives none.
+        groups: whole groups; those whose episodes are lost are left out.
         pipeline: learner connectors from episodes to advantages.
         tokenizer: decodes the tokens.
     """
-    if not groups:
+    found = [
+        (group, episodes)
+        for group in groups
+        if (episodes := episodes_of(group)) is not None
+    ]
+    if not found:
         return []
-    episodes = [episode for group in groups for episode in episodes_of(group)]
+    episodes = [episode for _, group in found for episode in group]
     batch = pipeline(
         rl_module=None, batch={}, episodes=episodes, shared_data={}, metrics=None
     )
     rows = batch[DEFAULT_MODULE_ID]
     returns, advantages = rows[columns.RETURNS], rows[Columns.ADVANTAGES]
     filled, row = [], 0
-    for group in groups:
+    for group, _ in found:
         records = []
         for record in group.records:
             size = record.num_tokens

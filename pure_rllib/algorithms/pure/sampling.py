@@ -7,7 +7,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from pure_rllib.algorithms.pure.group_env_runner import Group
@@ -67,14 +67,15 @@ class SamplingCall:
         turns: which prompts.
         weights: must stay readable until the call is collected.
         kwargs: further arguments of `GroupEnvRunner.sample`.
-        calls: id of the env runner and its answer to come; none where the local env
-            runner samples, which begins when the call is collected.
+        calls: id of the env runner and its values to come, as `sample_apart` returns
+            them; none where the local env runner samples, which begins when the call
+            is collected.
     """
 
     turns: list[Turn]
     weights: Weights
     kwargs: dict[str, Any]
-    calls: list[tuple[int, ray.ObjectRef]] = field(default_factory=list)
+    calls: list[tuple[int, list[ray.ObjectRef]]] = field(default_factory=list)
 
 
 def sample_groups(
@@ -149,7 +150,7 @@ def _arguments(turns: Sequence[Turn]) -> dict[str, Any]:
 
 def _ask(
     env_runners: EnvRunnerGroup, call: SamplingCall, turns: Sequence[Turn]
-) -> list[tuple[int, ray.ObjectRef]]:
+) -> list[tuple[int, list[ray.ObjectRef]]]:
     """Deals turns to the healthy env runners, which begin at once."""
     ids = _living(env_runners)
     if not ids:
@@ -163,22 +164,31 @@ def _ask(
     actors = env_runners._worker_manager.actors()
     shared = {"weights": call.weights, **call.kwargs}
     return [
-        (i, actors[i].sample.remote(**_arguments(share), **shared))
+        (
+            i,
+            actors[i]
+            .sample_apart.options(num_returns=1 + len(share))
+            .remote(**_arguments(share), **shared),
+        )
         for i, share in zip(ids, shard(turns, len(ids)), strict=True)
         if share
     ]
 
 
 def _answers(
-    env_runners: EnvRunnerGroup, calls: Sequence[tuple[int, ray.ObjectRef]]
+    env_runners: EnvRunnerGroup, calls: Sequence[tuple[int, list[ray.ObjectRef]]]
 ) -> list[Any]:
     """Waits for calls; returns what the env runners that live made."""
     made = []
-    for i, call in calls:
+    for i, (first, *episodes) in calls:
         try:
-            made.append(ray.get(call))
+            sample = ray.get(first)
         except RayActorError:
             env_runners._worker_manager.set_actor_state(i, healthy=False)
+            continue
+        for group, ref in zip(sample.groups, episodes, strict=True):
+            group.episodes = ref
+        made.append(sample)
     return made
 
 
@@ -211,9 +221,12 @@ def _collect(
     )
 
 
-def episodes_of(group: Group) -> list[Any]:
-    """Returns a group's episodes, from the object store if they are there."""
+def episodes_of(group: Group) -> list[Any] | None:
+    """Returns a group's episodes; None if the node that held them is lost."""
     episodes = group.episodes
-    if isinstance(episodes, ray.ObjectRef):
+    if not isinstance(episodes, ray.ObjectRef):
+        return episodes
+    try:
         return list(ray.get(episodes))
-    return episodes
+    except ObjectLostError:
+        return None

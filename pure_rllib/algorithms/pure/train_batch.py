@@ -1,11 +1,9 @@
 """Which groups of responses are learned from together, and by which learner."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from ray.rllib.core.learner.training_data import TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +88,3 @@ def deal_by_tokens(
         loads[steps_of[index], lightest] += num_tokens[index]
         totals[lightest] += num_tokens[index]
     return [sorted(share) for share in shares]
-
-
-@dataclass
-class GroupedTrainingData(TrainingData):
-    """Training data whose groups are never split and are balanced by tokens.
-
-    Attributes:
-        num_tokens: tokens of each of the groups in `episodes_refs`.
-        mini_batches: see `deal_by_tokens`.
-    """
-
-    num_tokens: list[int] = field(default_factory=list)
-    mini_batches: list[list[int]] = field(default_factory=list)
-
-    def shard(
-        self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
-    ) -> list[tuple[TrainingData, dict[str, Any]]]:
-        """Returns one share of whole groups per learner."""
-        assert self.episodes_refs is not None
-        return [
-            (TrainingData(episodes_refs=[self.episodes_refs[i] for i in share]), {})
-            for share in deal_by_tokens(self.num_tokens, num_shards, self.mini_batches)
-        ]

@@ -8,18 +8,18 @@ once, into its own shared memory. The driver passes on only where the weights ar
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from pure_rllib.algorithms.pure.collectives import rank
+from pure_rllib.algorithms.pure.learner_calls import on_learners
 from pure_rllib.generation.base import WeightSource
 from pure_rllib.generation.weight_files import (
     FolderWeights,
@@ -30,7 +30,6 @@ from pure_rllib.generation.weight_files import (
 )
 from pure_rllib.generation.weights import LiveWeights
 
-_Result = TypeVar("_Result")
 _CLOSE_S = 10.0
 
 
@@ -292,34 +291,6 @@ class WeightExchange:
         env_runners.foreach_env_runner(
             lambda runner: runner.close_weights(), timeout_seconds=_CLOSE_S
         )
-
-
-def on_learners(
-    learners: LearnerGroup, function: Callable[[Any], _Result]
-) -> list[_Result]:
-    """Calls a function with every learner, and raises what one of them raises.
-
-    Returns:
-        One result per learner, the first learner's first.
-    """
-    if learners.is_local:
-        return [function(learners._learner)]
-    results = list(learners.foreach_learner(function))
-    results.sort(key=lambda result: result.actor_id)
-    values = [result.get() for result in results]
-    for result, value in zip(results, values, strict=True):
-        if isinstance(value, RayTaskError):
-            # It failed at this, but lives: RLlib would never call it again.
-            learners._worker_manager.set_actor_state(result.actor_id, healthy=True)
-    for result, value in zip(results, values, strict=True):
-        if not result.ok:
-            raise value
-    if len(results) < len(learners._worker_manager.actors()):
-        raise RuntimeError(
-            "A learner is lost. Ray's logs say why; the last checkpoint is intact: "
-            "resume from it."
-        )
-    return values
 
 
 def _node_id() -> str:

@@ -1,0 +1,90 @@
+"""Folders that are whole or absent, even if the process is killed while it writes."""
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Has a folder written beside its place, and puts it there when it is whole.
+
+    What was at its place stays there until then.
+
+    Args:
+        target: the folder's place.
+        write: makes the folder it is called with, which does not exist yet.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        write(partial)
+        _flush(partial)
+        _put(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Sends files to the disk before their folder gets its name."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _put(partial: Path, target: Path) -> None:
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()  # made for us, as Tune does
+    if not target.exists():
+        os.replace(partial, target)
+        return
+    if exchange(partial, target):
+        return  # the older one is at the partial's place now, and goes with it
+    # For a moment nothing is at the target: `find_whole` knows what to do.
+    outdated = target.with_name(f".{target.name}.outdated-{os.getpid()}")
+    os.replace(target, outdated)
+    os.replace(partial, target)
+    shutil.rmtree(outdated)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Exchanges two folders in one step, where the file system can (Linux, local)."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+
+
+def find_whole(target: Path) -> Path:
+    """Puts the older folder back if a process was killed between two renames.
+
+    Returns:
+        The target.
+    """
+    if not target.exists():
+        for outdated in target.parent.glob(f".{target.name}.outdated-*"):
+            os.replace(outdated, target)
+            break
+    return target
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes what killed processes were writing or deleting in a folder.
+
+    Only for a folder that no living process writes to.
+    """
+    for kind in ("partial", "outdated"):
+        for leftover in folder.glob(f".*.{kind}-*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
