@@ -1,5 +1,6 @@
 """Making a generator by its name."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,9 +9,48 @@ import torch
 from pure_rllib.generation.base import Generator
 from pure_rllib.generation.load_policy import load_policy
 from pure_rllib.generation.transformers_generator import TransformersGenerator
+from pure_rllib.generation.vllm_generator import VLLMGenerator
+from pure_rllib.generation.vllm_settings import (
+    check_engine_settings,
+    check_vllm_installed,
+    check_vllm_sampling,
+)
 
-GENERATORS = ("transformers",)
+GENERATORS = ("transformers", "vllm")
 """Names that `make_generator` knows."""
+
+
+def check_generator(
+    kind: str,
+    generator_kwargs: Mapping[str, Any],
+    *,
+    temperature: float,
+    top_p: float,
+) -> None:
+    """Checks what can be checked before a model is loaded.
+
+    Args:
+        kind: one of `GENERATORS`.
+        generator_kwargs: further settings of the generator.
+        temperature: of sampling.
+        top_p: nucleus size.
+
+    Raises:
+        ValueError: the generator is not installed, or a setting cannot work with it.
+    """
+    if kind == "vllm":
+        check_engine_settings(generator_kwargs)
+        check_vllm_sampling(temperature, top_p)
+        check_vllm_installed()
+        return
+    known = set(inspect.signature(TransformersGenerator).parameters)
+    allowed = sorted(known - {"model", "pad_token_id", "eos_token_ids"})
+    unknown = sorted(set(generator_kwargs) - set(allowed))
+    if unknown:
+        raise ValueError(
+            f"`generator_kwargs` has unknown keys {unknown}, because the generator "
+            f"`{kind}` takes {allowed}. Leave the others out."
+        )
 
 
 def make_generator(
@@ -21,6 +61,7 @@ def make_generator(
     pad_token_id: int,
     eos_token_ids: Iterable[int],
     max_model_len: int,
+    top_p: float = 1.0,
 ) -> Generator:
     """Makes a generator; its weights are to be loaded before it samples.
 
@@ -32,8 +73,19 @@ def make_generator(
         pad_token_id: fills the left of shorter prompts.
         eos_token_ids: the ids that end a response.
         max_model_len: tokens of the longest prompt and response together.
+        top_p: nucleus size of the responses that will be asked for.
     """
     assert kind in GENERATORS, kind
+    if kind == "vllm":
+        return VLLMGenerator(
+            model_config["model"],
+            eos_token_ids=eos_token_ids,
+            prompt_and_response_len=max_model_len,
+            dtype=model_config["dtype"],
+            trust_remote_code=model_config["trust_remote_code"],
+            top_p=top_p,
+            **generator_kwargs,
+        )
     policy = load_policy(
         model_config["model"],
         dtype=model_config["dtype"],

@@ -134,6 +134,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             pad_token_id=env.pad_token_id,
             eos_token_ids=env.eos_token_ids,
             max_model_len=env.max_prompt_tokens + env.max_response_tokens,
+            top_p=self.config.top_p,
         )
 
     @override(EnvRunner)

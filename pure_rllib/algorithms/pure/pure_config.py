@@ -137,8 +137,9 @@ class PUREConfig(AlgorithmConfig):
             temperature: of sampling, > 0; also of all log-probabilities.
             top_p: nucleus size in (0, 1].
             max_response_tokens: token budget of a response; None: the environment's.
-            generator: "transformers".
-            generator_kwargs: further arguments of the generator.
+            generator: "transformers", or "vllm" (an extra; see docs/engines.md).
+            generator_kwargs: further arguments of the generator; those of vLLM have
+                vLLM's names.
             max_logp_gap: by how much, in nats, the generator's log-probabilities of a
                 few fixed tokens may differ from the learner's after it took over
                 weights; more is an error. None: 0.01 in float32, else 1.0.

@@ -1,6 +1,5 @@
 """Checks of a PURE configuration, all made before any model is loaded."""
 
-import inspect
 import math
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -8,9 +7,8 @@ from typing import Any
 
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
 from pure_rllib.generation.load_policy import DTYPES, policy_config
-from pure_rllib.generation.make_generator import GENERATORS
+from pure_rllib.generation.make_generator import GENERATORS, check_generator
 from pure_rllib.generation.model_files import check_model_folder
-from pure_rllib.generation.transformers_generator import TransformersGenerator
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "no_signal_groups": ("keep", "drop", "refill"),
@@ -98,15 +96,13 @@ def check_config(config: Any) -> None:
             f"`lr` ({config.lr!r}) must be a number >= 0 or a schedule, because the "
             "policy follows its gradient. Set `.training(lr=1.0e-6)`."
         )
-    known = set(inspect.signature(TransformersGenerator).parameters)
-    allowed = sorted(known - {"model", "pad_token_id", "eos_token_ids"})
-    unknown = sorted(set(config.generator_kwargs) - set(allowed))
-    if unknown:
-        raise ValueError(
-            f"`generator_kwargs` has unknown keys {unknown}, because the generator "
-            f"`{config.generator}` takes {allowed}. Leave the others out."
-        )
     _check_credit(config)
+    check_generator(
+        config.generator,
+        config.generator_kwargs,
+        temperature=config.temperature,
+        top_p=config.top_p,
+    )
     _check_whole_numbers(config)
     _check_sizes(config)
     _check_model_config(config.model_config)

@@ -1,0 +1,233 @@
+"""Making a vLLM engine in this process, and giving it weights.
+
+vLLM is imported in here and nowhere else, when an engine is made.
+"""
+
+import logging
+import os
+import random
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from pure_rllib.generation.load_policy import policy_config
+
+_ENVIRONMENT = {
+    # The engine runs in our process: loaded in seconds, weights without a copy.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # What a worker shall do is sent to it as a function, where workers are processes.
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+}
+# What vLLM changes in the process that is not its own business: which allocator the
+# processes started later are given.
+_KEPT_VARIABLES = ("LD_PRELOAD",)
+_CPU_KV_CACHE_BYTES = 2**30
+
+
+def import_vllm() -> Any:
+    """Imports vLLM, quiet and without reporting home unless the user wants it so."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # While it is imported vLLM does not heed the variable.
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import vllm
+
+    return vllm
+
+
+def make_engine(
+    model: str | Mapping[str, Any],
+    *,
+    dtype: str,
+    max_model_len: int,
+    logprobs_mode: str,
+    trust_remote_code: bool,
+    settings: Mapping[str, Any],
+) -> Any:
+    """Makes a `vllm.LLM` for a policy, with weights that mean nothing yet.
+
+    Args:
+        model: folder, hub id or config of the policy; its weights are not read.
+        dtype: "float32", "bfloat16", "float16" or "auto" (the checkpoint's).
+        max_model_len: prompt and response tokens together.
+        logprobs_mode: vLLM's.
+        trust_remote_code: allow code that comes with the model.
+        settings: `ENGINE_SETTINGS`; they win over what is chosen here.
+
+    Raises:
+        ValueError: vLLM cannot run the model on this machine.
+    """
+    vllm = import_vllm()
+    from vllm.platforms import current_platform
+
+    config = policy_config(model, trust_remote_code=trust_remote_code)
+    is_cpu = current_platform.is_cpu()
+    if is_cpu:
+        _check_head_size(config.get_text_config())
+    elif not torch.cuda.is_available():
+        raise ValueError(
+            'This env runner must have a GPU, because `generator` ("vllm") is vLLM\'s '
+            "GPU build. Set `.env_runners(num_gpus_per_env_runner=1)`, or install the "
+            "CPU build with `make engines` where there is no GPU."
+        )
+    if dtype == "auto":
+        dtype = str(config.dtype or torch.float32).removeprefix("torch.")
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "enable_prefix_caching": True,
+        **settings,
+    }
+    sized = {"kv_cache_memory_bytes", "gpu_memory_utilization"} & set(settings)
+    if is_cpu and not sized and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        # By itself vLLM would take 92% of the machine's memory.
+        arguments["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
+    if arguments.get("tensor_parallel_size", 1) > 1:
+        # Inside a Ray actor vLLM would ask Ray for GPUs that the actor already holds.
+        arguments.setdefault("distributed_executor_backend", "mp")
+    with tempfile.TemporaryDirectory(prefix="pure-rllib-vllm-") as folder:
+        if not isinstance(model, str):
+            if not config.architectures:
+                name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]
+                config.architectures = [name]
+            config.save_pretrained(folder)
+            model = folder
+        with _process_state():
+            return vllm.LLM(
+                model,
+                load_format="dummy",
+                skip_tokenizer_init=True,
+                # No sampling defaults of the checkpoint: ours are complete.
+                generation_config="vllm",
+                logprobs_mode=logprobs_mode,
+                trust_remote_code=trust_remote_code,
+                use_tqdm_on_load=False,
+                **arguments,
+            )
+
+
+def _check_head_size(config: Any) -> None:
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    size = getattr(config, "head_dim", None)
+    size = size or config.hidden_size // config.num_attention_heads
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if size not in sizes:
+        raise ValueError(
+            f"The policy's `head_dim` ({size}) must be one of {sizes}, because vLLM's "
+            "attention on CPUs has no other. Choose hidden_size / num_attention_heads "
+            'so, or set `.env_runners(generator="transformers")`.'
+        )
+
+
+@contextmanager
+def _process_state() -> Iterator[None]:
+    """Undoes what making an engine does to the process beside making it.
+
+    In local mode the learner lives in the same process.
+    """
+    variables = {name: os.environ.get(name) for name in _KEPT_VARIABLES}
+    set_num_threads = torch.set_num_threads
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_num_threads = set_num_threads
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def parameter_names(
+    model: str | Mapping[str, Any], *, trust_remote_code: bool
+) -> set[str]:
+    """Names of a policy's parameters, tied ones once; no weights are made for it."""
+    config = policy_config(model, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trust_remote_code
+        )
+    return {name for name, _ in made.named_parameters()}
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """Names of the tensors in a folder of safetensors; their data is not read."""
+    names: set[str] = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names.update(file.keys())
+    return names
+
+
+def load_from_folder(llm: Any, folder: Path) -> None:
+    """Has every worker of an engine read its part of the weights."""
+    llm.collective_rpc(
+        "update_config", args=({"load_config": {"load_format": "safetensors"}},)
+    )
+    llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+    _finish(llm)
+
+
+def load_from_tensors(llm: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Gives an engine of this process weights, one tensor at a time."""
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+    _finish(llm)
+
+
+def _finish(llm: Any) -> None:
+    run_in_workers(llm, _repack_tied_head)
+    if not llm.reset_prefix_cache():
+        raise RuntimeError(
+            "vLLM did not empty its prefix cache, which holds keys and values of the "
+            "old weights: responses are still being sampled."
+        )
+
+
+def run_in_workers(llm: Any, task: Callable[[Any], Any]) -> list[Any]:
+    """Runs `task(worker)` in each worker of an engine; returns what they return."""
+    results: list[Any] = llm.collective_rpc(task)
+    return results
+
+
+def _repack_tied_head(worker: Any) -> None:
+    """Packs a tied head again from the embedding that was just loaded.
+
+    On CPUs vLLM multiplies with a packed copy of the head's weights, which it makes
+    when the head's own weights are loaded; those of a tied head never are.
+    """
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    model: nn.Module = worker.model_runner.get_model()
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
+            dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+
+
+def close_engine(llm: Any) -> None:
+    """Stops an engine's workers and frees what it holds."""
+    llm.llm_engine.engine_core.shutdown()

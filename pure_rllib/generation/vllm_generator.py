@@ -1,0 +1,318 @@
+"""Sampling with vLLM. N prompts, G responses per prompt, T response tokens."""
+
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pure_rllib.generation.base import Response, SamplingParams, WeightSource
+from pure_rllib.generation.load_policy import policy_config
+from pure_rllib.generation.vllm_engine import (
+    close_engine,
+    import_vllm,
+    load_from_folder,
+    load_from_tensors,
+    make_engine,
+    parameter_names,
+    tensor_names,
+)
+from pure_rllib.generation.vllm_settings import (
+    check_engine_settings,
+    check_vllm_installed,
+    check_vllm_sampling,
+)
+from pure_rllib.generation.weight_files import FolderWeights
+
+
+class VLLMGenerator:
+    """Samples responses with one vLLM engine in this process.
+
+    The G responses to a prompt share its keys and values (prefix caching). Every
+    response has its own random numbers, made from the prompt's seed and its number in
+    the group, so it does not depend on what else is in the call, up to the rounding of
+    batched products. The engine starts with weights that mean nothing: `load_weights`
+    comes before everything else.
+
+    Args:
+        model: folder, hub id or Hugging Face config of the policy.
+        eos_token_ids: the ids that end a response, at least one.
+        prompt_and_response_len: tokens of both together, at most.
+        dtype: of the policy, as for `load_policy`; the engine's too by default.
+        trust_remote_code: allow code that comes with the model.
+        top_p: of the responses that will be asked for. Below 1.0 their temperature
+            must be 1.0 or 0.0; see `check_vllm_sampling`.
+        **engine_settings: see `ENGINE_SETTINGS`.
+
+    Raises:
+        ValueError: vLLM is missing, a setting is unknown or out of range, or vLLM
+            cannot run the model here.
+    """
+
+    def __init__(
+        self,
+        model: str | Mapping[str, Any],
+        *,
+        eos_token_ids: Iterable[int],
+        prompt_and_response_len: int,
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+        top_p: float = 1.0,
+        **engine_settings: Any,
+    ):
+        check_vllm_installed()
+        check_engine_settings(engine_settings)
+        self.weights_version = 0
+        self.eos_token_ids = tuple(sorted(set(eos_token_ids)))
+        config = policy_config(model, trust_remote_code=trust_remote_code)
+        text_config = config.get_text_config()
+        self._check_ids(text_config.vocab_size)
+        asked = engine_settings.pop("max_model_len", None)
+        if asked is not None and asked < prompt_and_response_len:
+            raise ValueError(
+                f"`generator_kwargs.max_model_len` ({asked}) must be at least "
+                f"{prompt_and_response_len}, because prompts and responses are that "
+                "long together. Leave it out, or lower `max_response_tokens`."
+            )
+        # To tell the log-probabilities of a sequence vLLM wants room for one more.
+        room = max(asked or 0, prompt_and_response_len + 1)
+        context = getattr(text_config, "max_position_embeddings", None)
+        self.max_model_len = min(room, context) if context else room
+        self._logprobs_mode = "processed_logprobs" if top_p == 1.0 else "raw_logprobs"
+        self._names = parameter_names(model, trust_remote_code=trust_remote_code)
+        self._is_loaded = False
+        self._llm = make_engine(
+            model,
+            dtype=dtype,
+            max_model_len=self.max_model_len,
+            logprobs_mode=self._logprobs_mode,
+            trust_remote_code=trust_remote_code,
+            settings=engine_settings,
+        )
+        self._vllm = import_vllm()
+
+    def _check_ids(self, vocab_size: int) -> None:
+        if not self.eos_token_ids:
+            raise ValueError(
+                "`eos_token_ids` must hold at least one id because responses end "
+                "there. Pass the tokenizer's eos_token_id."
+            )
+        for token in self.eos_token_ids:
+            if not 0 <= token < vocab_size:
+                raise ValueError(
+                    f"`eos_token_ids` ({token}) must lie in [0, {vocab_size}) because "
+                    "the model has no embedding for it. Use the model's own tokenizer."
+                )
+
+    def load_weights(self, weights: WeightSource) -> None:
+        """Takes over the policy's weights. See `Generator.load_weights`.
+
+        Weights in a folder are read by the engine's workers, each its part. Weights of
+        this process are handed over one tensor at a time. Beside the engine's own copy
+        there is at no time more than one shard and one layer.
+
+        Raises:
+            ValueError: a parameter is missing, or a file was damaged on the way.
+        """
+        if weights.folder is not None:
+            if isinstance(weights, FolderWeights):
+                weights.check()
+            self._check_names(tensor_names(weights.folder))
+            load_from_folder(self._llm, weights.folder)
+        else:
+            if self._num_workers > 1:
+                raise ValueError(
+                    f"`tensor_parallel_size` ({self._num_workers}) must be 1 in local "
+                    "mode, because the learner's tensors are not in the processes of "
+                    "vLLM's workers. Set `.env_runners(num_env_runners=1)`."
+                )
+            seen: set[str] = set()
+            load_from_tensors(self._llm, _tensors(weights, seen))
+            self._check_names(seen)
+        self._is_loaded = True
+        self.weights_version = weights.version
+
+    @property
+    def _num_workers(self) -> int:
+        return int(self._llm.llm_engine.vllm_config.parallel_config.world_size)
+
+    def _check_names(self, given: set[str]) -> None:
+        missing = sorted(self._names - given)
+        if missing:
+            raise ValueError(
+                f"`weights` must hold all of the policy's parameters; missing: "
+                f"{missing}. Build learner and generator from the same config.json."
+            )
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        params: SamplingParams,
+        seeds: Sequence[int],
+    ) -> list[list[Response]]:
+        """Samples `group_size` responses to each prompt. See `Generator.generate`.
+
+        Raises:
+            ValueError: a prompt is empty or, with the budget, too long, or vLLM cannot
+                sample with these settings.
+        """
+        self._check(prompts, group_size, params, seeds)
+        is_greedy = params.temperature == 0.0
+        settings = [
+            self._vllm.SamplingParams(
+                # Greedy responses to one prompt are all the same: one is sampled.
+                n=1 if is_greedy else group_size,
+                temperature=params.temperature,
+                top_p=params.top_p,
+                max_tokens=params.max_response_tokens,
+                seed=None if is_greedy else engine_seed(seed),
+                # The environment says what ends a response, not the checkpoint.
+                ignore_eos=True,
+                stop_token_ids=list(self.eos_token_ids),
+                # The sampled id's and no other's.
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+            )
+            for seed in seeds
+        ]
+        outputs = self._run(prompts, settings)
+        groups = [[self._response(one) for one in output.outputs] for output in outputs]
+        return [group * group_size for group in groups] if is_greedy else groups
+
+    def _run(self, prompts: Sequence[Sequence[int]], settings: list[Any]) -> list[Any]:
+        assert self._is_loaded, "the engine has no weights: load_weights comes first"
+        token_prompts = [
+            self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts
+        ]
+        # vLLM draws from PyTorch's generator even where it then uses a response's own.
+        with torch.random.fork_rng():
+            outputs: list[Any] = self._llm.generate(
+                token_prompts, settings, use_tqdm=False
+            )
+        return outputs
+
+    def _response(self, output: Any) -> Response:
+        token_ids = np.array(output.token_ids, dtype=np.int64)
+        logps = np.array(output.logprobs.logprobs, dtype=np.float32)
+        if output.finish_reason not in ("stop", "length") or len(logps) != len(
+            token_ids
+        ):
+            raise RuntimeError(
+                f"vLLM ended a response with {output.finish_reason!r} after "
+                f"{len(token_ids)} tokens and {len(logps)} log-probabilities."
+            )
+        if np.isnan(logps).any():
+            raise RuntimeError(
+                f"The policy's logits are NaN (weights version {self.weights_version}),"
+                " so nothing can be sampled from it. Go back to an earlier checkpoint."
+            )
+        return Response(token_ids, logps, int(token_ids[-1]) in self.eos_token_ids)
+
+    def _check(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        params: SamplingParams,
+        seeds: Sequence[int],
+    ) -> None:
+        assert len(seeds) == len(prompts), f"{len(seeds)} seeds, {len(prompts)} prompts"
+        assert group_size >= 1, f"group_size {group_size}"
+        check_vllm_sampling(params.temperature, params.top_p)
+        mode = self._logprobs_mode
+        if params.top_p < 1.0 and mode != "raw_logprobs":
+            raise ValueError(
+                f"`top_p` ({params.top_p}) must be 1.0, because this engine was made "
+                "for whole distributions. Pass `top_p` to VLLMGenerator."
+            )
+        if params.temperature not in (0.0, 1.0) and mode == "raw_logprobs":
+            raise ValueError(
+                f"`temperature` ({params.temperature}) must be 1.0 or 0.0, because "
+                "this engine was made for a `top_p` below 1.0 and tells "
+                "log-probabilities before the temperature. Set it to 1.0."
+            )
+        if params.max_response_tokens < 1:
+            raise ValueError(
+                f"`max_response_tokens` ({params.max_response_tokens}) must be >= 1 "
+                "because EOS counts too. Set `.env_runners(max_response_tokens=...)`."
+            )
+        lengths = [len(prompt) for prompt in prompts]
+        if min(lengths, default=1) < 1:
+            raise ValueError("A prompt must have at least one token; one is empty.")
+        longest = max(lengths, default=1)
+        if longest + params.max_response_tokens > self.max_model_len:
+            raise ValueError(
+                f"`max_response_tokens` ({params.max_response_tokens}) and the longest "
+                f"prompt ({longest} tokens) must fit the engine's `max_model_len` "
+                f"({self.max_model_len}) because its cache has no later positions. "
+                "Lower `max_response_tokens`, or drop long prompts."
+            )
+
+    def logps(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Log-probabilities of given ids, at temperature 1. See `Generator.logps`.
+
+        Cached keys and values are not read, so that they cannot hide old weights.
+
+        Raises:
+            ValueError: a sequence has less than two ids or is too long.
+        """
+        for sequence in sequences:
+            if not 2 <= len(sequence) < self.max_model_len:
+                raise ValueError(
+                    f"A sequence of {len(sequence)} ids must have 2 to "
+                    f"{self.max_model_len - 1}, because each id but the first is told "
+                    "given those before it, and vLLM then samples one more."
+                )
+        settings = self._vllm.SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            ignore_eos=True,
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=True,
+        )
+        outputs = self._run(sequences, [settings] * len(sequences))
+        found = [
+            np.array(output.prompt_logprobs.logprobs, dtype=np.float32)
+            for output in outputs
+        ]
+        for sequence, logps in zip(sequences, found, strict=True):
+            assert len(logps) == len(sequence) - 1, f"{len(logps)} of {len(sequence)}"
+        return found
+
+    def close(self) -> None:
+        """Stops the engine and frees its memory; the generator is of no use then."""
+        if self._llm is not None:
+            close_engine(self._llm)
+            self._llm = None
+            gc.collect()
+
+
+def engine_seed(seed: int) -> int:
+    """A prompt's seed as vLLM takes it; response g of the prompt is given this plus g.
+
+    Hashed, so that the numbers of prompts with neighbouring seeds do not meet.
+
+    Args:
+        seed: any integer.
+
+    Returns:
+        In [0, 2**62): with G added still below vLLM's 2**63.
+    """
+    digest = blake2b(str(int(seed)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2
+
+
+def _tensors(weights: WeightSource, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of all shards, and their names put down in `seen`."""
+    for shard in weights.shards():
+        for name, tensor in shard.items():
+            seen.add(name)
+            # vLLM keeps the parts of a layer until it has all of them, which may be
+            # longer than the shard is valid.
+            yield name, tensor.detach().clone()

@@ -1,0 +1,331 @@
+"""vLLM as a generator, on real engines with tiny random policies."""
+
+import importlib.util
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pure_rllib.generation.base import Response, SamplingParams
+from pure_rllib.generation.load_policy import load_policy
+from pure_rllib.generation.transformers_generator import TransformersGenerator
+from pure_rllib.generation.vllm_generator import VLLMGenerator
+from pure_rllib.generation.weight_files import FolderWeights, write_weights
+from pure_rllib.generation.weights import LiveWeights, cut_into_shards, untied_tensors
+from pure_rllib.testing import tiny_model_config
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None,
+        reason="vLLM is not installed: not run (make engines)",
+    ),
+]
+
+VOCAB_SIZE, PAD = 48, 0
+EOS = (3, 4)
+BUDGET = 48
+# One layer's parts must not fit one shard.
+SHARD_BYTES = 4_096
+_RNG = np.random.default_rng(0)
+PROMPTS = [_RNG.integers(5, VOCAB_SIZE, size=n).tolist() for n in (3, 9, 33, 70)]
+SEEDS = [11, 12, 13, 14]
+SEQUENCES = [_RNG.integers(0, VOCAB_SIZE, size=n).tolist() for n in (2, 40, 128)]
+
+
+def policy_config(tied: bool) -> dict[str, Any]:
+    # The smallest head that vLLM's attention has on CPUs.
+    return tiny_model_config(
+        VOCAB_SIZE,
+        hidden_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.3,
+        tie_word_embeddings=tied,
+    )
+
+
+@dataclass
+class Engine:
+    """A generator, and models with other weights to hold against it."""
+
+    generator: VLLMGenerator
+    models: list[Any]
+    is_tied: bool
+    top_p: float
+
+    def load(self, number: int) -> Any:
+        """Loads the weights of a model, and returns it."""
+        model = self.models[number]
+        self.generator.load_weights(LiveWeights.of(model, version=number))
+        return model
+
+    def gap(self, model: Any) -> float:
+        """The proof of the weights: the largest difference in log-probability."""
+        found = self.generator.logps(SEQUENCES)
+        expected = [teacher_forced(model, ids, 1) for ids in SEQUENCES]
+        return max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True))
+
+
+def make(tied: bool, **settings: Any) -> VLLMGenerator:
+    return VLLMGenerator(
+        policy_config(tied),
+        eos_token_ids=EOS,
+        prompt_and_response_len=128,
+        enforce_eager=True,
+        # Small enough for the prompts to be found in the prefix cache.
+        block_size=32,
+        **settings,
+    )
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(True, 1.0), (False, 0.8)],
+    ids=["tied", "untied, top_p 0.8"],
+)
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    tied, top_p = request.param
+    before = process_state()
+    generator = make(tied, top_p=top_p)
+    for name, state in process_state().items():
+        assert state == before[name], f"making an engine changed {name}"
+    models = [load_policy(policy_config(tied), seed=seed) for seed in range(2)]
+    yield Engine(generator, models, tied, top_p)
+    generator.close()
+
+
+def process_state() -> dict[str, Any]:
+    return {
+        "torch's random numbers": torch.random.get_rng_state().tolist(),
+        "NumPy's random numbers": np.random.get_state()[1].tolist(),  # type: ignore[index]
+        "Python's random numbers": random.getstate(),
+        "torch.set_num_threads": torch.set_num_threads,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@torch.inference_mode()
+def teacher_forced(
+    model: Any, ids: list[int], start: int, temperature: float = 1.0
+) -> np.ndarray:
+    """`[L - start]` log-probabilities of ids from `start` on, by transformers."""
+    logits = model(input_ids=torch.tensor([ids])).logits[0, start - 1 : -1].float()
+    logps = (logits / temperature).log_softmax(-1)
+    return logps.gather(1, torch.tensor(ids[start:])[:, None]).squeeze(1).numpy()
+
+
+def check_responses(
+    model: Any,
+    groups: list[list[Response]],
+    *,
+    temperature: float,
+    budget: int,
+) -> None:
+    """Log-probabilities, ends and flags of responses to `PROMPTS`."""
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for response in group:
+            ids = response.token_ids.tolist()
+            expected = teacher_forced(model, prompt + ids, len(prompt), temperature)
+            np.testing.assert_allclose(response.logps, expected, atol=1e-3)
+            assert response.token_ids.dtype == np.int64
+            assert response.logps.dtype == np.float32
+            assert not set(ids[:-1]) & set(EOS)
+            assert response.terminated == (ids[-1] in EOS)
+            assert response.terminated or len(ids) == budget
+
+
+def same(first: list[list[Response]], second: list[list[Response]]) -> bool:
+    pairs = zip(chain(*first), chain(*second), strict=True)
+    return all(a.token_ids.tolist() == b.token_ids.tolist() for a, b in pairs)
+
+
+def write(model: Any, folder: Path, version: int) -> FolderWeights:
+    shards = cut_into_shards(untied_tensors(model), SHARD_BYTES)
+    return write_weights(shards, folder, version)
+
+
+@pytest.mark.parametrize("kind", ["live", "folder"])
+def test_new_weights_arrive(engine: Engine, kind: str, tmp_path: Path) -> None:
+    for version in (0, 1, 0):
+        model, other = engine.models[version], engine.models[1 - version]
+        if kind == "live":
+            tensors = list(untied_tensors(model))
+            shards = partial(cut_into_shards, tensors, SHARD_BYTES)
+            weights: Any = LiveWeights(version, shards)
+        else:
+            folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+            weights = write(model, folder, version)
+        engine.generator.load_weights(weights)
+        assert engine.generator.weights_version == version
+        assert engine.gap(model) <= 1e-4
+        assert engine.gap(other) > 0.1
+
+
+def test_one_stale_tensor_is_seen(engine: Engine) -> None:
+    model, old = engine.models
+    stale = "model.layers.1.mlp.up_proj.weight"
+    tensors = dict(untied_tensors(model))
+    tensors[stale] = dict(untied_tensors(old))[stale]
+    weights = LiveWeights(1, partial(cut_into_shards, tensors.items(), SHARD_BYTES))
+    engine.generator.load_weights(weights)
+    assert engine.gap(model) > 0.1
+
+
+def test_vllms_own_reload_leaves_a_tied_head_stale(engine: Engine) -> None:
+    """If this fails, vLLM has mended it: `_repack_tied_head` can go."""
+    if not engine.is_tied:
+        pytest.skip("an untied head has weights of its own, which are loaded")
+    engine.load(0)
+    model = engine.models[1]
+    engine.generator._llm.collective_rpc(
+        "reload_weights", kwargs={"weights_iterator": untied_tensors(model)}
+    )
+    assert engine.gap(model) > 0.1
+    engine.load(1)
+    assert engine.gap(model) <= 1e-4
+
+
+def test_missing_and_damaged_weights_are_refused(
+    engine: Engine, tmp_path: Path
+) -> None:
+    engine.load(0)
+    tensors = dict(untied_tensors(engine.models[1]))
+    del tensors["model.norm.weight"]
+    weights = write_weights(cut_into_shards(tensors.items()), tmp_path / "a", 1)
+    with pytest.raises(ValueError, match=r"missing: \['model.norm.weight'\]"):
+        engine.generator.load_weights(weights)
+    weights = write(engine.models[1], tmp_path / "b", 1)
+    path = weights.folder / weights.files[0].name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="version 1 must arrive as they were sent"):
+        engine.generator.load_weights(weights)
+    assert engine.generator.weights_version == 0
+    assert engine.gap(engine.models[0]) <= 1e-4
+
+
+def test_sampled_logps_are_of_the_whole_distribution(engine: Engine) -> None:
+    model = engine.load(0)
+    for temperature in (1.0, 0.7) if engine.top_p == 1.0 else (1.0,):
+        params = SamplingParams(BUDGET, temperature, engine.top_p)
+        groups = engine.generator.generate(PROMPTS, 8, params, SEEDS)
+        check_responses(model, groups, temperature=temperature, budget=BUDGET)
+        ended = [response.terminated for group in groups for response in group]
+        assert 0 < sum(ended) < len(ended), "both kinds of end must have been seen"
+        last = {int(r.token_ids[-1]) for group in groups for r in group}
+        assert set(EOS) <= last, "every end-of-sequence token must have been seen"
+
+
+def test_greedy_is_that_of_transformers(engine: Engine) -> None:
+    """Across an update: what the prefix cache holds of the old weights is not read."""
+    params = SamplingParams(BUDGET, temperature=0.0)
+    for number in (0, 1):
+        model = engine.load(number)
+        reference = TransformersGenerator(model, pad_token_id=PAD, eos_token_ids=EOS)
+        groups = engine.generator.generate(PROMPTS, 2, params, SEEDS)
+        expected = reference.generate(PROMPTS, 2, params, SEEDS)
+        assert same(groups, expected)
+        check_responses(model, groups, temperature=1.0, budget=BUDGET)
+        (output,) = engine.generator._run(
+            [PROMPTS[-1]], [engine.generator._vllm.SamplingParams(max_tokens=1)]
+        )
+        assert output.num_cached_tokens == 64, "the prefix cache is on"
+
+
+def test_a_response_depends_on_its_own_seed_only(engine: Engine) -> None:
+    engine.load(0)
+    params = SamplingParams(BUDGET, 1.0, engine.top_p)
+    generate: Callable[..., Any] = engine.generator.generate
+    groups = generate(PROMPTS, 4, params, SEEDS)
+    assert same(groups, generate(PROMPTS, 4, params, SEEDS))
+    assert same(groups[::-1], generate(PROMPTS[::-1], 4, params, SEEDS[::-1]))
+    assert same(groups[1:2], generate(PROMPTS[1:2], 4, params, SEEDS[1:2]))
+    assert same([group[:2] for group in groups], generate(PROMPTS, 2, params, SEEDS))
+    assert not same(groups, generate(PROMPTS, 4, params, [seed + 1 for seed in SEEDS]))
+    assert not same([[response] for response in groups[0]], [[groups[0][0]]] * 4)
+    huge = generate(PROMPTS[:1], 2, params, [2**64 + 5])
+    assert same(huge, generate(PROMPTS[:1], 2, params, [2**64 + 5]))
+
+
+def test_tokens_come_as_often_as_their_probability_says(engine: Engine) -> None:
+    model = engine.load(0)
+    temperature = 0.7 if engine.top_p == 1.0 else 1.0
+    params = SamplingParams(1, temperature, engine.top_p)
+    num_seeds, group_size = 16, 256
+    groups = engine.generator.generate(
+        [PROMPTS[1]] * num_seeds, group_size, params, range(num_seeds)
+    )
+    drawn = np.array([r.token_ids[0] for group in groups for r in group])
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([PROMPTS[1]])).logits[0, -1].float()
+    probs = (logits / temperature).softmax(-1).numpy().astype(np.float64)
+    order = np.argsort(-probs)
+    kept = order[np.cumsum(probs[order]) - probs[order] < engine.top_p]
+    share = np.zeros_like(probs)
+    share[kept] = probs[kept] / probs[kept].sum()
+    expected, counts = share * len(drawn), np.bincount(drawn, minlength=len(probs))
+    assert (counts[share == 0] == 0).all(), "a token outside the nucleus was sampled"
+    common = expected >= 5
+    chi_square = ((counts - expected)[common] ** 2 / expected[common]).sum()
+    # Mean k and variance 2 k for k tokens: six deviations above the mean is 1 in 1e7.
+    k = common.sum()
+    assert k >= 5
+    assert chi_square < k + 6 * np.sqrt(2 * k)
+
+
+def test_calls_that_cannot_work_are_refused(engine: Engine) -> None:
+    engine.load(0)
+    generate = engine.generator.generate
+    with pytest.raises(ValueError, match=r"`max_response_tokens` \(100\) and the long"):
+        generate(PROMPTS, 2, SamplingParams(100), SEEDS)
+    with pytest.raises(ValueError, match="at least one token"):
+        generate([[]], 2, SamplingParams(4), [0])
+    with pytest.raises(ValueError, match="must have 2 to 128"):
+        engine.generator.logps([[5] * 129])
+    params, name = (
+        (SamplingParams(4, 1.0, 0.9), "top_p")
+        if engine.top_p == 1.0
+        else (SamplingParams(4, 0.7, 1.0), "temperature")
+    )
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        generate(PROMPTS, 2, params, SEEDS)
+
+
+def test_a_new_engine_samples_the_same(tmp_path: Path) -> None:
+    params = SamplingParams(BUDGET)
+    model = load_policy(policy_config(True), seed=0)
+    seen: list[list[list[Response]]] = []
+    for _ in range(2):
+        generator = make(True)
+        generator.load_weights(write(model, tmp_path / f"{len(seen)}", 1))
+        seen.append(generator.generate(PROMPTS, 4, params, SEEDS))
+        generator.close()
+    assert same(*seen)
+    check_responses(model, seen[0], temperature=1.0, budget=BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"eos_token_ids": []}, "`eos_token_ids` must hold at least one id"),
+        ({"eos_token_ids": [48]}, r"`eos_token_ids` \(48\) must lie in \[0, 48\)"),
+        ({"max_model_len": 64}, r"max_model_len` \(64\) must be at least 128"),
+        ({"seed": 1}, "must not hold `seed`"),
+        ({"model": tiny_model_config(48)}, r"`head_dim` \(8\) must be one of \[32, "),
+    ],
+)
+def test_what_cannot_work_is_said_before_an_engine_is_made(
+    arguments: dict[str, Any], message: str
+) -> None:
+    arguments = {"model": policy_config(True), "eos_token_ids": EOS, **arguments}
+    with pytest.raises(ValueError, match=message):
+        VLLMGenerator(**arguments, prompt_and_response_len=128)

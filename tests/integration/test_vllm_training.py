@@ -1,0 +1,68 @@
+"""PURE with vLLM as its generator, in this process and in an env runner's."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.testing import tiny_model_config
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None,
+        reason="vLLM is not installed: not run (make engines)",
+    ),
+]
+
+# Like `conftest.TINY_POLICY`, with a head that vLLM's attention has on CPUs.
+POLICY = tiny_model_config(32, num_attention_heads=1, num_key_value_heads=1)
+MEASURED = (
+    "reward/total",
+    "response/tokens",
+    "loss/policy",
+    "gradient_norm",
+    "ratio/first_minibatch_max_deviation",
+)
+
+
+def flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in result.items():
+        if isinstance(value, dict):
+            values |= flat(value, f"{prefix}{name}/")
+        else:
+            values[prefix + name] = value
+    return values
+
+
+def train(config: PUREConfig, folder: Path) -> tuple[list[dict[str, Any]], Any]:
+    algo = config.build_algo()
+    try:
+        results = [flat(algo.train()) for _ in range(2)]
+        policy = AutoModelForCausalLM.from_pretrained(algo.export_policy(folder))
+    finally:
+        algo.stop()
+    return results, policy
+
+
+def test_training_is_the_same_in_a_process_and_in_an_env_runner(
+    tiny_config: PUREConfig, tmp_path: Path
+) -> None:
+    tiny_config.rl_module(model_config={"model": POLICY})
+    tiny_config.env_runners(generator="vllm", generator_kwargs={"enforce_eager": True})
+    local, policy = train(tiny_config, tmp_path / "local")
+    remote_config = tiny_config.copy(copy_frozen=False).env_runners(num_env_runners=1)
+    remote, remote_policy = train(remote_config, tmp_path / "remote")
+    for here, there in zip(local, remote, strict=True):
+        for result in (here, there):
+            assert result["generator_learner_logp_gap"] <= 1e-4
+            assert result["ratio/first_minibatch_max_deviation"] <= 1e-4
+        for name in MEASURED:
+            assert here[name] == pytest.approx(there[name], abs=1e-5), name
+    for name, tensor in policy.state_dict().items():
+        torch.testing.assert_close(tensor, remote_policy.state_dict()[name])
