@@ -3,8 +3,10 @@ r"""Finding the final answer, `\boxed{...}`, in a text, in time linear in its le
 import re
 
 _TOKENS = re.compile(r"\\(?:boxed|fbox)\s*\{|[{}]")
-# Math-Verify joins boxes that are at most this far apart ("\boxed{1} and \boxed{2}").
+# Boxes at most this far apart are one answer if the gap names a list, as in Math-Verify
+# ("\boxed{1} and \boxed{2}"); of boxes with nothing in between the last one counts.
 _MAX_GAP_CHARS = 70
+_SEPARATOR = re.compile(r"[,;]|\b(?:and|or)\b")
 
 
 def find_boxes(text: str) -> list[tuple[int, int, str]]:
@@ -49,8 +51,8 @@ def last_box(text: str) -> str | None:
 def answer_text(response: str, *, max_chars: int, boxed_only: bool = False) -> str:
     r"""Cuts out of a response the part that holds its answer.
 
-    With one complete box this is the box alone, whatever surrounds it. Boxes that
-    follow one another closely are kept together, since "\boxed{1} and \boxed{2}" is
+    With one complete box this is the box alone, whatever surrounds it. Boxes that a
+    comma, "and" or "or" joins are kept together, since "\boxed{1} and \boxed{2}" is
     one answer. Without a box it is the response's end.
 
     Args:
@@ -72,6 +74,7 @@ def answer_text(response: str, *, max_chars: int, boxed_only: bool = False) -> s
         first > 0
         and boxes[first][0] - boxes[first - 1][1] < _MAX_GAP_CHARS
         and end - boxes[first - 1][0] <= max_chars
+        and _SEPARATOR.search(response, boxes[first - 1][1], boxes[first][0])
     ):
         first -= 1
     contents = {content for _, _, content in boxes[first:]}

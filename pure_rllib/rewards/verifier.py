@@ -20,6 +20,8 @@ from pure_rllib.rewards.verifier_pool import Pair, WorkerPool
 class MathVerifier:
     r"""Compares responses with gold answers by Math-Verify, in worker processes.
 
+    What Math-Verify reads has been through the rules of notation in `answer_forms`.
+
     A response's answer is its last complete `\boxed{...}`; what surrounds the box, and
     the prompt, are never looked at. Responses without a box are searched from their end
     for LaTeX and plain expressions, unless `boxed_only`. Workers start with the first
@@ -85,7 +87,7 @@ class MathVerifier:
         self._make_state()
 
     def _make_state(self) -> None:
-        self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str | None], Verdict] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = WorkerPool(
             self.num_workers,
@@ -140,17 +142,22 @@ class MathVerifier:
                 f"`golds` ({len(golds)}) must be as many as `responses` "
                 f"({len(responses)}); because they are compared pair by pair."
             )
-        keys = [
-            (
-                gold_text(gold),
-                answer_text(
-                    response,
-                    max_chars=self.max_answer_chars,
-                    boxed_only=self.boxed_only,
-                ),
-            )
-            for gold, response in zip(golds, responses, strict=True)
-        ]
+        return self._verify(
+            [
+                (
+                    gold_text(gold),
+                    answer_text(
+                        response,
+                        max_chars=self.max_answer_chars,
+                        boxed_only=self.boxed_only,
+                    ),
+                )
+                for gold, response in zip(golds, responses, strict=True)
+            ]
+        )
+
+    def _verify(self, keys: list[tuple[str, str | None]]) -> list[Verdict]:
+        """Gives pairs of gold text and answer text (None: gold only) their verdicts."""
         with self._lock:
             if os.getpid() != self._pool.owner_pid:
                 # After a fork the workers are the parent's.
@@ -174,28 +181,31 @@ class MathVerifier:
         return verdicts
 
     def check_golds(self, golds: Iterable[str]) -> dict[str, Verdict]:
-        """Finds the gold answers that do not even verify against themselves.
+        """Finds the gold answers that cannot be read.
 
-        No response can be correct where the gold answer cannot be parsed: look at these
-        before a run, and change or drop them.
+        A response is correct for one of these only if it repeats it sign by sign: look
+        at them before a run, and change or drop them.
 
         Args:
             golds: gold answers, each checked once.
 
         Returns:
-            The verdict of each gold answer whose outcome is not `correct`.
+            The verdict of each gold answer that is neither mathematics that Math-Verify
+            parses nor words: `no_answer` if it is empty, else `error` or `timeout`.
         """
         unique = list(dict.fromkeys(golds))
-        verdicts = self.verify(unique, [gold_text(gold) for gold in unique])
+        texts = [gold_text(gold) for gold in unique]
+        verdicts = self._verify([(text, None) for text in texts])
+        empty = Verdict("no_answer")
         return {
-            gold: verdict
-            for gold, verdict in zip(unique, verdicts, strict=True)
+            gold: verdict if text else empty
+            for gold, text, verdict in zip(unique, texts, verdicts, strict=True)
             if verdict.outcome != "correct"
         }
 
-    def _known(self, key: tuple[str, str]) -> Verdict | None:
+    def _known(self, key: tuple[str, str | None]) -> Verdict | None:
         gold, answer = key
-        if not answer:
+        if answer == "":
             return Verdict("no_answer")
         if not gold:
             return Verdict("error")
@@ -204,7 +214,7 @@ class MathVerifier:
             return self._cache[key]
         return None
 
-    def _remember(self, key: tuple[str, str], verdict: Verdict) -> None:
+    def _remember(self, key: tuple[str, str | None], verdict: Verdict) -> None:
         # A timeout or a crash may come from a busy machine: the next try may be better.
         if verdict.outcome in ("timeout", "error"):
             return

@@ -36,7 +36,7 @@ _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 class Pair:
     """One pair that waits for its verdict."""
 
-    key: tuple[str, str]
+    key: tuple[str, str | None]
     deaths: int = 0
     verdict: Verdict | None = None
 
@@ -262,7 +262,7 @@ class WorkerPool:
             )
 
     def _give_up(self, pair: Pair, outcome: Outcome) -> None:
-        answer = pair.key[1][:_MAX_SHOWN_CHARS]
+        answer = (pair.key[1] or "")[:_MAX_SHOWN_CHARS]
         seconds = self.time_limit_s if outcome == "timeout" else 0.0
         pair.verdict = Verdict(outcome, answer, seconds)
 

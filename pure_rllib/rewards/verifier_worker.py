@@ -1,15 +1,13 @@
 """The process that runs Math-Verify for `pure_rllib.rewards.verifier.MathVerifier`.
 
-Reads one JSON array `[gold, response]` per line on stdin, writes one JSON object per
-line on stdout, in the same order; the first object says that the worker is ready. It
-ends at the end of its input. It has no time limit of its own except a last resort: the
-parent kills it. This module and all that it imports must stay light (no torch): its
-start is waited for.
+Reads one JSON array `[gold, response]` per line on stdin (null in place of a response
+asks whether the gold answer can be read), writes one JSON object per line on stdout, in
+the same order; the first object says that the worker is ready. It ends at the end of
+its input. It has no time limit of its own except a last resort: the parent kills it.
+This module and all that it imports must stay light (no torch): its start is waited for.
 """
 
-import functools
 import json
-import logging
 import os
 import resource
 import signal
@@ -17,12 +15,13 @@ import sys
 import time
 from typing import Any
 
+from pure_rllib.rewards.answer_checker import Checker
+
 MIB = 1024 * 1024
 # Sympy may leave files of any size behind only through a bug; a worker writes none.
 MAX_FILE_BYTES = 16 * MIB
 # How long past the parent's limit a worker lives whose parent has died.
 ORPHAN_GRACE_S = 10.0
-MAX_SHOWN_CHARS = 1000
 
 
 def set_limits(memory_limit_mb: int) -> None:
@@ -40,43 +39,6 @@ def set_limits(memory_limit_mb: int) -> None:
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
         resource.setrlimit(kind, (limit, limit))
-
-
-class Checker:
-    """Compares a response with a gold answer, by Math-Verify without its time limits.
-
-    Boxed answers come first; without one, LaTeX and plain expressions are looked for.
-    """
-
-    def __init__(self) -> None:
-        # Imported here: the parent uses this module's name but must not load sympy.
-        import math_verify
-
-        # It warns that its own time limits are off, which is what we want.
-        logging.getLogger("math_verify").setLevel(logging.ERROR)
-        targets = [
-            math_verify.LatexExtractionConfig(boxed_match_priority=0),
-            math_verify.ExprExtractionConfig(),
-        ]
-        self._parse = functools.partial(
-            math_verify.parse, extraction_config=targets, parsing_timeout=None
-        )
-        self._verify = functools.partial(math_verify.verify, timeout_seconds=None)
-        # The responses of a group share their gold answer.
-        self._parse_gold = functools.lru_cache(maxsize=1024)(self._parse)
-
-    def check(self, gold: str, response: str) -> dict[str, Any]:
-        """Returns the outcome and the answer's text of one pair."""
-        parsed = self._parse(response)
-        if not parsed:
-            return {"outcome": "no_answer", "answer": None}
-        texts = [part for part in parsed if isinstance(part, str)]
-        answer = texts[-1][:MAX_SHOWN_CHARS] if texts else None
-        parsed_gold = self._parse_gold(gold)
-        if not parsed_gold:
-            return {"outcome": "error", "answer": answer}
-        correct = self._verify(parsed_gold, parsed)
-        return {"outcome": "correct" if correct else "incorrect", "answer": answer}
 
 
 def memory_mb() -> float:
