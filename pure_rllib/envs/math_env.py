@@ -28,7 +28,8 @@ class MathEnv(TokenEnv):
         eval_problems: the same for held-out problems, or None.
         prm: folder or hub id of a process reward model, or a Hugging Face config (with
             `model_type`) of one with random weights, or None.
-        prm_kwargs: further arguments of `ProcessRewardModel.from_pretrained`.
+        prm_kwargs: further arguments of `ProcessRewardModel.from_pretrained`, or with
+            `prm_format` "generative" of `GenerativeLoader`.
         step_scorer: used in place of a PRM: a step scorer, a function from the prompt's
             text and the texts of the steps to one score in [-1, 1] per step, or
             "module:name" of either.

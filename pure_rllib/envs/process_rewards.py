@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from pure_rllib.embedded.cache import resolve_model
+from pure_rllib.envs.generative_prm import GenerativeLoader
 from pure_rllib.generation.load_policy import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer, ScoringRequest, StepScorer
 from pure_rllib.rewards.prm_checkpoint import read_checkpoint
@@ -23,6 +24,7 @@ from pure_rllib.rewards.prm_formats import FORMATS, format_ids
 from pure_rllib.rewards.process_reward import ProcessRewardModel, make_builder
 from pure_rllib.rewards.score_adjustment import ScoreAdjustment
 
+GENERATIVE = "generative"
 ScoringFunction = Callable[[str, tuple[str, ...]], Sequence[float]]
 
 
@@ -61,7 +63,8 @@ def make_step_scorer(
 
     Args:
         prm: folder, hub id or embedded model, or a Hugging Face config, or None.
-        prm_kwargs: further arguments of `ProcessRewardModel.from_pretrained`.
+        prm_kwargs: further arguments of `ProcessRewardModel.from_pretrained`, or with
+            `prm_format` "generative" of `GenerativeLoader`.
         step_scorer: a step scorer, a function from the prompt's text and the texts of
             the steps to one score in [-1, 1] per step, or "module:name" of either.
         tokenizer: the policy's.
@@ -83,6 +86,10 @@ def make_step_scorer(
             "because each step has one process reward. Drop one of them."
         )
     settings = {"device": _default_device(), **(prm_kwargs or {})}
+    if settings.get("prm_format") == GENERATIVE:
+        del settings["prm_format"]
+        model = prm if isinstance(prm, Mapping) else resolve_model(prm)
+        return DeferredScorer(GenerativeLoader(model, tokenizer, **settings))
     # A wrong argument must not wait for the first responses to be found out.
     _check_arguments(settings)
     if isinstance(prm, Mapping):
