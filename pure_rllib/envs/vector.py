@@ -88,6 +88,8 @@ class ResponseJudge:
         problems: Sequence[Problem],
         prompts: Sequence[np.ndarray],
         responses: Sequence[np.ndarray],
+        *,
+        score: bool = True,
     ) -> tuple[list[JudgedResponse], JudgeTimes]:
         """Judges N finished responses.
 
@@ -95,6 +97,7 @@ class ResponseJudge:
             problems: N problems, repeated where several responses answer one.
             prompts: N arrays of prompt token ids.
             responses: N arrays of response token ids, each of length >= 1.
+            score: False leaves the step scorer out, as if there were none.
 
         Returns:
             N judged responses, and how long scoring and verifying took.
@@ -109,7 +112,8 @@ class ResponseJudge:
         spans = [self.splitter.step_spans(ids) for ids in responses]
         visible = [self.splitter.has_visible(ids) for ids in responses]
         start = perf_counter()
-        rewards = self._score(problems, prompts, responses, spans, visible)
+        scorer = self.step_scorer if score else None
+        rewards = self._score(scorer, problems, prompts, responses, spans, visible)
         scored = perf_counter()
         verdicts = self._verify(problems, texts)
         verified = perf_counter()
@@ -127,7 +131,8 @@ class ResponseJudge:
         spans: np.ndarray,
     ) -> np.ndarray:
         """`[S]` process rewards of one visible, maybe unfinished response."""
-        return self._score([problem], [prompt], [response], [spans], [True])[0]
+        scorer, requests = self.step_scorer, ([problem], [prompt], [response], [spans])
+        return self._score(scorer, *requests, [True])[0]
 
     def verify_one(self, problem: Problem, text: str) -> Verdict | None:
         """Returns the verdict on one response's text; None without a gold answer."""
@@ -147,13 +152,14 @@ class ResponseJudge:
 
     def _score(
         self,
+        scorer: StepScorer | None,
         problems: Sequence[Problem],
         prompts: Sequence[np.ndarray],
         responses: Sequence[np.ndarray],
         spans: Sequence[np.ndarray],
         visible: Sequence[bool],
     ) -> list[np.ndarray]:
-        if self.step_scorer is None:
+        if scorer is None:
             return [np.zeros(len(s), dtype=np.float32) for s in spans]
         rewards = [
             np.full(len(s), BLANK_RESPONSE_REWARD, dtype=np.float32) for s in spans
@@ -170,7 +176,7 @@ class ResponseJudge:
             )
             for i in rows
         ]
-        for i, scores in zip(rows, self.step_scorer.score(requests), strict=True):
+        for i, scores in zip(rows, scorer.score(requests), strict=True):
             if scores.shape != (len(spans[i]),) or not np.isfinite(scores).all():
                 raise ValueError(
                     f"The step scorer returned {scores} for {len(spans[i])} steps of "

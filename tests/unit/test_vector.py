@@ -168,6 +168,20 @@ def test_blank_responses_never_reach_the_scorer():
     assert [j.text for j in judged] == texts
 
 
+def test_scoring_can_be_left_out():
+    scorer = HashScorer()
+    judge = make_judge(
+        step_scorer=scorer, verifier=FunctionVerifier(lambda gold, text: True)
+    )
+    responses = [encode("a\n\nb"), encode("\n\n")]
+    arguments = ([PROBLEM] * 2, [encode("p")] * 2, responses)
+    (first, blank), _ = judge.judge(*arguments, score=False)
+    assert first.step_rewards.tolist() == [0.0, 0.0] and scorer.num_scored == 0
+    assert blank.step_rewards.tolist() == [0.0] and first.verifiable_reward == 1.0
+    (first, _), _ = judge.judge(*arguments)
+    assert first.step_rewards.all() and scorer.num_scored == 1
+
+
 def test_every_response_is_judged_with_its_own_problem():
     asked = []
 

@@ -156,7 +156,8 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
                 others, as one that was restarted does.
             group_size: G; default: the configuration's.
             temperature: default: the configuration's; 0.0 is greedy.
-            evaluation: take the problems from `eval_problems`.
+            evaluation: take the problems from `eval_problems`, and give no process
+                rewards.
             group_ids: one per ticket; default: 0, 1, ...
 
         Returns:
@@ -191,6 +192,8 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             [problem for problem in problems for _ in range(size)],
             [prompt for prompt in prompts for _ in range(size)],
             [response.token_ids for response in flat],
+            # No figure of the evaluation is made of process rewards.
+            score=not evaluation,
         )
         sample = RunnerSample(
             num_overlong=_num_overlong(env) - num_overlong, logp_gap=logp_gap
