@@ -31,5 +31,12 @@ VERIFIABLE_REWARDS = "verifiable_rewards"
 RETURNS = "returns"
 """`[B, T]` float32: (weighted) rewards from a token on, before any baseline."""
 
+OLD_LOGP = "old_logp"
+"""`[B, T]` float32: log-probabilities under the policy before the iteration's first
+update; 0.0 behind responses. Absent where those of the generator stand for them."""
+
+CORRECTION_WEIGHT = "correction_weight"
+"""`[B, T]` float32 >= 0: factors of the tokens' losses; 0.0 off mask. May be absent."""
+
 REF_LOGP = "ref_logp"
 """`[B, T]` float32: log-probabilities under the reference policy; 0.0 off mask."""

@@ -86,6 +86,7 @@ def clipped_policy_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    weights: Tensor | None = None,
     aggregation: LossAggregation = "token_mean",
     denominator: Tensor | float | None = None,
     max_response_tokens: int | None = None,
@@ -94,12 +95,14 @@ def clipped_policy_loss(
 
     Args:
         logp: `[B, T]` log-probabilities under the policy, with gradient.
-        old_logp: `[B, T]` log-probabilities at sampling.
+        old_logp: `[B, T]` log-probabilities at sampling, or before the first update.
         advantages: `[B, T]`, no gradient.
         loss_mask: `[B, T]` bool, True on tokens that the loss uses; whatever stands
             elsewhere in the other arguments is ignored, NaN included.
         clip_low: the ratio's lower bound is 1 - clip_low.
         clip_high: the ratio's upper bound is 1 + clip_high.
+        weights: `[B, T]` factors of the tokens' losses, no gradient; None: all 1. The
+            denominator is not changed by them.
         aggregation: see `loss_denominator`.
         denominator: `loss_denominator` summed over learners and micro-batches; None:
             that of these rows alone.
@@ -118,8 +121,11 @@ def clipped_policy_loss(
     ratio = change.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    token_losses = torch.maximum(unclipped, clipped)
+    if weights is not None:
+        token_losses = token_losses * weights
     loss = aggregate_loss(
-        torch.maximum(unclipped, clipped),
+        token_losses,
         loss_mask,
         aggregation,
         denominator,

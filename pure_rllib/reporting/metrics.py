@@ -137,13 +137,13 @@ kl/reference [nats per token]
     How far the policy is from the reference policy; NaN without a reference policy.
     k3, whatever `kl_estimator` is: mean over loss tokens and updates.
 kl/old_policy [nats per token, >= 0]
-    How far an update has moved the policy from the one that sampled.
+    How far an update has moved the policy from the old one (see ratio/mean).
     k3: mean over response tokens of ratio - 1 - log(ratio).
 entropy [nats per token, >= 0]
     Entropy of the policy's next-token distribution.
     Mean over response tokens.
 ratio/mean [1]
-    Probability ratio of the policy to the one that sampled.
+    Ratio to the policy that sampled (rollout correction: to that before any update).
     Mean over response tokens and updates.
 ratio/max [1]
     Largest probability ratio.
@@ -169,6 +169,35 @@ weights/version [count]
 generator_learner_logp_gap [nats, >= 0]
     Disagreement of generator and learner on a few fixed tokens; an error past a bound.
     Maximum |difference of logp| after a generator took over weights, over env runners.
+
+# Generator and learner
+weights/lag_mean [versions, >= 0]
+    How old the weights are that the responses were sampled with.
+    Learner's version before the update - the response's: mean over responses.
+weights/lag_max [versions, >= 0]
+    The oldest response's lag; at most `max_weight_lag`.
+    Maximum over responses.
+mismatch/ratio_mean [1]
+    Ratio of the learner's probability, before any update, to the generator's.
+    Mean over loss tokens: all with a rollout correction, else the first mini-batch's.
+mismatch/ratio_max [1]
+    The largest such ratio.
+    Maximum over the same tokens.
+mismatch/kl [nats per token, >= 0]
+    How far the learner's policy, before any update, is from the generator's.
+    k3 from generator to learner: mean over the same tokens of ratio - 1 - log(ratio).
+mismatch/effective_sample_size [share, 0 to 1]
+    How many samples of the learner's own policy the generator's are worth.
+    (Sum of ratios)^2 / (tokens * sum of squared ratios), over the same tokens.
+correction/weight_mean [1]
+    Factor by which a token's loss was multiplied; NaN without a correction.
+    Mean over loss tokens before masking; tokens of masked responses count as 0.
+correction/truncated_share [share, 0 to 1]
+    Tokens whose ratio was cut to `rollout_correction_cap`.
+    Such tokens / loss tokens.
+correction/masked_share [share, 0 to 1]
+    Responses that were left out for a ratio too far from 1.
+    Such responses / responses with a loss token.
 
 # Speed
 throughput/sampled_tokens_per_s [tokens/s]
@@ -198,9 +227,15 @@ seconds/learn [s]
 seconds/sync [s]
     Wall-clock time of bringing new weights to the generators.
     Measured around the transfer.
+seconds/wait [s]
+    Wall-clock time for which the algorithm waited for samples.
+    Less than sample + score + verify where sampling and learning overlap.
 seconds/other [s]
     What is left of the iteration.
-    seconds/iteration minus the five phases above.
+    seconds/iteration minus the five phases, of sampling only what was waited for.
+sampling/overlap_share [share, 0 to 1]
+    Time of the env runners that was hidden behind the update before.
+    1 - seconds/wait / their sync, sample, score and verify; 0 where that is negative.
 
 # Progress through the data
 epoch [passes]

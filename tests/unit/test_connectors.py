@@ -19,6 +19,7 @@ from pure_rllib.algorithms.connectors.leave_one_out_advantages import (
     LeaveOneOutAdvantages,
 )
 from pure_rllib.algorithms.connectors.normalize_advantages import NormalizeAdvantages
+from pure_rllib.algorithms.connectors.old_logps import OldLogps
 from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
 from pure_rllib.algorithms.connectors.process_returns import ProcessReturns
 from pure_rllib.algorithms.connectors.reference_logps import ReferenceLogps
@@ -318,6 +319,28 @@ def test_normalize_advantages_by_hand() -> None:
     )
 
 
+def test_old_logps_are_the_policys() -> None:
+    module = LLMRLModule(
+        observation_space=None,
+        action_space=None,
+        model_config={"model": tiny_model_config(32), "temperature": 0.5},
+    )
+    rows = rows_after(
+        EpisodesToRows(),
+        OldLogps(micro_batch_tokens=8),
+        rl_module={DEFAULT_MODULE_ID: module},
+    )
+    whole = {name: column for name, column in rows.items() if len(column)}
+    expected = module.forward_train(whole)[Columns.ACTION_LOGP].detach()
+    assert not rows[columns.OLD_LOGP].requires_grad
+    torch.testing.assert_close(rows[columns.OLD_LOGP], expected)
+    # Added last: advantages do not know of a correction.
+    pipeline = LearnerConnectorPipeline(connectors=[])
+    config = PUREConfig().training(rollout_correction="sequence_mask")
+    add_pure_connectors(pipeline, config)
+    assert type(pipeline.connectors[-1]) is OldLogps
+
+
 class Doubled(ConnectorV2):
     """A user's own piece."""
 
@@ -341,6 +364,7 @@ def test_pipeline_order_and_the_users_own_piece_last() -> None:
         "Doubled",
     ]
     plain = LearnerConnectorPipeline(connectors=[])
+    config.training(rollout_correction="token_truncated")
     add_pure_connectors(plain, config, with_model=False)
     assert [type(piece).__name__ for piece in plain.connectors] == [
         "EpisodesToRows",

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import pytest
+
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
 from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
@@ -34,6 +36,7 @@ def record(
         outcome=None if correct is None else "correct" if correct else "incorrect",
         total_reward=sum(rewards),
         num_prompt_tokens=5,
+        metadata={"weights_lag": group % 2},
     )
 
 
@@ -56,7 +59,7 @@ def sampled() -> SampledBatch:
 
 
 LEARNED = {"num_tokens": 12.0, "loss/policy": 0.75, "advantage/mean": 0.1}
-SECONDS = {"learn": 4.0, "publish": 0.375, "iteration": 8.0}
+SECONDS = {"wait": 3.0, "learn": 4.0, "publish": 0.375, "iteration": 8.0}
 
 
 def summary(**facts: Any) -> EnvSummary:
@@ -66,6 +69,7 @@ def summary(**facts: Any) -> EnvSummary:
             "num_answers": 8,
             "num_eval_problems": 0,
             "num_dropped_prompts": 2,
+            "probe_ids": ((1, 2),),
             "vocab_size": 32,
             "tokenizer_size": 32,
             "max_prompt_tokens": 16,
@@ -78,12 +82,16 @@ def summary(**facts: Any) -> EnvSummary:
     )
 
 
-def metrics(counts: RunCounts | None = None, **settings: Any) -> dict[str, float]:
+def metrics(
+    counts: RunCounts | None = None,
+    seconds: dict[str, float] = SECONDS,
+    **settings: Any,
+) -> dict[str, float]:
     return iteration_metrics(
         sampled(),
         num_kept=1,
         learned=LEARNED,
-        seconds=SECONDS,
+        seconds=seconds,
         counts=counts or RunCounts(cursor=10, weights_version=7),
         env=summary(),
         config=PUREConfig().training(**settings),
@@ -110,7 +118,23 @@ def test_metrics_by_hand() -> None:
     assert made["seconds/sync"] == 0.125 + 0.375
     # 8 - (2 + .5 + .25 + 4 + .5)
     assert made["seconds/other"] == 0.75
+    # Waited for longer than the env runners worked: nothing was hidden.
+    assert made["seconds/wait"] == 3.0
+    assert made["sampling/overlap_share"] == 0.0
+    # Group 5's two responses are one version old.
+    assert made["weights/lag_mean"] == 0.5
+    assert made["weights/lag_max"] == 1.0
     assert made["env_runners/episode_return_mean"] == 0.5 / 4  # .5 - 1 + .5 + .5
+
+
+def test_what_was_sampled_during_the_update_before_is_no_time_of_this_iteration() -> (
+    None
+):
+    made = metrics(seconds={**SECONDS, "wait": 0.575, "iteration": 5.0})
+    # Env runners worked for 2 + .5 + .25 + .125 = 2.875 seconds; .575 was waited for.
+    assert made["sampling/overlap_share"] == pytest.approx(0.8)
+    # 5 - (.575 + 4 + .375)
+    assert made["seconds/other"] == pytest.approx(0.05)
 
 
 def test_the_version_is_that_of_the_weights_that_sampled() -> None:

@@ -10,6 +10,7 @@ from ray.rllib.core.columns import Columns
 
 from pure_rllib.algorithms import columns
 from pure_rllib.algorithms.pure.learner_stats import LearnerStats, batch_stats, merge
+from pure_rllib.credit.rollout_correction import correct_loss, mismatch_sums
 
 ADVANTAGES = torch.tensor([[1.0, 3.0, 0.0], [-2.0, 0.0, 0.0], [4.0, 0.0, -1.0]])
 RETURNS = torch.tensor([[2.0, 2.0, 0.0], [1.0, 0.0, 0.0], [5.0, 1.0, 1.0]])
@@ -33,6 +34,10 @@ def report(rows: slice) -> dict[str, Any]:
     mask = MASK[rows]
     logp, old = ADVANTAGES[rows] / 100, torch.zeros_like(ADVANTAGES[rows])
     stats.add_gap(logp, old, mask)
+    stats.add_mismatch(mismatch_sums(logp, old, mask))
+    stats.add_correction(
+        correct_loss(logp, old, mask, mode="token_truncated", cap=1.02).sums
+    )
     stats.add_tokens("entropy", RETURNS[rows], mask)
     stats.set("learning_rate", 0.5)
     stats.mean("gradient_norm", 2.0)
@@ -54,6 +59,23 @@ def test_one_learner_by_hand() -> None:
         math.exp(0.04) - 1, rel=1e-4
     )
     assert metrics["learning_rate"] == 0.5
+    # Ratios exp(.01), exp(.03) | exp(-.02) | exp(.04), 1, exp(-.01)
+    ratios = [math.exp(x) for x in (0.01, 0.03, -0.02, 0.04, 0.0, -0.01)]
+    assert metrics["mismatch/ratio_mean"] == pytest.approx(sum(ratios) / 6)
+    assert metrics["mismatch/ratio_max"] == pytest.approx(math.exp(0.04))
+    assert metrics["mismatch/effective_sample_size"] == pytest.approx(
+        sum(ratios) ** 2 / 6 / sum(r * r for r in ratios)
+    )
+    assert metrics["mismatch/kl"] == pytest.approx(
+        sum(r - 1 - math.log(r) for r in ratios) / 6, rel=1e-4
+    )
+    # Two of six are over 1.02 and cut to it.
+    assert metrics["correction/truncated_share"] == pytest.approx(2 / 6)
+    assert metrics["correction/weight_mean"] == pytest.approx(
+        sum(min(r, 1.02) for r in ratios) / 6
+    )
+    assert metrics["correction/masked_share"] == 0.0
+    assert not [name for name in metrics if name.endswith("/ratio_square")]
     assert "advantage/square" not in metrics
 
 
@@ -90,7 +112,9 @@ def test_a_learner_without_loss_tokens_changes_nothing() -> None:
     batch = part(slice(0, 1))
     batch[Columns.LOSS_MASK] = torch.zeros_like(batch[Columns.LOSS_MASK])
     batch_stats(batch, idle)
-    idle.add_gap(torch.ones(1, 3), torch.zeros(1, 3), batch[Columns.LOSS_MASK])
+    mask = batch[Columns.LOSS_MASK]
+    idle.add_gap(torch.ones(1, 3), torch.zeros(1, 3), mask)
+    idle.add_mismatch(mismatch_sums(torch.ones(1, 3), torch.zeros(1, 3), mask))
     busy = report(slice(1, 3))
     alone, together = merge([busy]), merge([busy, idle.as_dict()])
     # Its response of 2 tokens was still read.

@@ -10,8 +10,10 @@ from pure_rllib.algorithms.connectors.leave_one_out_advantages import (
     LeaveOneOutAdvantages,
 )
 from pure_rllib.algorithms.connectors.normalize_advantages import NormalizeAdvantages
+from pure_rllib.algorithms.connectors.old_logps import OldLogps
 from pure_rllib.algorithms.connectors.process_returns import ProcessReturns
 from pure_rllib.algorithms.connectors.reference_logps import ReferenceLogps
+from pure_rllib.algorithms.pure.correction import correction_mode
 
 
 def add_pure_connectors(
@@ -42,5 +44,7 @@ def add_pure_connectors(
     if config.normalize_advantages and with_model:
         style = config.normalize_advantages
         pieces.append(NormalizeAdvantages(style="tokens" if style is True else style))
+    if with_model and correction_mode(config) != "none":
+        pieces.append(OldLogps(micro_batch_tokens=config.micro_batch_tokens))
     for piece in reversed(pieces):
         pipeline.prepend(piece)

@@ -6,15 +6,13 @@ B responses, T response tokens.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms import columns
-from pure_rllib.algorithms.pure.micro_batches import micro_batches
+from pure_rllib.algorithms.pure.batch_logps import batch_logps
 
 
 class ReferenceLogps(ConnectorV2):
@@ -38,7 +36,6 @@ class ReferenceLogps(ConnectorV2):
         self.micro_batch_tokens = micro_batch_tokens
 
     @override(ConnectorV2)
-    @torch.no_grad()
     def __call__(
         self,
         *,
@@ -50,15 +47,7 @@ class ReferenceLogps(ConnectorV2):
         """Adds the column to the batch of the default module."""
         rows = batch[DEFAULT_MODULE_ID]
         module = rl_module[DEFAULT_MODULE_ID]
-        device = next(module.reference.parameters()).device
-        ref_logp = torch.zeros(rows[Columns.ACTIONS].shape)
-        # Not the loss mask: a response that is left out of the loss still has a KL,
-        # which counts for the others' baseline where the KL is part of the reward.
-        times = torch.arange(ref_logp.shape[1])
-        is_response = times < rows[columns.RESPONSE_LENS][:, None]
-        whole = {**rows, Columns.LOSS_MASK: is_response}
-        for index, micro_batch in micro_batches(whole, self.micro_batch_tokens, device):
-            logp, _ = module.logps(module.reference, micro_batch)
-            ref_logp[index, : logp.shape[1]] = logp.cpu()
-        rows[columns.REF_LOGP] = ref_logp
+        rows[columns.REF_LOGP] = batch_logps(
+            module, module.reference, rows, self.micro_batch_tokens
+        )
         return batch

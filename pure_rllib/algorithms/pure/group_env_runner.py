@@ -242,6 +242,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
                 num_prompt_tokens=len(prompt),
                 splitter=self.token_env.splitter,
                 total_reward=total,
+                weights_version=self.generator.weights_version,
             )
             for response, verdict, total in zip(
                 responses, judged, total_rewards(judged, self.config), strict=True

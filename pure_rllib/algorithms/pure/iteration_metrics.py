@@ -17,7 +17,8 @@ class RunCounts:
     """What a run has done so far; part of its checkpoints.
 
     Attributes:
-        cursor: prompts asked; also the next group's id.
+        cursor: prompts whose groups have been sampled, without those under way; also
+            the next group's id.
         weights_version: of the policy that env runners sample from.
         num_tokens_sampled: response tokens.
         num_responses: responses.
@@ -51,8 +52,8 @@ def iteration_metrics(
         batch: what was sampled.
         num_kept: groups that were learned from.
         learned: the learners' metrics.
-        seconds: wall-clock time of the algorithm's phases: `learn`, `publish` and
-            `iteration`.
+        seconds: wall-clock time of the algorithm's phases: `wait` (for samples),
+            `learn`, `publish` and `iteration`.
         counts: of the run; changed.
         env: facts about the environment.
         config: the `PUREConfig`.
@@ -72,6 +73,9 @@ def iteration_metrics(
         "learn": seconds["learn"],
         "sync": runner["sync"] + seconds["publish"],
     }
+    sampling = sum(runner[phase] for phase in ("sample", "score", "verify", "sync"))
+    overlapped = max(0.0, sampling - seconds["wait"])
+    lags = [float(record.metadata["weights_lag"]) for record in records]
     learned = dict(learned)
     learned_tokens = learned.pop("num_tokens") * config.num_epochs
     # The learners know advantages, which the records do not hold yet: theirs win.
@@ -87,6 +91,8 @@ def iteration_metrics(
         "prm/overlong": float(batch.num_overlong),
         "generator_learner_logp_gap": batch.logp_gap,
         "weights/version": float(batch.weights_version),
+        "weights/lag_mean": sum(lags) / len(lags),
+        "weights/lag_max": max(lags),
         "epoch": counts.cursor / env.num_problems,
         "problems_seen": float(counts.cursor),
         "throughput/sampled_tokens_per_s": _rate(sampled, phases["sample"]),
@@ -94,7 +100,9 @@ def iteration_metrics(
         "throughput/learned_tokens_per_s": _rate(learned_tokens, phases["learn"]),
         **{f"seconds/{phase}": value for phase, value in phases.items()},
         "seconds/iteration": seconds["iteration"],
-        "seconds/other": seconds["iteration"] - sum(phases.values()),
+        "seconds/wait": seconds["wait"],
+        "seconds/other": seconds["iteration"] - (sum(phases.values()) - overlapped),
+        "sampling/overlap_share": _rate(overlapped, sampling),
         "env_runners/episode_return_mean": _mean_return(records),
         "env_runners/episode_len_mean": sampled / len(records),
         "env_runners/num_episodes": float(len(records)),

@@ -54,11 +54,26 @@ class LearnerStats:
         self.add("kl/old_policy", float(sums["kl_k3_sum"]), count)
         self.maximum("ratio/max", float(sums["ratio_max"]))
 
-    def add_gap(self, logp: Tensor, old_logp: Tensor, mask: Tensor) -> None:
-        """Adds how far learner and generator disagree before the first update.
+    def add_mismatch(self, sums: Mapping[str, Any]) -> None:
+        """Adds what `mismatch_sums` says of the distance to the generator."""
+        count = float(sums["num_tokens"])
+        self.add("mismatch/ratio_mean", float(sums["ratio_sum"]), count)
+        self.add("mismatch/ratio_square", float(sums["ratio_square_sum"]), count)
+        self.add("mismatch/kl", float(sums["kl_sum"]), count)
+        self.maximum("mismatch/ratio_max", float(sums["ratio_max"]))
 
-        Both describe the same policy at that moment, so that every difference is one
-        between two computations of the same number.
+    def add_correction(self, sums: Mapping[str, Any]) -> None:
+        """Adds what `correct_loss` did about it."""
+        tokens, responses = float(sums["num_tokens"]), float(sums["num_responses"])
+        self.add("correction/weight_mean", float(sums["weight_sum"]), tokens)
+        self.add("correction/truncated_share", float(sums["num_truncated"]), tokens)
+        self.add("correction/masked_share", float(sums["num_masked"]), responses)
+
+    def add_gap(self, logp: Tensor, old_logp: Tensor, mask: Tensor) -> None:
+        """Adds how far the ratio is from 1 before the first update.
+
+        Unless a generator lags behind, both describe the same policy at that moment, so
+        that every difference is one between two computations of the same number.
         """
         ratio_deviation = torch.expm1((logp.detach() - old_logp)[mask]).abs()
         self.maximum(
@@ -103,5 +118,9 @@ def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
     mean, square = metrics["advantage/mean"], metrics.pop("advantage/square")
     metrics["advantage/std"] = max(0.0, square - mean**2) ** 0.5
+    if "mismatch/ratio_square" in metrics:
+        ratio, square = metrics["mismatch/ratio_mean"], metrics["mismatch/ratio_square"]
+        metrics["mismatch/effective_sample_size"] = ratio**2 / square
+        del metrics["mismatch/ratio_square"]
     metrics["num_tokens"] = values[_SUM]["num_tokens"]
     return {**metrics, **values[_MAX], **values[_LAST]}

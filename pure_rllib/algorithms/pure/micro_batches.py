@@ -18,6 +18,8 @@ _TOKEN_COLUMNS = (
     Columns.ACTION_LOGP,
     Columns.LOSS_MASK,
     Columns.ADVANTAGES,
+    columns.OLD_LOGP,
+    columns.CORRECTION_WEIGHT,
     columns.REF_LOGP,
 )
 _RESPONSE_COLUMNS = (columns.PROMPT_LENS, columns.RESPONSE_LENS, columns.GROUP_ID)

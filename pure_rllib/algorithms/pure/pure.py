@@ -32,6 +32,7 @@ from pure_rllib.algorithms.pure.iteration_metrics import (
 from pure_rllib.algorithms.pure.learner_calls import on_learners
 from pure_rllib.algorithms.pure.pure_config import PUREConfig
 from pure_rllib.algorithms.pure.records import has_signal
+from pure_rllib.algorithms.pure.rollout_queue import RolloutQueue, mark_lags
 from pure_rllib.algorithms.pure.rollouts import records_with_advantages
 from pure_rllib.algorithms.pure.sampling import (
     SampledBatch,
@@ -87,11 +88,12 @@ class PURE(Algorithm):
         super().setup(self.config)
         self.config = config
         self.env_runner_group = spread_env_runners(self)
-        self._order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
+        order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
+        self._queue = RolloutQueue(self.env_runner_group, order, config)
         self._exchange = WeightExchange(
             self.learner_group,
             self._env_summary.probe_ids,
-            keep=1,
+            keep=1 + config.max_weight_lag,
             in_process=self.env_runner_group.num_remote_env_runners() == 0
             and config.generator == "transformers",
         )
@@ -134,7 +136,8 @@ class PURE(Algorithm):
     def training_step(self) -> None:
         """One iteration: sample, update, publish the weights, report."""
         start = perf_counter()
-        batch = self._sample()
+        batch = self._queue.next_batch(self._counts.cursor, self._published())
+        self._counts.cursor += len(batch.groups)
         sampled = perf_counter()
         kept = self._keep(batch)
         plan = plan_mini_batches(
@@ -148,6 +151,7 @@ class PURE(Algorithm):
         batch.num_resampled += deliver(
             self.learner_group, kept, plan.mini_batches, self._sample_again
         )
+        mark_lags(batch.groups, self._counts.weights_version)
         learned = self._update(plan)
         updated = perf_counter()
         self._counts.weights_version += 1
@@ -160,37 +164,12 @@ class PURE(Algorithm):
             kept,
             learned,
             {
+                "wait": sampled - start,
                 "learn": updated - sampled,
                 "publish": published - updated,
                 "iteration": perf_counter() - start,
             },
         )
-
-    def _sample(self) -> SampledBatch:
-        """Samples `num_prompts` groups; with dynamic sampling, that teach something."""
-        config, weights = self.config, self._published()
-        batch = sample_groups(
-            self.env_runner_group, self._next_turns(config.num_prompts), weights
-        )
-        if config.no_signal_groups != "refill":
-            return batch
-        for _ in range(config.max_refill_rounds):
-            num_useful = sum(
-                has_signal(group.records, config) for group in batch.groups
-            )
-            if num_useful >= config.num_prompts:
-                break
-            turns = self._next_turns(config.num_prompts - num_useful)
-            batch.extend(sample_groups(self.env_runner_group, turns, weights))
-        return batch
-
-    def _next_turns(self, count: int) -> list[Turn]:
-        cursor = self._counts.cursor
-        self._counts.cursor += count
-        return [
-            Turn(ticket, cursor + i)
-            for i, ticket in enumerate(self._order.take(cursor, count))
-        ]
 
     def _keep(self, batch: SampledBatch) -> list[Group]:
         """Leaves out groups that teach nothing, if the configuration says so."""
@@ -208,9 +187,7 @@ class PURE(Algorithm):
 
     def _sample_again(self, group_ids: Sequence[int]) -> list[Group]:
         """Samples groups that were lost after they were sampled."""
-        # A group's id is the number of its turn.
-        turns = [Turn(self._order.take(i, 1)[0], i) for i in group_ids]
-        return sample_groups(self.env_runner_group, turns, self._published()).groups
+        return self._queue.sample_again(group_ids, self._published())
 
     def _update(self, plan: MiniBatchPlan) -> dict[str, float]:
         """Updates the policy on delivered groups; returns the learners' metrics."""
@@ -343,6 +320,7 @@ class PURE(Algorithm):
     def cleanup(self) -> None:
         """Removes the published weights and stops all actors."""
         if self._exchange is not None:
+            self._queue.close()
             self._exchange.close(self.env_runner_group)
         super().cleanup()
 
@@ -360,6 +338,7 @@ class PURE(Algorithm):
         if _STATE in state:
             self._counts = RunCounts(**state[_STATE])
             self._weights = None
+            self._queue.drop()
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:

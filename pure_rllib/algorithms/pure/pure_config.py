@@ -104,6 +104,9 @@ class PUREConfig(AlgorithmConfig):
         self.adam_betas: tuple[float, float] = (0.9, 0.999)
         self.adam_epsilon = 1.0e-8
         self.weight_decay = 0.0
+        self.rollout_correction: str | None = None
+        self.rollout_correction_cap: float | None = None
+        self.max_weight_lag = 0
         # .evaluation()
         self.evaluation_duration = 200
         self.evaluation_duration_unit = "episodes"
@@ -185,6 +188,9 @@ class PUREConfig(AlgorithmConfig):
         adam_betas: Sequence[float] = NotProvided,
         adam_epsilon: float = NotProvided,
         weight_decay: float = NotProvided,
+        rollout_correction: str | None = NotProvided,
+        rollout_correction_cap: float | None = NotProvided,
+        max_weight_lag: int = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets credit assignment, loss and optimiser.
@@ -218,6 +224,14 @@ class PUREConfig(AlgorithmConfig):
             adam_betas: of AdamW.
             adam_epsilon: of AdamW.
             weight_decay: of AdamW.
+            rollout_correction: for generators that are not quite the learner's policy:
+                "none", "token_truncated" (importance weights, cut to the cap) or
+                "sequence_mask" (no loss for responses that are too far off); None:
+                "token_truncated" with a lag, else "none".
+            rollout_correction_cap: largest weight; for "sequence_mask", largest factor
+                by which the ratio's geometric mean may be off. None: 2.0 or 1.01.
+            max_weight_lag: 0, or 1 to sample the next batch while learners update; its
+                weights are one version old then.
             **kwargs: RLlib's own. `minibatch_size` counts responses per optimiser step
                 (None: all of an iteration), a multiple of `group_size`.
         """
@@ -249,6 +263,9 @@ class PUREConfig(AlgorithmConfig):
             adam_betas=adam_betas,
             adam_epsilon=adam_epsilon,
             weight_decay=weight_decay,
+            rollout_correction=rollout_correction,
+            rollout_correction_cap=rollout_correction_cap,
+            max_weight_lag=max_weight_lag,
         )
 
     @override(AlgorithmConfig)

@@ -23,6 +23,7 @@ from pure_rllib.algorithms.pure.collectives import (
     sum_gradients,
     sum_over_learners,
 )
+from pure_rllib.algorithms.pure.correction import add_first_gaps, correct_rollouts
 from pure_rllib.algorithms.pure.group_inbox import GroupInbox
 from pure_rllib.algorithms.pure.learner_stats import LearnerStats, batch_stats
 from pure_rllib.algorithms.pure.learner_weights import LearnerWeights
@@ -133,6 +134,7 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         batch = self._train_batch(self._inbox.take())
         stats = LearnerStats()
         batch_stats(batch, stats)
+        correct_rollouts(batch, self.config, stats)
         for index, group_ids in enumerate(plan.mini_batches):
             self._step(batch, group_ids, index, stats, plan)
         self.after_gradient_based_update(timesteps=timesteps or {})
@@ -212,11 +214,7 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
             output = self._forward(micro_batch)
             losses = self._losses(micro_batch, output, denominator, stats)
             if is_first:
-                stats.add_gap(
-                    output[Columns.ACTION_LOGP],
-                    micro_batch[Columns.ACTION_LOGP],
-                    micro_batch[Columns.LOSS_MASK],
-                )
+                add_first_gaps(stats, micro_batch, output[Columns.ACTION_LOGP])
             self._backward(losses.sum())
             total += losses.detach().cpu()
         return total
@@ -248,9 +246,10 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         }
         policy_loss, sums = clipped_policy_loss(
             logp,
-            batch[Columns.ACTION_LOGP],
+            batch.get(columns.OLD_LOGP, batch[Columns.ACTION_LOGP]),
             batch[Columns.ADVANTAGES],
             mask,
+            weights=batch.get(columns.CORRECTION_WEIGHT),
             clip_low=config.clip_param,
             clip_high=config.clip_param_high or config.clip_param,
             **shared,

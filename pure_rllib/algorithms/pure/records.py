@@ -27,6 +27,7 @@ def make_record(
     num_prompt_tokens: int,
     splitter: StepSplitter,
     total_reward: float,
+    weights_version: int,
 ) -> ResponseRecord:
     """Gathers what is known of a response before it is learned from.
 
@@ -38,6 +39,7 @@ def make_record(
         num_prompt_tokens: template included.
         splitter: counts separators.
         total_reward: see `total_rewards`.
+        weights_version: of the policy that was sampled from.
     """
     verdict = judged.verdict
     return ResponseRecord(
@@ -59,7 +61,10 @@ def make_record(
         reflection=reflection(judged.text),
         total_reward=total_reward,
         num_prompt_tokens=num_prompt_tokens,
-        metadata={"problem_id": problem.problem_id},
+        metadata={
+            "problem_id": problem.problem_id,
+            "weights_version": weights_version,
+        },
     )
 
 

@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from pure_rllib.algorithms.pure.correction import correction_mode
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.credit.rollout_correction import ROLLOUT_CORRECTIONS
 from pure_rllib.generation.load_policy import DTYPES, policy_config
 from pure_rllib.generation.make_generator import GENERATORS, check_generator
 from pure_rllib.generation.model_files import check_model_folder
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "no_signal_groups": ("keep", "drop", "refill"),
+    "rollout_correction": (None, *ROLLOUT_CORRECTIONS),
+    "max_weight_lag": (0, 1),
     "generator": GENERATORS,
 }
 _AT_LEAST: dict[str, float] = {
@@ -61,6 +65,7 @@ _WHOLE = (
     "max_refill_rounds",
     "micro_batch_tokens",
     "lr_warmup_updates",
+    "max_weight_lag",
     "num_samples_per_problem",
     "max_response_tokens",
     "minibatch_size",
@@ -104,6 +109,7 @@ def check_config(config: Any) -> None:
         top_p=config.top_p,
     )
     _check_whole_numbers(config)
+    _check_correction(config)
     _check_sizes(config)
     _check_model_config(config.model_config)
 
@@ -154,6 +160,36 @@ def _check_credit(config: Any) -> None:
             f'`no_signal_groups` ("{config.no_signal_groups}") must be "keep" with a '
             f"`kl_coeff` ({config.kl_coeff}), because groups whose rewards are all "
             "equal still teach the KL term. Set one of the two back."
+        )
+
+
+def _check_correction(config: Any) -> None:
+    cap, mode = config.rollout_correction_cap, correction_mode(config)
+    if cap is not None and mode == "none":
+        raise ValueError(
+            f"`rollout_correction_cap` ({cap!r}) must be None with "
+            '`rollout_correction` "none", because nothing is capped then. Set '
+            '`.training(rollout_correction="token_truncated")`, or leave the cap out.'
+        )
+    if cap is not None and not (_is_number(cap) and cap >= 1):
+        raise ValueError(
+            f"`rollout_correction_cap` ({cap!r}) must be a number >= 1, because the "
+            "ratio of equal policies is 1. Set it to None for the default."
+        )
+    if cap == 1 and mode == "sequence_mask":
+        raise ValueError(
+            f"`rollout_correction_cap` ({cap!r}) must be > 1 with "
+            '`rollout_correction` "sequence_mask", because the band [1/cap, cap] would '
+            "leave out every response. Set it to 1.01, or to None."
+        )
+    # RLlib validates a copy for evaluation, with `evaluation_num_env_runners` in place.
+    is_local = not config.num_env_runners and not config.in_evaluation
+    if config.max_weight_lag and is_local:
+        raise ValueError(
+            f"`max_weight_lag` ({config.max_weight_lag}) must be 0 with "
+            f"`num_env_runners` ({config.num_env_runners}), because the local env "
+            "runner samples in the process that trains and cannot do so meanwhile. Set "
+            "`.env_runners(num_env_runners=1)` or more."
         )
 
 
