@@ -53,7 +53,7 @@ class NormalizeAdvantages(ConnectorV2):
         rows = batch[DEFAULT_MODULE_ID]
         advantages, mask = rows[Columns.ADVANTAGES], rows[Columns.LOSS_MASK]
         moments = advantage_moments(advantages, mask, style=self.style)
-        sum_over_learners(moments)
+        sum_over_learners(moments, "normalize advantages")
         rows[Columns.ADVANTAGES] = normalize_advantages(
             advantages, mask, moments, style=self.style
         )

@@ -1,6 +1,12 @@
-"""Sums over all learners; with one learner they change nothing."""
+"""Sums over all learners; with one learner they change nothing.
 
-from collections.abc import Iterable
+Each runs in a named phase, which a watchdog reads from another thread.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
 
 import torch
 import torch.distributed as dist
@@ -28,12 +34,75 @@ def _device() -> torch.device:
 _CPU = torch.device("cpu")
 
 
-def sum_over_learners(tensor: Tensor) -> Tensor:
-    """Replaces a small tensor, on any device, by its sum over the learners."""
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What this process is doing.
+
+    Attributes:
+        name: for messages.
+        started: when, on the monotonic clock.
+        waits: whether it may wait for other learners, and so for ever.
+    """
+
+    name: str
+    started: float
+    waits: bool
+
+
+_phases: list[Phase] = []
+
+
+class CollectiveBrokenError(RuntimeError):
+    """A collective failed under this learner, most likely because another is gone."""
+
+
+@contextmanager
+def phase(name: str, *, waits: bool = True) -> Iterator[None]:
+    """Marks what runs inside as a phase of this process; phases may be nested.
+
+    Args:
+        name: for messages, as "gradients".
+        waits: whether it contains a collective: then the watchdog limits its time.
+    """
+    _phases.append(Phase(name, monotonic(), waits))
+    try:
+        yield
+    finally:
+        _phases.pop()
+
+
+@contextmanager
+def _collective(name: str) -> Iterator[None]:
+    with phase(name):
+        try:
+            yield
+        except RuntimeError as error:
+            raise CollectiveBrokenError(
+                f'Learner {rank()} of {num_ranks()} failed in phase "{name}", where '
+                "it talks to the others. One of them is most likely gone; its own "
+                f"error or log says why. Reason: {error}"
+            ) from error
+
+
+def current_phase() -> Phase | None:
+    """Returns the innermost phase; None outside of all."""
+    # A copy: another thread may be leaving a phase.
+    phases = list(_phases)
+    return phases[-1] if phases else None
+
+
+def sum_over_learners(tensor: Tensor, name: str = "sum") -> Tensor:
+    """Replaces a small tensor, on any device, by its sum over the learners.
+
+    Args:
+        tensor: of the same shape on all learners.
+        name: of the phase.
+    """
     if num_ranks() > 1:
-        moved = tensor.to(_device())
-        dist.all_reduce(moved)
-        tensor.copy_(moved)
+        with _collective(name):
+            moved = tensor.to(_device())
+            dist.all_reduce(moved)
+            tensor.copy_(moved)
     return tensor
 
 
@@ -46,22 +115,30 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """
     if num_ranks() == 1:
         return
-    bucket: list[Tensor] = []
-    for parameter in parameters:
-        if not parameter.requires_grad:
-            continue
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        grad = parameter.grad
-        if bucket and (
-            grad.dtype != bucket[0].dtype
-            or sum(g.numel() for g in bucket) + grad.numel() > _BUCKET_ELEMENTS
-        ):
+    with _collective("gradients"):
+        bucket: list[Tensor] = []
+        for parameter in parameters:
+            if not parameter.requires_grad:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            grad = parameter.grad
+            if bucket and (
+                grad.dtype != bucket[0].dtype
+                or sum(g.numel() for g in bucket) + grad.numel() > _BUCKET_ELEMENTS
+            ):
+                _sum_bucket(bucket)
+                bucket = []
+            bucket.append(grad)
+        if bucket:
             _sum_bucket(bucket)
-            bucket = []
-        bucket.append(grad)
-    if bucket:
-        _sum_bucket(bucket)
+        _finish()
+
+
+def _finish() -> None:
+    """Waits for collectives that a GPU makes in the background, inside their phase."""
+    if _device().type == "cuda":
+        torch.cuda.current_stream().synchronize()
 
 
 def _sum_bucket(grads: list[Tensor]) -> None:
@@ -75,6 +152,7 @@ def broadcast_parameters(tensors: Iterable[Tensor]) -> None:
     """Gives every learner the first learner's values."""
     if num_ranks() == 1:
         return
-    with torch.no_grad():
+    with torch.no_grad(), _collective("first weights"):
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
+        _finish()

@@ -1,7 +1,6 @@
 """Calling all learners at once, and knowing at once when one of them is gone."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -9,12 +8,19 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
+from pure_rllib.algorithms.pure.collectives import CollectiveBrokenError
+from pure_rllib.algorithms.pure.watchdog import last_beats, timeout_error
+
 _Result = TypeVar("_Result")
 
-GRACE_S = 20.0
-"""How long to listen to the other learners once one has failed.
+GRACE_S = 5.0
+"""How long to listen to the other learners once one has failed."""
 
-A lost process breaks the collectives of the others, whose errors arrive first."""
+LOST_GRACE_S = 20.0
+"""The same, once a collective broke: the loss of another learner that did it may be
+noticed later than its effect."""
+
+_POLL_S = 1.0
 
 
 class LearnerLostError(RuntimeError):
@@ -39,7 +45,10 @@ def on_learners(
     Raises:
         LearnerLostError: a learner's process died. Learners that still wait for it
             after `GRACE_S` are stopped.
-        Exception: what a learner raised; it lives, and so do the others.
+        CollectiveTimeoutError: a learner waited for another for longer than
+            `collective_timeout_s`. All learners are stopped then.
+        Exception: what a learner raised. It lives; learners that still wait for it
+            after `GRACE_S` are stopped.
     """
     # Not by RLlib's `foreach_learner`: it waits for all learners before it looks at
     # any, and drops those that raised something from later calls.
@@ -54,28 +63,41 @@ def on_learners(
         for (i, actor), own in zip(sorted(actors.items()), arguments, strict=True)
     }
     results: dict[int, _Result] = {}
-    errors: dict[int, RayTaskError | RayActorError] = {}
-    waiting = list(calls)
-    deadline = math.inf
+    errors: dict[int, Exception] = {}
+    timeout_s = learners.config.collective_timeout_s
+    waiting, deadline = dict(calls), float("inf")
     while waiting and monotonic() < deadline:
-        left = None if not errors else max(0.0, deadline - monotonic())
-        done, waiting = ray.wait(waiting, timeout=left)
-        for call in done:
+        for call in ray.wait(list(waiting), timeout=_POLL_S)[0]:
+            index = waiting.pop(call)
             try:
-                results[calls[call]] = ray.get(call)
+                results[index] = ray.get(call)
             except (RayTaskError, RayActorError) as error:
-                errors[calls[call]] = error
-                deadline = min(deadline, monotonic() + GRACE_S)
+                errors[index] = error
+                broken = _is_broken_collective(error)
+                grace_s = LOST_GRACE_S if broken else GRACE_S
+                deadline = min(deadline, monotonic() + grace_s)
+        beats = last_beats({i: actors[i] for i in waiting.values()})
+        if not errors and any(beat.timed_out for beat in beats.values()):
+            _stop(actors.values())
+            raise timeout_error(beats, len(actors), timeout_s)
+    # Some may wait for ever for the one that failed, and would answer no more.
+    _stop(actors[i] for i in waiting.values())
     for i, failure in errors.items():
         if isinstance(failure, RayActorError):
-            for call in waiting:
-                # It may wait for the lost one for ever, and would answer no more.
-                ray.kill(actors[calls[call]])
             raise _lost(i, len(actors), failure) from failure
-    for failure in errors.values():
-        assert isinstance(failure, RayTaskError)
-        raise failure.as_instanceof_cause()
+    if errors:
+        # The first that was raised for a reason of its own.
+        raise min(errors.values(), key=_is_broken_collective)
     return [results[i] for i in sorted(results)]
+
+
+def _is_broken_collective(error: Exception) -> bool:
+    return isinstance(error, CollectiveBrokenError)
+
+
+def _stop(actors: Iterable[Any]) -> None:
+    for actor in actors:
+        ray.kill(actor)
 
 
 def _lost(index: int, num_learners: int, error: Exception) -> LearnerLostError:

@@ -20,6 +20,7 @@ from torch import Tensor
 from pure_rllib.algorithms import columns
 from pure_rllib.algorithms.pure.collectives import (
     broadcast_parameters,
+    phase,
     sum_gradients,
     sum_over_learners,
 )
@@ -31,6 +32,7 @@ from pure_rllib.algorithms.pure.llm_rl_module import ENTROPY
 from pure_rllib.algorithms.pure.masters import Masters
 from pure_rllib.algorithms.pure.micro_batches import micro_batches
 from pure_rllib.algorithms.pure.train_batch import MiniBatchPlan
+from pure_rllib.algorithms.pure.watchdog import start_watchdog
 from pure_rllib.credit.kl import kl_estimate
 from pure_rllib.credit.policy_loss import (
     aggregate_loss,
@@ -75,9 +77,9 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         All learners start from the first one's weights.
         """
         assert config is not None
+        start_watchdog(config.collective_timeout_s)
         broadcast_parameters(self._policy.state_dict().values())
-        self._masters = Masters(self._policy)
-        params = self._masters.tensors
+        params = self._optimized_tensors()
         optimizer = torch.optim.AdamW(
             params,
             lr=0.0,  # set before each step
@@ -90,6 +92,10 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
             lr_or_lr_schedule=config.lr,
         )
 
+    def _optimized_tensors(self) -> list[Tensor]:
+        self._masters = Masters(self._policy)
+        return self._masters.tensors
+
     @staticmethod
     def _optimizer_settings(config: Any) -> dict[str, Any]:
         return {
@@ -100,7 +106,8 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
 
     def fetch_groups(self, groups: Mapping[int, Any]) -> list[int]:
         """Fetches the next update's groups; returns the ids of those that are lost."""
-        return self._inbox.fetch(groups)
+        with phase("fetch", waits=False):
+            return self._inbox.fetch(groups)
 
     @override(Learner)
     def update(  # type: ignore[override]
@@ -131,7 +138,8 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
             timestep=(timesteps or {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
         )
         self._weights_seq_no += 1
-        batch = self._train_batch(self._inbox.take())
+        with phase("connectors", waits=False):
+            batch = self._train_batch(self._inbox.take())
         stats = LearnerStats()
         batch_stats(batch, stats)
         correct_rollouts(batch, self.config, stats)
@@ -173,13 +181,15 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
                         plan.max_response_tokens,
                     )
                 )
-            )
+            ),
+            "denominator",
         ).item()
         self._zero_gradients()  # of a step that failed
         losses, norm, lr = torch.zeros(len(_LOSSES)), 0.0, self._learning_rate()
         if denominator:
-            losses = self._accumulate(batch, rows, denominator, stats, index == 0)
-            sum_over_learners(losses)
+            with phase("forward and backward", waits=False):
+                losses = self._accumulate(batch, rows, denominator, stats, index == 0)
+            sum_over_learners(losses, "losses")
             norm = self._apply_gradients(lr, bool(torch.isfinite(losses).all()))
         # Else all learners are without a loss token: AdamW would still follow its
         # momentum on gradients of 0.

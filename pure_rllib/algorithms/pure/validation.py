@@ -49,6 +49,7 @@ _POSITIVE = (
     "clip_param_high",
     "max_response_tokens",
     "max_logp_gap",
+    "collective_timeout_s",
 )
 _MAY_BE_NONE = (
     "max_logp_gap",
