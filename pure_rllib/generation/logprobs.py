@@ -3,7 +3,7 @@
 N tokens, H hidden size, V vocabulary, B rows, L columns, T response tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -212,15 +212,19 @@ def response_logps(
     # The token at response position t is predicted one position earlier.
     selected = hidden[rows, prompt_lens[rows] - 1 + times]
     head = model.get_output_embeddings()
-    logps, entropy = chunked_logps(
-        selected,
-        head.weight,
-        response_ids[rows, times],
-        bias=getattr(head, "bias", None),
-        temperature=temperature,
-        chunk_tokens=chunk_tokens,
-        with_entropy=with_entropy,
-    )
+
+    def score(selected: Tensor) -> tuple[Tensor, Tensor | None]:
+        return chunked_logps(
+            selected,
+            head.weight,
+            response_ids[rows, times],
+            bias=getattr(head, "bias", None),
+            temperature=temperature,
+            chunk_tokens=chunk_tokens,
+            with_entropy=with_entropy,
+        )
+
+    logps, entropy = _call_as_forward(head, score, selected)
     zeros = torch.zeros(loss_mask.shape, dtype=torch.float32, device=hidden.device)
     spread = zeros.index_put((rows, times), logps)
     if entropy is None:
@@ -293,6 +297,25 @@ def check_chunked_logps(model: Any) -> None:
             f"own differ by {gap:.3g} (allowed: {tolerance}), so it scales or caps its "
             "logits. Choose another architecture."
         )
+
+
+def _call_as_forward(
+    layer: Any, compute: Callable[[Tensor], Any], hidden: Tensor
+) -> Any:
+    """Computes something with a layer's weights in place of its forward pass.
+
+    The layer's hooks run around it as ever: those of DeepSpeed ZeRO 3 gather the
+    weights there, for the forward and for the backward pass.
+    """
+    replaced = vars(layer).get("forward")
+    layer.forward = compute
+    try:
+        return layer(hidden)
+    finally:
+        if replaced is None:
+            del layer.forward
+        else:
+            layer.forward = replaced
 
 
 def _decoder(model: Any) -> Any:

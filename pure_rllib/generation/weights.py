@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +110,20 @@ def copy_weights(weights: WeightSource, module: nn.Module) -> None:
         )
 
 
-def export_policy(model: Any, tokenizer: Any | None, folder: str | Path) -> Path:
+def export_policy(
+    model: Any,
+    tokenizer: Any | None,
+    folder: str | Path,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Writes a model in Hugging Face layout, as safetensors, all or nothing.
 
     Args:
         model: a Hugging Face model.
         tokenizer: saved beside it; None leaves it out.
         folder: must not exist, or be an earlier export, which is replaced.
+        state: the model's tensors, where the model itself holds only parts of them.
 
     Returns:
         The folder's absolute path.
@@ -127,7 +134,7 @@ def export_policy(model: Any, tokenizer: Any | None, folder: str | Path) -> Path
         tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".tmp", dir=target.parent)
     )
     try:
-        model.save_pretrained(staging)
+        model.save_pretrained(staging, state_dict=None if state is None else {**state})
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         staging.chmod(0o755)

@@ -106,6 +106,15 @@ def sum_over_learners(tensor: Tensor, name: str = "sum") -> Tensor:
     return tensor
 
 
+def max_over_learners(value: int) -> int:
+    """Returns the largest of the learners' values."""
+    if num_ranks() == 1:
+        return value
+    tensor = torch.tensor(value, device=_device())
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor)
+
+
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Replaces each gradient by its sum over the learners, one bucket at a time.
 

@@ -14,6 +14,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from pure_rllib.algorithms import columns
+from pure_rllib.algorithms.pure.zero_policy import ZeroPolicy
 from pure_rllib.generation.load_policy import load_policy
 from pure_rllib.generation.logprobs import check_chunked_logps, response_logps
 
@@ -57,6 +58,8 @@ class LLMRLModule(TorchRLModule):
             self.policy.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
+        # Stands in for the policy's state where a learner partitions its parameters.
+        self.partitioned: ZeroPolicy | None = None
         self.reference: torch.nn.Module | None = None
         if settings.get("with_reference") and not self.inference_only:
             self.reference = self._load(settings).requires_grad_(False)
@@ -151,14 +154,15 @@ class LLMRLModule(TorchRLModule):
         """
         if inference_only:
             return {}
-        return {name: _to_numpy(t) for name, t in self.policy.state_dict().items()}
+        source = self.partitioned or self.policy
+        return {name: _to_numpy(t) for name, t in source.state_dict().items()}
 
     @override(TorchRLModule)
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over parameters as returned by `get_state`; an empty state is none."""
         if not state:
             return
-        self.policy.load_state_dict(
+        (self.partitioned or self.policy).load_state_dict(
             {name: _to_torch(array) for name, array in state.items()}
         )
 

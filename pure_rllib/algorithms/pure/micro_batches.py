@@ -50,6 +50,14 @@ def split_by_tokens(row_lens: Tensor, micro_batch_tokens: int) -> list[Tensor]:
     return [torch.tensor(piece) for piece in pieces]
 
 
+def num_micro_batches(
+    batch: dict[str, Any], micro_batch_tokens: int, rows: Tensor
+) -> int:
+    """Returns how many micro-batches `micro_batches` makes of these rows."""
+    row_lens = batch[columns.PROMPT_LENS][rows] + batch[columns.RESPONSE_LENS][rows]
+    return len(split_by_tokens(row_lens, micro_batch_tokens))
+
+
 def micro_batches(
     batch: dict[str, Any],
     micro_batch_tokens: int,

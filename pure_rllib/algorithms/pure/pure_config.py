@@ -8,6 +8,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
+from pure_rllib.algorithms.pure.learner_settings import LearnerSettings
 from pure_rllib.algorithms.pure.validation import check_config
 from pure_rllib.credit.presets import PRESETS, CreditConfig
 from pure_rllib.embedded.cache import resolve_model
@@ -36,7 +37,7 @@ _MAX_LOGP_GAP_HALF = 1.0
 _NOT_IN_PRESETS = ("gamma", "max_response_tokens")
 
 
-class PUREConfig(AlgorithmConfig):
+class PUREConfig(LearnerSettings):
     """Defines a configuration from which a PURE algorithm can be built.
 
     .. code-block:: python
@@ -298,12 +299,6 @@ class PUREConfig(AlgorithmConfig):
         super().evaluation(**kwargs)
         return self._set(num_samples_per_problem=num_samples_per_problem)
 
-    def _set(self, **settings: Any) -> Self:
-        for name, value in settings.items():
-            if value is not NotProvided:
-                setattr(self, name, value)
-        return self
-
     def _apply_preset(self, preset: str) -> None:
         if preset not in PRESETS:
             raise ValueError(
@@ -374,13 +369,6 @@ class PUREConfig(AlgorithmConfig):
         return RLModuleSpec(
             module_class=LLMRLModule, model_config=self.full_model_config()
         )
-
-    @override(AlgorithmConfig)
-    def get_default_learner_class(self) -> Any:
-        """Returns `PURETorchLearner`."""
-        from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
-
-        return PURETorchLearner
 
     @override(AlgorithmConfig)
     def build_learner_connector(

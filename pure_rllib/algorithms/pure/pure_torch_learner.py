@@ -93,6 +93,7 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         )
 
     def _optimized_tensors(self) -> list[Tensor]:
+        """Makes what the optimiser updates."""
         self._masters = Masters(self._policy)
         return self._masters.tensors
 
@@ -322,26 +323,48 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
 
         As tensors: NumPy, RLlib's choice, has no bfloat16.
         """
-        return {
-            name: {
+        states = {}
+        for name, optimizer in self._named_optimizers.items():
+            adam_state, masters = self._adam_state(optimizer)
+            states[name] = {
                 "module_id": self._optimizer_name_to_module[name],
-                "state": _copied_to_cpu(optimizer.state_dict()),
+                "state": adam_state,
                 _UPDATES_DONE: self._num_updates,
-                _MASTERS: _copied_to_cpu(self._masters.copies),
+                _MASTERS: masters,
             }
-            for name, optimizer in self._named_optimizers.items()
-        }
+        return states
+
+    def _adam_state(
+        self, optimizer: torch.optim.Optimizer
+    ) -> tuple[dict[str, Any], list[Tensor]]:
+        """AdamW's state over whole tensors, and the masters' copies.
+
+        On the CPU, and not changed by later updates.
+        """
+        return (
+            _copied_to_cpu(optimizer.state_dict()),
+            _copied_to_cpu(self._masters.copies),
+        )
+
+    def _load_adam_state(
+        self,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
+        masters: Sequence[Tensor],
+    ) -> None:
+        """Takes over what `_adam_state` returned."""
+        optimizer.load_state_dict(state)
+        self._masters.load(masters)
 
     @override(TorchLearner)
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
         for name, saved in state.items():
             optimizer = self._named_optimizers[name]
-            optimizer.load_state_dict(saved["state"])
+            self._load_adam_state(optimizer, saved["state"], saved[_MASTERS])
             # What the configuration says now, which a trial of Tune may have changed.
             for group in optimizer.param_groups:
                 group.update(self._optimizer_settings(self.config))
             self._num_updates = saved[_UPDATES_DONE]
-            self._masters.load(saved[_MASTERS])
 
     @override(TorchLearner)
     def get_parameters(self, module: Any) -> Iterable[torch.nn.Parameter]:  # type: ignore[override]

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from pure_rllib.algorithms.pure.correction import correction_mode
+from pure_rllib.algorithms.pure.deepspeed_settings import check_deepspeed
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
 from pure_rllib.credit.rollout_correction import ROLLOUT_CORRECTIONS
 from pure_rllib.generation.load_policy import DTYPES, policy_config
@@ -113,6 +114,8 @@ def check_config(config: Any) -> None:
     _check_correction(config)
     _check_sizes(config)
     _check_model_config(config.model_config)
+    if config.deepspeed is not None:
+        check_deepspeed(config)
 
 
 def _is_number(value: Any) -> bool:

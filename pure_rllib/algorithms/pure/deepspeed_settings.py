@@ -1,0 +1,142 @@
+"""Settings of DeepSpeed: their checks, and the configuration made of them."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from numbers import Integral
+from typing import Any
+
+_SIZES = (
+    "reduce_bucket_size",
+    "allgather_bucket_size",
+    "sub_group_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+)
+_SWITCHES = (
+    "overlap_comm",
+    "contiguous_gradients",
+    "reduce_scatter",
+    "round_robin_gradients",
+)
+_OFFLOADS = ("offload_optimizer", "offload_param")
+_ONLY_STAGE_3 = ("offload_param", "sub_group_size")
+_ONLY_STAGE_1_AND_2 = ("allgather_bucket_size", "round_robin_gradients")
+_OFFLOAD_DEVICES = ("none", "cpu")
+KEYS = ("stage", *_OFFLOADS, *_SIZES, *_SWITCHES)
+"""What `.learners(deepspeed={...})` may hold; DeepSpeed's names and meanings."""
+
+
+def check_deepspeed(config: Any) -> None:
+    """Checks `.learners(deepspeed=...)` of a `PUREConfig` that sets it.
+
+    Raises:
+        ValueError: naming the setting, its value, the reason and the way out.
+    """
+    settings = config.deepspeed
+    if not isinstance(settings, Mapping):
+        raise ValueError(
+            f"`deepspeed` ({settings!r}) must be None or a mapping of settings. Set "
+            '`.learners(deepspeed={"stage": 2})`.'
+        )
+    unknown = sorted(str(key) for key in set(settings) - set(KEYS))
+    if unknown:
+        raise ValueError(
+            f"`deepspeed` has unknown keys {unknown}; it may hold {sorted(KEYS)}. "
+            "Gradient clipping, precision and optimiser follow from the settings of "
+            "`.training()` and `.rl_module()`."
+        )
+    stage = settings.get("stage")
+    if stage not in (1, 2, 3) or isinstance(stage, bool):
+        raise ValueError(
+            f"`stage` ({stage!r}) of `deepspeed` must be 1, 2 or 3 (ZeRO: partition "
+            "optimiser state, gradients too, parameters too). For replicas, leave "
+            "`deepspeed` out."
+        )
+    for name in settings:
+        is_stage_3 = name in _ONLY_STAGE_3 or name.startswith("stage3_")
+        if (is_stage_3 and stage != 3) or (name in _ONLY_STAGE_1_AND_2 and stage == 3):
+            wanted = "3" if is_stage_3 else "1 or 2"
+            raise ValueError(
+                f"`{name}` ({settings[name]!r}) of `deepspeed` has no effect with "
+                f"stage {stage}: it belongs to stage {wanted}. Leave it out."
+            )
+    _check_values(settings)
+    if config.num_learners < 1:
+        raise ValueError(
+            f"`num_learners` ({config.num_learners}) must be >= 1 with `deepspeed`, "
+            "because ZeRO partitions over the process group of learner actors, and a "
+            "local learner has none. Set `.learners(num_learners=2)`."
+        )
+    if config.model_config.get("dtype") == "float16":
+        raise ValueError(
+            '`dtype` ("float16") must be "float32" or "bfloat16" with `deepspeed`, '
+            "because float16 needs loss scaling, which skips updates. Set "
+            '`.rl_module(model_config={"dtype": "bfloat16"})`.'
+        )
+    if find_spec("deepspeed") is None:
+        raise ValueError(
+            f"`deepspeed` ({dict(settings)}) needs the package DeepSpeed, which is not "
+            "installed. Install `pure-rllib[deepspeed]`, or run `make engines`; or "
+            "leave `deepspeed` out."
+        )
+
+
+def _check_values(settings: Mapping[str, Any]) -> None:
+    for name in _SIZES:
+        value = settings.get(name, 1)
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+            raise ValueError(
+                f"`{name}` ({value!r}) of `deepspeed` must be a whole number >= 0, "
+                "because it counts elements. Write 5e8 as 500_000_000."
+            )
+    for name in _SWITCHES:
+        if not isinstance(settings.get(name, True), bool):
+            raise ValueError(
+                f"`{name}` ({settings[name]!r}) of `deepspeed` must be True or False."
+            )
+    for name in _OFFLOADS:
+        offload = settings.get(name)
+        if offload is None:
+            continue
+        if not isinstance(offload, Mapping) or set(offload) - {"device", "pin_memory"}:
+            raise ValueError(
+                f"`{name}` ({offload!r}) of `deepspeed` must be a mapping with "
+                '`device` and perhaps `pin_memory`. Set it to {"device": "cpu"}.'
+            )
+        device = offload.get("device")
+        if device not in _OFFLOAD_DEVICES:
+            raise ValueError(
+                f"`device` ({device!r}) of `{name}` must be one of {_OFFLOAD_DEVICES}; "
+                "checkpoints are gathered from memory, not from NVMe."
+            )
+
+
+def engine_config(
+    settings: Mapping[str, Any], *, grad_clip: float | None, is_bfloat16: bool
+) -> dict[str, Any]:
+    """Returns the configuration for `deepspeed.initialize`.
+
+    Args:
+        settings: as of `.learners(deepspeed=...)`.
+        grad_clip: norm to clip to; None: no clipping.
+        is_bfloat16: the policy's dtype; ZeRO then keeps float32 masters.
+    """
+    zero = {name: value for name, value in settings.items() if value is not None}
+    return {
+        # Batches are the learner's own, of any size; it says itself where a step ends.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": grad_clip or 0.0,
+        "bf16": {"enabled": is_bfloat16, "check_grad_overflow": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": zero,
+        # PyTorch's AdamW steps on offloaded state too; DeepSpeed's own would have to
+        # be compiled where it runs.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+    }

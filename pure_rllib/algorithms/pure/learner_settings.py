@@ -1,0 +1,68 @@
+"""Settings of the learners: how many there are, and how they share the work."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.utils.annotations import override
+
+
+class LearnerSettings(AlgorithmConfig):
+    """The part of `PUREConfig` behind `.learners()`."""
+
+    def __init__(self, algo_class: Any = None):
+        super().__init__(algo_class=algo_class)
+        self.deepspeed: Mapping[str, Any] | None = None
+
+    @override(AlgorithmConfig)
+    def learners(
+        self, *, deepspeed: Mapping[str, Any] | None = NotProvided, **kwargs: Any
+    ) -> Self:
+        """Sets how many learners there are, and how they share the work.
+
+        Args:
+            deepspeed: settings of DeepSpeed's ZeRO under DeepSpeed's names: `stage` 1,
+                2 or 3, `offload_optimizer`, `offload_param`, and sizes of buckets; see
+                docs/engines.md. None: each learner holds a replica.
+            **kwargs: RLlib's own, such as `num_learners`.
+        """
+        super().learners(**kwargs)
+        return self._set(deepspeed=deepspeed)
+
+    def _set(self, **settings: Any) -> Self:
+        for name, value in settings.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    @override(AlgorithmConfig)
+    def get_default_learner_class(self) -> Any:
+        """Returns `PURETorchLearner`, or `DeepSpeedLearner` if `deepspeed` is set."""
+        if self.deepspeed is not None:
+            from pure_rllib.algorithms.pure.deepspeed_learner import DeepSpeedLearner
+
+            return DeepSpeedLearner
+        from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
+
+        return PURETorchLearner
+
+    @override(AlgorithmConfig)
+    def build_learner_group(
+        self, *, rl_module_spec: Any = None, placement_group: Any = None, **kwargs: Any
+    ) -> Any:
+        """Returns RLlib's learner group; with `deepspeed` one that gathers state."""
+        if self.deepspeed is None:
+            return super().build_learner_group(
+                rl_module_spec=rl_module_spec,
+                placement_group=placement_group,
+                **kwargs,
+            )
+        from pure_rllib.algorithms.pure.gathering_learner_group import (
+            GatheringLearnerGroup,
+        )
+
+        return GatheringLearnerGroup(
+            config=self.copy(),
+            module_spec=rl_module_spec or self.get_multi_rl_module_spec(**kwargs),
+            placement_group=placement_group,
+        )

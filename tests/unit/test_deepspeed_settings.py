@@ -1,0 +1,120 @@
+"""Settings of DeepSpeed: every rule, before anything is loaded."""
+
+from typing import Any
+
+import pytest
+
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.algorithms.pure import deepspeed_settings
+from pure_rllib.algorithms.pure.deepspeed_settings import KEYS, engine_config
+from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
+from pure_rllib.experiment import load_experiment
+from pure_rllib.testing import tiny_model_config
+
+
+def config(deepspeed: Any, num_learners: int = 2) -> PUREConfig:
+    return (
+        PUREConfig()
+        .environment("pure_rllib/Arithmetic-v0")
+        .rl_module(model_config={"model": tiny_model_config(32)})
+        .learners(num_learners=num_learners, deepspeed=deepspeed)
+    )
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the package were there; the rules of the settings need no DeepSpeed."""
+    monkeypatch.setattr(deepspeed_settings, "find_spec", lambda name: object())
+
+
+def test_without_deepspeed_learners_hold_replicas() -> None:
+    made = config(None)
+    made.validate()
+    assert made.get_default_learner_class() is PURETorchLearner
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_stage_chooses_the_learner(installed: None, stage: int) -> None:
+    made = config({"stage": stage, "offload_optimizer": {"device": "cpu"}})
+    made.validate()
+    assert made.get_default_learner_class().__name__ == "DeepSpeedLearner"
+    again = PUREConfig.from_dict(dict(made.to_dict()))
+    assert again.deepspeed == made.deepspeed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("zero2", r"`deepspeed` \('zero2'\) must be None or a mapping.*\"stage\": 2"),
+        ({"stage": 2, "stge": 1}, r"unknown keys \['stge'\]; it may hold .*stage"),
+        ({"stage": 2, "gradient_clipping": 1.0}, r"unknown keys.*follow from"),
+        ({}, r"`stage` \(None\) .*must be 1, 2 or 3.*For replicas, leave"),
+        ({"stage": 0}, r"`stage` \(0\) .*For replicas, leave `deepspeed` out"),
+        ({"stage": True}, r"`stage` \(True\)"),
+        (
+            {"stage": 2, "offload_param": {"device": "cpu"}},
+            r"`offload_param` .* has no effect with stage 2: it belongs to stage 3",
+        ),
+        (
+            {"stage": 1, "stage3_prefetch_bucket_size": 5},
+            r"`stage3_prefetch_bucket_size` \(5\).* no effect with stage 1",
+        ),
+        ({"stage": 3, "round_robin_gradients": True}, r"belongs to stage 1 or 2"),
+        ({"stage": 2, "reduce_bucket_size": 5e8}, r"must be a whole number.*500_000"),
+        ({"stage": 2, "overlap_comm": 1}, r"`overlap_comm` \(1\).* True or False"),
+        ({"stage": 2, "offload_optimizer": "cpu"}, r"must be a mapping with `device`"),
+        (
+            {"stage": 3, "offload_param": {"device": "nvme"}},
+            r"`device` \('nvme'\) of `offload_param` must be one of .*none.*cpu",
+        ),
+    ],
+)
+def test_wrong_settings(installed: None, settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(settings).validate()
+
+
+def test_a_local_learner_cannot_partition(installed: None) -> None:
+    with pytest.raises(ValueError, match=r"`num_learners` \(0\) must be >= 1 with"):
+        config({"stage": 2}, num_learners=0).validate()
+
+
+def test_float16_would_need_loss_scaling(installed: None) -> None:
+    made = config({"stage": 2})
+    made.rl_module(model_config={**made.model_config, "dtype": "float16"})
+    with pytest.raises(ValueError, match=r"`dtype` \(\"float16\"\) must be .*bfloat16"):
+        made.validate()
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deepspeed_settings, "find_spec", lambda name: None)
+    message = r"`pure-rllib\[deepspeed\]`, or run `make engines`"
+    with pytest.raises(ValueError, match=message):
+        config({"stage": 2}).validate()
+
+
+def test_the_command_line_sets_a_stage(installed: None) -> None:
+    experiment = load_experiment("arithmetic").with_overrides(
+        ["learners.num_learners=2", "learners.deepspeed.stage=2"]
+    )
+    made = experiment.build_config()
+    assert (made.num_learners, made.deepspeed) == (2, {"stage": 2})
+
+
+def test_the_engine_follows_the_other_settings() -> None:
+    settings = {"stage": 2, "reduce_bucket_size": 1000, "offload_optimizer": None}
+    made = engine_config(settings, grad_clip=None, is_bfloat16=True)
+    assert made["gradient_clipping"] == 0.0
+    assert made["bf16"]["enabled"] is True
+    assert made["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
+    made = engine_config(settings, grad_clip=0.5, is_bfloat16=False)
+    assert made["gradient_clipping"] == 0.5 and made["bf16"]["enabled"] is False
+
+
+def test_deepspeed_knows_all_keys() -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    fields = DeepSpeedZeroConfig.model_fields
+    known = set(fields) | {field.alias for field in fields.values()}
+    assert set(KEYS) <= known
