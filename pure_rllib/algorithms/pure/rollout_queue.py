@@ -99,6 +99,21 @@ class RolloutQueue:
         """Forgets the batch that is under way: its prompts will be asked again."""
         self._pending = None
 
+    def wait(self, timeout_s: float | None = None) -> list[int]:
+        """Waits until the batch that is under way has been sampled.
+
+        Args:
+            timeout_s: how long at most; None: without end.
+
+        Returns:
+            Ids of the env runners that are still at it.
+        """
+        if self._pending is None:
+            return []
+        answers = {first: i for i, (first, *_) in self._pending.calls}
+        _, busy = ray.wait(list(answers), num_returns=len(answers), timeout=timeout_s)
+        return [answers[answer] for answer in busy]
+
     def close(self, patience_s: float = STOP_PATIENCE_S) -> None:
         """Ends a batch that is under way, so that nobody waits for it.
 
@@ -106,15 +121,11 @@ class RolloutQueue:
             patience_s: env runners that need longer are killed: an actor hears of
                 nothing, not even of its end, before it is done with a call.
         """
-        call, self._pending = self._pending, None
-        if call is None:
-            return
-        answers = [first for _, (first, *_) in call.calls]
-        _, busy = ray.wait(answers, num_returns=len(answers), timeout=patience_s)
         actors = self._env_runners._worker_manager.actors()
-        for (i, _), answer in zip(call.calls, answers, strict=True):
-            if answer in busy and i in actors:
+        for i in self.wait(patience_s):
+            if i in actors:
                 ray.kill(actors[i])
+        self._pending = None
 
 
 def mark_lags(groups: Sequence[Group], version: int) -> None:
