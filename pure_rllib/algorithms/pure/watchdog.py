@@ -78,7 +78,6 @@ def start_watchdog(timeout_s: float) -> None:
 def _watch(timeout_s: float) -> None:
     key = _PREFIX + ray.get_runtime_context().get_actor_id()
     while True:
-        sleep(min(BEAT_S, timeout_s / 4))
         phase = current_phase() or Phase("idle", monotonic(), waits=False)
         seconds = monotonic() - phase.started
         is_late = phase.waits and seconds > timeout_s
@@ -93,6 +92,7 @@ def _watch(timeout_s: float) -> None:
                 flush=True,
             )
             os._exit(1)
+        sleep(min(BEAT_S, timeout_s / 4))
 
 
 def last_beats(actors: Mapping[int, Any]) -> dict[int, Beat]:
