@@ -181,6 +181,7 @@ def response_logps(
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
     with_entropy: bool = False,
+    autocast_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of responses under a causal language model.
 
@@ -200,14 +201,21 @@ def response_logps(
         temperature: > 0, the sampling temperature.
         chunk_tokens: see `chunked_logps`.
         with_entropy: also return entropies.
+        autocast_dtype: compute hidden states and logits in this precision by
+            `torch.autocast`, whatever the weights'; the softmax stays float32. None: in
+            that of the weights.
 
     Returns:
         `[B, T]` float32 log-probabilities, and `[B, T]` entropies or None; both 0.0
         where the mask is False.
     """
-    hidden = _decoder(model)(
-        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-    )[0]
+    is_mixed = autocast_dtype is not None
+    with torch.autocast(input_ids.device.type, autocast_dtype, enabled=is_mixed):
+        hidden = _decoder(model)(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        )[0]
+    if is_mixed:
+        hidden = hidden.to(autocast_dtype)
     rows, times = loss_mask.nonzero(as_tuple=True)
     # The token at response position t is predicted one position earlier.
     selected = hidden[rows, prompt_lens[rows] - 1 + times]

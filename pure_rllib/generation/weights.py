@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,7 @@ def export_policy(
     model: Any,
     tokenizer: Any | None,
     folder: str | Path,
-    *,
-    state: Mapping[str, Tensor] | None = None,
+    save: Callable[[Any, Path], None] | None = None,
 ) -> Path:
     """Writes a model in Hugging Face layout, as safetensors, all or nothing.
 
@@ -123,7 +122,7 @@ def export_policy(
         model: a Hugging Face model.
         tokenizer: saved beside it; None leaves it out.
         folder: must not exist, or be an earlier export, which is replaced.
-        state: the model's tensors, where the model itself holds only parts of them.
+        save: writes config and weights into a folder; None: `model.save_pretrained`.
 
     Returns:
         The folder's absolute path.
@@ -134,7 +133,10 @@ def export_policy(
         tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".tmp", dir=target.parent)
     )
     try:
-        model.save_pretrained(staging, state_dict=None if state is None else {**state})
+        if save is None:
+            model.save_pretrained(staging)
+        else:
+            save(model, staging)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         staging.chmod(0o755)

@@ -43,7 +43,7 @@ NO_ENGINES = {"credit", "data", "embedded", "envs", "generation", "rewards"}
 ENGINES = {"ray", "vllm", "deepspeed"}
 # Sampling is what vLLM does: generation may use it, inside functions.
 MAY_USE = {"generation": {"vllm"}}
-OPTIONAL = {"vllm", "deepspeed", "wandb"}
+OPTIONAL = {"vllm", "deepspeed", "peft", "wandb"}
 ROOT_LINKS = {"algorithms", "envs", "tuned_examples"}
 
 

@@ -33,6 +33,18 @@ def test_without_deepspeed_learners_hold_replicas() -> None:
     assert made.get_default_learner_class() is PURETorchLearner
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("lora", {"r": 4}), ("autocast_dtype", "bfloat16")]
+)
+def test_what_does_not_go_with_deepspeed(
+    installed: None, name: str, value: object
+) -> None:
+    made = config({"stage": 2})
+    made.rl_module(model_config={**made.model_config, name: value})
+    with pytest.raises(ValueError, match=f"`{name}`.* must be left out with `deep"):
+        made.validate()
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_stage_chooses_the_learner(installed: None, stage: int) -> None:
     made = config({"stage": stage, "offload_optimizer": {"device": "cpu"}})

@@ -8,7 +8,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from pure_rllib.algorithms import columns
+from pure_rllib.algorithms import PUREConfig, columns
 from pure_rllib.algorithms.pure.llm_rl_module import ENTROPY, LLMRLModule
 from pure_rllib.testing import tiny_model_config
 
@@ -173,6 +173,46 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
         torch.testing.assert_close(plain, checkpointed)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_autocast_computes_in_bfloat16_and_sums_in_float32(checkpointing: bool) -> None:
+    settings: dict[str, Any] = {"gradient_checkpointing": checkpointing}
+    exact, mixed = (
+        module(autocast_dtype=dtype, **settings).train() for dtype in (None, "bfloat16")
+    )
+    seen = []
+    layer = next(m for m in mixed.policy.modules() if isinstance(m, torch.nn.Linear))
+    layer.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    outputs = [made.forward_train(batch()) for made in (exact, mixed)]
+    logps = [output[Columns.ACTION_LOGP] for output in outputs]
+    assert seen == [torch.bfloat16]
+    assert logps[1].dtype == outputs[1][ENTROPY].dtype == torch.float32
+    assert 0.0 < (logps[0] - logps[1]).abs().max() < 0.2
+    for values in logps:
+        values.sum().backward()
+    for one, other in zip(
+        exact.policy.parameters(), mixed.policy.parameters(), strict=True
+    ):
+        assert one.grad is not None and other.grad is not None
+        assert other.dtype == other.grad.dtype == torch.float32
+        # The weights of this model are large, and so is what is rounded.
+        assert (one.grad - other.grad).norm() < 0.3 * one.grad.norm()
+
+
+def test_the_attention_implementation_is_the_one_that_is_asked_for() -> None:
+    outputs = []
+    for name in ("eager", "sdpa"):
+        made = module(attn_implementation=name, with_reference=True)
+        assert made.policy.config._attn_implementation == name
+        reference: Any = made.reference
+        assert reference.config._attn_implementation == name
+        # Only eager attention can say what it attended to.
+        output = made.policy.model(torch.tensor([[1, 2]]), output_attentions=True)
+        has_weights = bool(output.attentions) and output.attentions[0] is not None
+        assert has_weights == (name == "eager")
+        outputs.append(made.forward_train(batch())[Columns.ACTION_LOGP])
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+
+
 def test_acting_token_by_token_reads_an_observation_of_the_environment() -> None:
     made = module(temperature=0.5)
     ids = torch.tensor([[1, 2, 10, 0, 0], [3, 0, 0, 0, 0]])
@@ -199,3 +239,21 @@ def test_a_model_that_caps_its_logits_is_refused() -> None:
     }
     with pytest.raises(ValueError, match="final_logit_softcapping"):
         module(model=gemma)
+
+
+@pytest.mark.parametrize(
+    ("model_config", "message"),
+    [
+        ({"autocast_dtype": "float16"}, r"`autocast_dtype` \('float16'\) must be None"),
+        (
+            {"autocast_dtype": "bfloat16", "dtype": "bfloat16"},
+            r"`autocast_dtype` \(\"bfloat16\"\) has no effect with `dtype`",
+        ),
+    ],
+)
+def test_autocast_is_bfloat16_over_float32(
+    model_config: dict[str, Any], message: str
+) -> None:
+    made = PUREConfig().environment("pure_rllib/Arithmetic-v0")
+    with pytest.raises(ValueError, match=message):
+        made.rl_module(model_config=model_config).validate()

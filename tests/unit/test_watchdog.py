@@ -2,9 +2,11 @@
 
 import threading
 from time import time
+from typing import Any
 
 import pytest
 
+from pure_rllib.algorithms import PUREConfig
 from pure_rllib.algorithms.pure.collectives import current_phase, phase
 from pure_rllib.algorithms.pure.watchdog import Beat, start_watchdog, timeout_error
 
@@ -40,3 +42,10 @@ def test_the_error_names_who_waited_where_and_what_others_did() -> None:
     assert 'learner 1 was in phase "connectors" for 62 s' in text
     assert 'learner 2 gave no sign of life for 60 s, last in phase "losses"' in text
     assert "learner 3 has never reported" in text
+
+
+@pytest.mark.parametrize("value", [0, -1.0, None, "60"])
+def test_the_limit_of_collectives_is_a_positive_number(value: Any) -> None:
+    made = PUREConfig().environment("pure_rllib/Arithmetic-v0")
+    with pytest.raises(ValueError, match="`collective_timeout_s`"):
+        made.learners(collective_timeout_s=value).validate()

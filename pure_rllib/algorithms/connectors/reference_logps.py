@@ -47,7 +47,8 @@ class ReferenceLogps(ConnectorV2):
         """Adds the column to the batch of the default module."""
         rows = batch[DEFAULT_MODULE_ID]
         module = rl_module[DEFAULT_MODULE_ID]
-        rows[columns.REF_LOGP] = batch_logps(
-            module, module.reference, rows, self.micro_batch_tokens
-        )
+        with module.reference_policy() as reference:
+            rows[columns.REF_LOGP] = batch_logps(
+                module, reference, rows, self.micro_batch_tokens
+            )
         return batch

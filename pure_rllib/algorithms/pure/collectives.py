@@ -60,6 +60,8 @@ class CollectiveBrokenError(RuntimeError):
 def phase(name: str, *, waits: bool = True) -> Iterator[None]:
     """Marks what runs inside as a phase of this process; phases may be nested.
 
+    Works as a decorator of a function, too.
+
     Args:
         name: for messages, as "gradients".
         waits: whether it contains a collective: then the watchdog limits its time.
@@ -110,9 +112,10 @@ def max_over_learners(value: int) -> int:
     """Returns the largest of the learners' values."""
     if num_ranks() == 1:
         return value
-    tensor = torch.tensor(value, device=_device())
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return int(tensor)
+    with _collective("maximum"):
+        tensor = torch.tensor(value, device=_device())
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return int(tensor)
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:

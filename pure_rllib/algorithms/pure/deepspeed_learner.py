@@ -19,6 +19,7 @@ from pure_rllib.algorithms import columns
 from pure_rllib.algorithms.pure.collectives import (
     max_over_learners,
     num_ranks,
+    phase,
     rank,
 )
 from pure_rllib.algorithms.pure.deepspeed_settings import engine_config
@@ -76,6 +77,7 @@ class DeepSpeedLearner(PURETorchLearner):
         return [p for p in self._policy.parameters() if p.requires_grad]
 
     @override(PURETorchLearner)
+    @phase("forward and backward")
     def _accumulate(
         self,
         batch: dict[str, Any],
@@ -124,6 +126,7 @@ class DeepSpeedLearner(PURETorchLearner):
         self._engine.backward(loss * num_ranks())
 
     @override(PURETorchLearner)
+    @phase("optimizer step")
     def _apply_gradients(self, lr: float, is_finite: bool) -> float:
         if not is_finite:
             # DeepSpeed looks at gradients only, and a loss can be infinite alone.
@@ -167,6 +170,7 @@ class DeepSpeedLearner(PURETorchLearner):
         return self._whole.num_bytes()
 
     @override(PURETorchLearner)
+    @phase("probe")
     def probe_logps(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
         """Passes each sequence through the policy; see `Generator.logps`."""
         with torch.no_grad():
@@ -180,13 +184,20 @@ class DeepSpeedLearner(PURETorchLearner):
         return [sequence_logps(self._policy, token_ids, self._device)]
 
     @override(PURETorchLearner)
+    @phase("gather")
     def export_policy(self, tokenizer: Any, folder: str) -> None:
         """Gathers the policy on the first learner's CPU, which writes it."""
         state = self._whole.state_dict()
         if rank() == 0:
-            export_policy(self._policy, tokenizer, folder, state=state)
+            export_policy(
+                self._policy,
+                tokenizer,
+                folder,
+                lambda policy, path: policy.save_pretrained(path, state_dict={**state}),
+            )
 
     @override(Learner)
+    @phase("gather")
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Gathers the state on the first learner; all learners must call it.
 

@@ -69,6 +69,19 @@ def check_deepspeed(config: Any) -> None:
             "because ZeRO partitions over the process group of learner actors, and a "
             "local learner has none. Set `.learners(num_learners=2)`."
         )
+    if config.model_config.get("lora") is not None:
+        raise ValueError(
+            "`lora` must be left out with `deepspeed`, because an adapter's gradients "
+            "and optimiser state are small enough for every learner. Leave `deepspeed` "
+            "out, or train all weights."
+        )
+    autocast = config.model_config.get("autocast_dtype")
+    if autocast is not None:
+        raise ValueError(
+            f"`autocast_dtype` ({autocast!r}) must be left out with `deepspeed`, "
+            "which has masters of its own. Set "
+            '`.rl_module(model_config={"dtype": "bfloat16"})`.'
+        )
     if config.model_config.get("dtype") == "float16":
         raise ValueError(
             '`dtype` ("float16") must be "float32" or "bfloat16" with `deepspeed`, '

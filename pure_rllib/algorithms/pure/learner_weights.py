@@ -8,6 +8,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 
 from pure_rllib.algorithms.pure.collectives import rank
+from pure_rllib.algorithms.pure.lora import has_lora, merged_tensors, save_merged
 from pure_rllib.algorithms.pure.weight_exchange import WeightPublisher
 from pure_rllib.generation.logprobs import sequence_logps
 from pure_rllib.generation.weights import (
@@ -35,11 +36,11 @@ class LearnerWeights:
     def weight_shards(
         self, max_shard_bytes: int = MAX_SHARD_BYTES
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the policy's weights under their Hugging Face names.
+        """Yields the policy's weights under their Hugging Face names, LoRA merged in.
 
         All learners call it together; the first learner's shards count.
         """
-        return cut_into_shards(untied_tensors(self._policy), max_shard_bytes)
+        return cut_into_shards(merged_tensors(self._policy), max_shard_bytes)
 
     def num_weight_bytes(self) -> int:
         """Returns the size of what `weight_shards` yields."""
@@ -56,4 +57,5 @@ class LearnerWeights:
     def export_policy(self, tokenizer: Any, folder: str) -> None:
         """Writes the policy in Hugging Face layout; all learners call it."""
         if rank() == 0:
-            export_policy(self._policy, tokenizer, folder)
+            save = save_merged if has_lora(self._policy) else None
+            export_policy(self._policy, tokenizer, folder, save)

@@ -3,7 +3,8 @@
 B rows, L columns, T response tokens.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,13 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from pure_rllib.algorithms import columns
+from pure_rllib.algorithms.pure.lora import (
+    adapter_tensors,
+    add_lora,
+    has_lora,
+    load_adapter,
+    lora_off,
+)
 from pure_rllib.algorithms.pure.zero_policy import ZeroPolicy
 from pure_rllib.generation.load_policy import load_policy
 from pure_rllib.generation.logprobs import check_chunked_logps, response_logps
@@ -26,12 +34,16 @@ MODEL_CONFIG_DEFAULTS: dict[str, Any] = {
     "gradient_checkpointing": False,
     "trust_remote_code": False,
     "logp_chunk_tokens": None,
+    "autocast_dtype": None,
+    "lora": None,
 }
 """Keys of `.rl_module(model_config={...})` and their defaults.
 
 `model` is a folder, a hub id, `embedded:<name>`, or a dict that is a Hugging Face
-config with `model_type` (random weights). The others are Hugging Face's, and
-`logp_chunk_tokens`, the tokens whose logits exist at one time (default: 64 MiB).
+config with `model_type` (random weights). `logp_chunk_tokens` counts the tokens whose
+logits exist at one time (default: 64 MiB); `autocast_dtype`, None or "bfloat16", is
+what the learner computes in by `torch.autocast` where weights are float32; `lora` holds
+settings of PEFT's `LoraConfig` (`lora.LORA_KEYS`). The others are Hugging Face's.
 """
 
 
@@ -52,6 +64,8 @@ class LLMRLModule(TorchRLModule):
         settings = {**MODEL_CONFIG_DEFAULTS, **self.model_config}
         self.temperature = float(settings.get("temperature", 1.0))
         self.chunk_tokens: int | None = settings["logp_chunk_tokens"]
+        autocast = settings["autocast_dtype"]
+        self.autocast_dtype = None if autocast is None else getattr(torch, autocast)
         self.policy = self._load(settings)
         check_chunked_logps(self.policy)
         if settings["gradient_checkpointing"]:
@@ -61,7 +75,9 @@ class LLMRLModule(TorchRLModule):
         # Stands in for the policy's state where a learner partitions its parameters.
         self.partitioned: ZeroPolicy | None = None
         self.reference: torch.nn.Module | None = None
-        if settings.get("with_reference") and not self.inference_only:
+        if settings["lora"] is not None:
+            add_lora(self.policy, settings["lora"], settings.get("seed", 0))
+        elif settings.get("with_reference") and not self.inference_only:
             self.reference = self._load(settings).requires_grad_(False)
 
     @staticmethod
@@ -123,7 +139,21 @@ class LLMRLModule(TorchRLModule):
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
             with_entropy=with_entropy,
+            autocast_dtype=self.autocast_dtype,
         )
+
+    @contextmanager
+    def reference_policy(self) -> Iterator[torch.nn.Module]:
+        """The model to give to `logps` for the reference policy's, inside of `with`.
+
+        With LoRA it is the policy itself, its adapter off: there is no second model.
+        """
+        if self.reference is not None:
+            yield self.reference
+            return
+        assert has_lora(self.policy), "made without `with_reference`"
+        with lora_off(self.policy):
+            yield self.policy
 
     @override(TorchRLModule)
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -148,23 +178,31 @@ class LLMRLModule(TorchRLModule):
     ) -> dict[str, Any]:
         """Returns the policy's parameters as NumPy arrays, bfloat16 as uint16.
 
+        With LoRA, those of the adapter: the rest is the model that the configuration
+        names, and never changes.
+
         For `inference_only` there are none: what env runners need travels on the
         project's own transport. The reference policy is never part of the state; it is
         the model that the configuration names.
         """
         if inference_only:
             return {}
-        source = self.partitioned or self.policy
-        return {name: _to_numpy(t) for name, t in source.state_dict().items()}
+        if has_lora(self.policy):
+            tensors = adapter_tensors(self.policy)
+        else:
+            tensors = (self.partitioned or self.policy).state_dict()
+        return {name: _to_numpy(tensor) for name, tensor in tensors.items()}
 
     @override(TorchRLModule)
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over parameters as returned by `get_state`; an empty state is none."""
         if not state:
             return
-        (self.partitioned or self.policy).load_state_dict(
-            {name: _to_torch(array) for name, array in state.items()}
-        )
+        tensors = {name: _to_torch(array) for name, array in state.items()}
+        if has_lora(self.policy):
+            load_adapter(self.policy, tensors)
+        else:
+            (self.partitioned or self.policy).load_state_dict(tensors)
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 from pure_rllib.algorithms.pure.correction import correction_mode
 from pure_rllib.algorithms.pure.deepspeed_settings import check_deepspeed
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.lora import check_lora
 from pure_rllib.credit.rollout_correction import ROLLOUT_CORRECTIONS
 from pure_rllib.generation.load_policy import DTYPES, policy_config
 from pure_rllib.generation.make_generator import GENERATORS, check_generator
@@ -263,6 +264,20 @@ def _check_model_config(model_config: Mapping[str, Any]) -> None:
     dtype = model_config.get("dtype", "float32")
     if dtype not in DTYPES:
         raise ValueError(f'`dtype` ("{dtype}") must be one of {DTYPES}.')
+    autocast = model_config.get("autocast_dtype")
+    if autocast not in (None, "bfloat16"):
+        raise ValueError(
+            f'`autocast_dtype` ({autocast!r}) must be None or "bfloat16", because '
+            "float16 would need its losses scaled. Set "
+            '`.rl_module(model_config={"autocast_dtype": "bfloat16"})`.'
+        )
+    if autocast is not None and dtype != "float32":
+        raise ValueError(
+            f'`autocast_dtype` ("{autocast}") has no effect with `dtype` ("{dtype}"): '
+            'it is for weights in float32. Set `dtype` to "float32", or leave '
+            "`autocast_dtype` out."
+        )
+    check_lora(model_config.get("lora"))
 
 
 def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:

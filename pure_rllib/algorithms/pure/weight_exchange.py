@@ -18,7 +18,7 @@ import ray
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from pure_rllib.algorithms.pure.collectives import rank
+from pure_rllib.algorithms.pure.collectives import phase, rank
 from pure_rllib.algorithms.pure.learner_calls import on_learners
 from pure_rllib.generation.base import WeightSource
 from pure_rllib.generation.weight_files import (
@@ -100,6 +100,7 @@ class WeightPublisher:
         self._root: WeightsRoot | None = None
         self._refs: list[tuple[Any, ...]] = []
 
+    @phase("publish")
     def publish(
         self, learner: Any, version: int, publication: str, keep: int
     ) -> PublishedFiles | None:
