@@ -18,6 +18,7 @@ from pure_rllib.rewards.generative_prm import (
     VoteSettings,
     context_of,
 )
+from pure_rllib.rewards.prm_checkpoint import default_device
 from pure_rllib.rewards.score_adjustment import ScoreAdjustment
 
 
@@ -33,7 +34,7 @@ class GenerativeLoader:
         system: see `StepQuestion`.
         verdicts: see `StepQuestion`; without `votes` each exactly one id.
         dtype: "float32", "bfloat16", "float16" or "auto".
-        device: where it runs.
+        device: where it runs; None: the GPU that this process sees, or the CPU.
         micro_batch_tokens: see `RowScorer`; without `votes` only.
         attn_implementation: as in `from_pretrained`.
         trust_remote_code: runs code that comes with the checkpoint.
@@ -55,7 +56,7 @@ class GenerativeLoader:
         system: str | None = None,
         verdicts: Sequence[str] = ("Yes", "No"),
         dtype: str = "auto",
-        device: Any = "cpu",
+        device: Any = None,
         micro_batch_tokens: int | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
@@ -87,7 +88,8 @@ class GenerativeLoader:
 
     def __call__(self) -> GenerativePRM:
         """Loads the model."""
-        model = load_policy(self.model, **self.load_options).to(self.device)
+        model = load_policy(self.model, **self.load_options)
+        model = model.to(default_device(self.device))
         return GenerativePRM(
             self._judge(model), self.tokenizer, self.question, self.adjustment
         )

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
@@ -19,7 +18,7 @@ from pure_rllib.embedded.cache import resolve_model
 from pure_rllib.envs.generative_prm import GenerativeLoader
 from pure_rllib.generation.load_policy import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer, ScoringRequest, StepScorer
-from pure_rllib.rewards.prm_checkpoint import read_checkpoint
+from pure_rllib.rewards.prm_checkpoint import default_device, read_checkpoint
 from pure_rllib.rewards.prm_formats import FORMATS, format_ids
 from pure_rllib.rewards.process_reward import ProcessRewardModel, make_builder
 from pure_rllib.rewards.score_adjustment import ScoreAdjustment
@@ -46,6 +45,10 @@ class DeferredScorer:
             if self._scorer is None:
                 self._scorer = self._make()
         return self._scorer.score(requests)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sends on how it is made; what was made stays here."""
+        return DeferredScorer, (self._make,)
 
     @property
     def num_overlong(self) -> int:
@@ -85,7 +88,7 @@ def make_step_scorer(
             f"`prm` ({prm}) and `step_scorer` ({step_scorer}) exclude each other, "
             "because each step has one process reward. Drop one of them."
         )
-    settings = {"device": _default_device(), **(prm_kwargs or {})}
+    settings = dict(prm_kwargs or {})
     if settings.get("prm_format") == GENERATIVE:
         del settings["prm_format"]
         model = prm if isinstance(prm, Mapping) else resolve_model(prm)
@@ -186,7 +189,7 @@ def _random_prm(
 ) -> ProcessRewardModel:
     """Makes a PRM of random weights, for trying out a set-up without a checkpoint."""
     kwargs = dict(settings)
-    device = kwargs.pop("device")
+    device = default_device(kwargs.pop("device", None))
     named = kwargs.get("prm_format") or "newline"
     name = named.get("name") if isinstance(named, Mapping) else named
     is_classifier = name not in FORMATS or FORMATS[name].head == "labels"
@@ -196,7 +199,3 @@ def _random_prm(
         seed=0,
     )
     return ProcessRewardModel(model.to(device), tokenizer, **kwargs)
-
-
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -75,6 +75,12 @@ prm/verifier_agreement [share, 0 to 1]
 prm/overlong [responses, count]
     Responses that with their prompt exceed the PRM's context.
     Count in this iteration.
+prm/retries [batches, count]
+    Batches of responses that were scored again, their PRM actor having been lost.
+    Count in this iteration; 0 without PRM actors.
+prm/time_share [share, 0 to 1]
+    Part of an iteration that goes into scoring steps.
+    seconds/score / seconds/iteration.
 
 # Prompts and responses
 prompt/tokens [tokens]

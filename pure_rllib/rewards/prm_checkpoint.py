@@ -143,6 +143,11 @@ def load_model(
     return model
 
 
+def default_device(device: str | torch.device | None) -> str | torch.device:
+    """Returns the device, or for None the GPU that this process sees, or the CPU."""
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _qwen_process_reward_model(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Returns the class of Qwen2.5-Math-PRM, and its config without remote code."""
     from torch import nn

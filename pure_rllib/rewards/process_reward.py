@@ -12,7 +12,11 @@ import numpy as np
 import torch
 
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.prm_checkpoint import load_model, read_checkpoint
+from pure_rllib.rewards.prm_checkpoint import (
+    default_device,
+    load_model,
+    read_checkpoint,
+)
 from pure_rllib.rewards.prm_formats import PRMFormat, format_ids, make_format
 from pure_rllib.rewards.prm_input import InputFormat, PRMInputBuilder, PRMRow
 from pure_rllib.rewards.prm_text import PRMTextBuilder
@@ -107,7 +111,7 @@ class ProcessRewardModel:
         prm_format: str | Mapping[str, Any] | PRMFormat | None = None,
         separator: str | None = None,
         dtype: str | torch.dtype = "auto",
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         trust_remote_code: bool = False,
         attn_implementation: str | None = None,
         **kwargs: Any,
@@ -120,7 +124,7 @@ class ProcessRewardModel:
             prm_format: see the class.
             separator: see the class.
             dtype: `auto`, `float32`, `bfloat16` or a torch dtype.
-            device: where it runs.
+            device: where it runs; None: the GPU that this process sees, or the CPU.
             trust_remote_code: runs code that comes with the checkpoint.
             attn_implementation: as in `from_pretrained`.
             **kwargs: the other arguments of the class.
@@ -141,7 +145,7 @@ class ProcessRewardModel:
             trust_remote_code=trust_remote_code,
         )
         return cls(
-            model.to(device),
+            model.to(default_device(device)),
             checkpoint.tokenizer,
             policy_tokenizer=tokenizer,
             prm_format=checkpoint.format,

@@ -20,6 +20,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
+from pure_rllib.algorithms.prm_pool import connected_scorer
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.episodes import make_episode
 from pure_rllib.algorithms.pure.records import make_record, total_rewards
@@ -69,12 +70,14 @@ class RunnerSample:
         seconds: wall-clock time by phase: `sync` (taking over weights), `sample`,
             `score`, `verify`, and `total`.
         num_overlong: responses over the PRM's context.
+        num_prm_retries: batches that lost their PRM actor and were sent again.
         logp_gap: see `check_arrival`; None if it held these weights before.
     """
 
     groups: list[Group] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     num_overlong: int = 0
+    num_prm_retries: int = 0
     logp_gap: float | None = None
 
 
@@ -104,7 +107,8 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             num_workers=self.num_workers,
         )
         self.env: gym.Env = self._env_creator(context)
-        token_env_of(self.env, self.config.env)
+        judge = token_env_of(self.env, self.config.env).judge
+        judge.step_scorer = connected_scorer(self.config, judge.step_scorer)
         model = policy_config(
             self.config.full_model_config()["model"],
             trust_remote_code=self.config.full_model_config()["trust_remote_code"],
@@ -187,7 +191,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         )
         generated = perf_counter()
         flat = [response for group in responses for response in group]
-        num_overlong = _num_overlong(env)
+        before = _scorer_counts(env)
         judged, times = env.judge.judge(
             [problem for problem in problems for _ in range(size)],
             [prompt for prompt in prompts for _ in range(size)],
@@ -195,8 +199,11 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             # No figure of the evaluation is made of process rewards.
             score=not evaluation,
         )
+        after = _scorer_counts(env)
         sample = RunnerSample(
-            num_overlong=_num_overlong(env) - num_overlong, logp_gap=logp_gap
+            num_overlong=after[0] - before[0],
+            num_prm_retries=after[1] - before[1],
+            logp_gap=logp_gap,
         )
         ids = group_ids if group_ids is not None else range(len(tickets))
         for i, (problem, prompt, group_id) in enumerate(
@@ -332,6 +339,8 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         return (), kwargs
 
 
-def _num_overlong(env: TokenEnv) -> int:
-    """Responses over the PRM's context since the environment was made."""
-    return int(getattr(env.judge.step_scorer, "num_overlong", 0))
+def _scorer_counts(env: TokenEnv) -> tuple[int, int]:
+    """Overlong responses and retries since the environment was made."""
+    scorer = env.judge.step_scorer
+    overlong = getattr(scorer, "num_overlong", 0)
+    return int(overlong), int(getattr(scorer, "num_retries", 0))

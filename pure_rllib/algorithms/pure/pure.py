@@ -15,6 +15,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
+from pure_rllib.algorithms.prm_pool import start_prm_actors
 from pure_rllib.algorithms.pure import learner_stats
 from pure_rllib.algorithms.pure.env_runner_placement import (
     spread_env_runners,
@@ -119,6 +120,7 @@ class PURE(Algorithm):
                 }
             )
         check_against_env(config, summary, config.full_model_config()["model"])
+        self._prm_actors = start_prm_actors(config, token_env.judge.step_scorer)
         return summary
 
     def _make_env(self, context: EnvContext) -> Any:
@@ -323,6 +325,8 @@ class PURE(Algorithm):
             self._queue.close()
             self._exchange.close(self.env_runner_group)
         super().cleanup()
+        if self._prm_actors is not None:
+            self._prm_actors.stop()
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Settings of PURE, in RLlib's own form."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -13,21 +14,9 @@ from pure_rllib.algorithms.pure.validation import check_config
 from pure_rllib.credit.presets import PRESETS, CreditConfig
 from pure_rllib.embedded.cache import resolve_model
 
-_CREDIT_SETTINGS = (
-    "credit_assignment",
-    "credit_temperature",
-    "gamma",
-    "baseline",
-    "process_reward_coeff",
-    "verifiable_reward_coeff",
-    "kl_coeff",
-    "kl_estimator",
-    "kl_placement",
-    "mask_separators",
-    "normalize_advantages",
-    "loss_aggregation",
-    "max_response_tokens",
-    "formulas",
+# How blank steps end is the step splitter's matter, not a setting.
+_CREDIT_SETTINGS = tuple(
+    field.name for field in fields(CreditConfig) if field.name != "blank_steps"
 )
 # Two implementations of a forward pass differ by rounding: by some 1e-6 nats in
 # float32, by tenths on improbable tokens in bfloat16. A stale tensor costs more.
@@ -73,6 +62,8 @@ class PUREConfig(LearnerSettings):
         self.max_response_tokens: int | None = None
         self.generator = "transformers"
         self.generator_kwargs: dict[str, Any] = {}
+        self.num_prm_actors = 0
+        self.prm_actor_kwargs: dict[str, Any] = {}
         self.max_logp_gap: float | None = None
         # .learners()
         self.collective_timeout_s = 1800.0
@@ -133,6 +124,8 @@ class PUREConfig(LearnerSettings):
         generator: str = NotProvided,
         generator_kwargs: Mapping[str, Any] = NotProvided,
         max_logp_gap: float | None = NotProvided,
+        num_prm_actors: int = NotProvided,
+        prm_actor_kwargs: Mapping[str, Any] = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets how responses are sampled.
@@ -149,6 +142,9 @@ class PUREConfig(LearnerSettings):
             max_logp_gap: by how much, in nats, the generator's log-probabilities of a
                 few fixed tokens may differ from the learner's after it took over
                 weights; more is an error. None: 0.01 in float32, else 1.0.
+            num_prm_actors: processes that score steps for all env runners; 0: each env
+                runner scores its own.
+            prm_actor_kwargs: the fields of `PRMPoolSettings`.
             **kwargs: RLlib's own.
         """
         super().env_runners(**kwargs)
@@ -161,6 +157,8 @@ class PUREConfig(LearnerSettings):
             generator=generator,
             generator_kwargs=generator_kwargs,
             max_logp_gap=max_logp_gap,
+            num_prm_actors=num_prm_actors,
+            prm_actor_kwargs=prm_actor_kwargs,
         )
 
     @override(AlgorithmConfig)

@@ -38,6 +38,7 @@ class SampledBatch:
         seconds: by phase, the slowest env runner's.
         num_resampled: groups that were sampled again after an env runner was lost.
         num_overlong: responses over the PRM's context.
+        num_prm_retries: batches that lost their PRM actor and were sent again.
         weights_version: of the policy that was sampled from.
         logp_gap: the largest of those that env runners found when they took over the
             weights; NaN if all held them before.
@@ -47,6 +48,7 @@ class SampledBatch:
     seconds: dict[str, float] = field(default_factory=dict)
     num_resampled: int = 0
     num_overlong: int = 0
+    num_prm_retries: int = 0
     weights_version: int = 0
     logp_gap: float = math.nan
 
@@ -57,6 +59,7 @@ class SampledBatch:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.num_resampled += other.num_resampled
         self.num_overlong += other.num_overlong
+        self.num_prm_retries += other.num_prm_retries
 
 
 @dataclass(slots=True)
@@ -214,6 +217,7 @@ def _collect(
         groups=[by_id[turn.group_id] for turn in turns],
         seconds=dict(slowest.seconds),
         num_overlong=sum(result.num_overlong for result in results),
+        num_prm_retries=sum(result.num_prm_retries for result in results),
         weights_version=weights.version,
         logp_gap=max(
             (r.logp_gap for r in results if r.logp_gap is not None), default=math.nan

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from pure_rllib.algorithms.prm_pool import check_prm_actors
 from pure_rllib.algorithms.pure.correction import correction_mode
 from pure_rllib.algorithms.pure.deepspeed_settings import check_deepspeed
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
@@ -22,6 +23,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 _AT_LEAST: dict[str, float] = {
     "num_prompts": 1,
+    "num_prm_actors": 0,
     "num_epochs": 1,
     "max_refill_rounds": 1,
     "micro_batch_tokens": 1,
@@ -63,6 +65,7 @@ _MAY_BE_NONE = (
 )
 _WHOLE = (
     "num_prompts",
+    "num_prm_actors",
     "group_size",
     "num_epochs",
     "max_refill_rounds",
@@ -112,6 +115,7 @@ def check_config(config: Any) -> None:
         top_p=config.top_p,
     )
     _check_whole_numbers(config)
+    check_prm_actors(config)
     _check_correction(config)
     _check_sizes(config)
     _check_model_config(config.model_config)

@@ -1,0 +1,97 @@
+"""What waits together is scored together, by a budget of tokens; without Ray."""
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from pure_rllib.algorithms.prm_actor import PRMActor
+from pure_rllib.algorithms.prm_pool import PRMPoolSettings, check_prm_actors
+from pure_rllib.algorithms.pure.pure_config import PUREConfig
+from pure_rllib.rewards.base import ScoringRequest
+from pure_rllib.testing import HashScorer
+
+
+def request(number: int, num_tokens: int = 10) -> ScoringRequest:
+    ids = np.full(num_tokens - 1, number)
+    spans = np.array([[0, num_tokens - 1]])
+    return ScoringRequest(f"p{number}", None, np.array([number]), ids, spans, ("s",))
+
+
+class CountingScorer(HashScorer):
+    """Notes the sizes of its calls; overlong is whatever has more than 50 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[int] = []
+        self.num_overlong = 0
+
+    def score(self, requests: Sequence[ScoringRequest]) -> list[np.ndarray]:
+        self.calls.append(len(requests))
+        self.num_overlong += sum(len(r.response_ids) > 50 for r in requests)
+        if any(r.prompt == "p13" for r in requests):
+            raise ValueError("no thirteen")
+        return super().score(requests)
+
+
+def test_what_waits_together_is_scored_together():
+    scorer = CountingScorer()
+    actor = PRMActor(scorer, batch_tokens=45)
+    requests = [request(i, 60 if i == 5 else 10) for i in range(7)]
+
+    async def ask_all():
+        return await asyncio.gather(*(actor.score([r]) for r in requests))
+
+    answers = asyncio.run(ask_all())
+    # All wait when the work begins: four of ten tokens, one more, the long one alone.
+    assert scorer.calls == [4, 1, 1, 1]
+    expected = HashScorer().score(requests)
+    for answer, scores in zip(answers, expected, strict=True):
+        np.testing.assert_array_equal(answer.scores[0], scores)
+    assert sum(answer.num_overlong for answer in answers) == 1
+
+
+def test_an_error_of_the_scorer_reaches_the_caller_and_no_later_one():
+    actor = PRMActor(CountingScorer(), batch_tokens=10)
+
+    async def ask():
+        with pytest.raises(ValueError, match="no thirteen"):
+            await actor.score([request(13)])
+        return await actor.score([request(1)])
+
+    assert len(asyncio.run(ask()).scores) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"num_prm_actors": -1}, r"`num_prm_actors` \(-1\)"),
+        ({"num_prm_actors": 1.5}, r"`num_prm_actors` \(1.5\)"),
+        ({"prm_actor_kwargs": {"num_gpus": 1}}, "must be left out with"),
+        (
+            {"num_prm_actors": 1, "prm_actor_kwargs": {"num_gpu": 1}},
+            r"unknown keys \['num_gpu'\]",
+        ),
+        (
+            {"num_prm_actors": 1, "prm_actor_kwargs": {"batch_tokens": 0}},
+            r"`batch_tokens` \(0\)",
+        ),
+        (
+            {"num_prm_actors": 1, "prm_actor_kwargs": {"timeout_s": 0}},
+            r"`timeout_s` \(0\)",
+        ),
+    ],
+)
+def test_wrong_settings(settings, match):
+    config = PUREConfig().env_runners(**settings)
+    with pytest.raises(ValueError, match=match):
+        config.validate()
+
+
+def test_right_settings():
+    config = PUREConfig().env_runners(
+        num_prm_actors=2, prm_actor_kwargs={"num_gpus": 0.5}
+    )
+    check_prm_actors(config)
+    assert PRMPoolSettings(**config.prm_actor_kwargs).num_gpus == 0.5
