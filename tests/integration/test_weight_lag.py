@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms.pure.learner_stats import merge
 from tests.integration.test_pure import built, flat, weights
 
 
@@ -188,3 +189,25 @@ def test_groups_without_signal_are_refilled_and_a_run_ends_at_once(
     # With "none", the ratio is to the generator and measured on the first mini-batch.
     assert np.isnan(results[1]["correction/weight_mean"])
     assert results[1]["mismatch/ratio_mean"] == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_old_policy_of_learners_that_hold_parts_of_it(ray_cluster: None) -> None:
+    """With unequal numbers of micro-batches, all learners take part in each pass."""
+    from tests.integration import test_deepspeed as zero
+
+    ends, reports = [], []
+    for num_learners, deepspeed in ((0, None), (2, zero.STAGES["stage 3"])):
+        config = zero.learner_config(zero.TINY_POLICY, num_learners, deepspeed)
+        config.training(rollout_correction="token_truncated")
+        with zero.learners(config) as group:
+            reports.append(merge(zero.update(group, range(1))[0]))
+            ends.append(zero.weights(group))
+    zero.assert_close(ends[1], ends[0], 1e-4)
+    local, parts = reports
+    # These responses were made up: the policy is far from their log-probabilities.
+    assert local["correction/weight_mean"] != pytest.approx(1.0, abs=1e-2)
+    for name in ("mismatch/kl", "mismatch/ratio_max", "correction/weight_mean"):
+        assert parts[name] == pytest.approx(local[name], rel=1e-4)
+    for report in reports:
+        assert report["ratio/first_minibatch_max_deviation"] <= 1e-4

@@ -3,6 +3,8 @@
 B rows, T response tokens.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +37,15 @@ def batch_logps(
     logps = torch.zeros(rows[Columns.ACTIONS].shape)
     is_response = torch.arange(logps.shape[1]) < rows[columns.RESPONSE_LENS][:, None]
     whole = {**rows, Columns.LOSS_MASK: is_response}
-    for index, micro_batch in micro_batches(whole, micro_batch_tokens, device):
-        logp, _ = module.logps(model, micro_batch)
+    pieces = list(micro_batches(whole, micro_batch_tokens, device))
+    passes = [partial(module.logps, model, piece) for _, piece in pieces]
+    own = module.run_passes if model is module.policy else None
+    for (index, _), (logp, _) in zip(pieces, (own or _one_by_one)(passes), strict=True):
         logps[index, : logp.shape[1]] = logp.cpu()
     return logps
+
+
+def _one_by_one(passes: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+    """Makes each pass when its result is asked for."""
+    for one in passes:
+        yield one()

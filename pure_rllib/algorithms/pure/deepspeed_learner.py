@@ -69,7 +69,8 @@ class DeepSpeedLearner(PURETorchLearner):
         optimizer = self.get_optimizer(module_id)
         self._engine = _initialize(self._policy, optimizer, config, self._device)
         self._whole = ZeroPolicy(self._policy, self._engine)
-        self.module[module_id].unwrapped().partitioned = self._whole
+        module = self.module[module_id].unwrapped()
+        module.partitioned, module.run_passes = self._whole, self._run_passes
 
     @override(PURETorchLearner)
     def _optimized_tensors(self) -> list[Tensor]:
@@ -99,19 +100,29 @@ class DeepSpeedLearner(PURETorchLearner):
         Args:
             factor: of the gradients; 0.0, or NaN to make DeepSpeed drop the step.
         """
-        token = torch.zeros(1, 1, dtype=torch.long, device=self._device)
-        output = self._forward(
-            {
-                columns.INPUT_IDS: token.expand(1, 2),
-                columns.PROMPT_LENS: token[0] + 1,
-                Columns.ACTIONS: token,
-                Columns.LOSS_MASK: token == 0,
-            }
-        )
+        output = self._forward(self._idle_batch())
         loss = output[Columns.ACTION_LOGP].sum()
         if self.config.entropy_coeff:
             loss = loss + output[ENTROPY].sum()
         self._backward(loss * factor)
+
+    def _idle_batch(self) -> dict[str, Tensor]:
+        token = torch.zeros(1, 1, dtype=torch.long, device=self._device)
+        return {
+            columns.INPUT_IDS: token.expand(1, 2),
+            columns.PROMPT_LENS: token[0] + 1,
+            Columns.ACTIONS: token,
+            Columns.LOSS_MASK: token == 0,
+        }
+
+    @torch.no_grad()
+    def _run_passes(self, passes: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Makes forward passes through the policy, as many on every learner."""
+        most = max_over_learners(len(passes))
+        results = [self._engine(compute=one) for one in passes]
+        for _ in range(most - len(passes)):
+            self._forward(self._idle_batch())
+        return results
 
     @override(PURETorchLearner)
     def _forward(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 B rows, L columns, T response tokens.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,6 +74,9 @@ class LLMRLModule(TorchRLModule):
             )
         # Stands in for the policy's state where a learner partitions its parameters.
         self.partitioned: ZeroPolicy | None = None
+        # And makes passes through them without gradient, all learners together.
+        self.run_passes: Callable[[Sequence[Callable[[], Any]]], list[Any]] | None
+        self.run_passes = None
         self.reference: torch.nn.Module | None = None
         if settings["lora"] is not None:
             add_lora(self.policy, settings["lora"], settings.get("seed", 0))
