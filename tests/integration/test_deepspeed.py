@@ -107,7 +107,9 @@ def update(group: Any, iterations: range) -> list[Any]:
     """Two optimiser steps per iteration: three groups, then the two that are left."""
     groups = make_groups()
     # The long group alone on the first of two learners: it has none in one step of two.
-    shares = [range(_GROUPS)] if group.is_local else [range(1), range(1, _GROUPS)]
+    shares = [range(_GROUPS)]
+    if group.is_remote and len(group) == 2:
+        shares = [range(1), range(1, _GROUPS)]
     reports = []
     for iteration in iterations:
         on_learners(
@@ -266,6 +268,67 @@ def test_a_stage(reference: dict[str, Any], tmp_path: Path, name: str) -> None:
         set_back(group, state)
         update(group, range(3, 5))
         assert_close(weights(group), final, 1e-4)
+
+
+VARIANTS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+    "stage 1, masters": (2, STAGES["stage 1"], {}),
+    "stage 3, masters, offloaded, recomputed": (
+        2,
+        {
+            **STAGES["stage 3"],
+            "offload_optimizer": {"device": "cpu", "pin_memory": False},
+            "offload_param": {"device": "cpu", "pin_memory": False},
+        },
+        {"gradient_checkpointing": True},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def bfloat16_state(ray_cluster: None) -> dict[str, Any]:
+    with learners(bfloat16(learner_config(TINY_POLICY, 0, None))) as group:
+        update(group, range(5))
+        return optimizer_state(group.get_state())
+
+
+def bfloat16(config: PUREConfig, **settings: Any) -> PUREConfig:
+    return config.rl_module(
+        model_config={**config.model_config, "dtype": "bfloat16", **settings}
+    )
+
+
+def optimizer_state(state: dict[str, Any]) -> dict[str, Any]:
+    (adam,) = state["learner"]["optimizer"].values()
+    return dict(adam)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_bfloat16_policy_keeps_its_masters(
+    bfloat16_state: dict[str, Any], name: str
+) -> None:
+    num_learners, deepspeed, settings = VARIANTS[name]
+    config = bfloat16(learner_config(TINY_POLICY, num_learners, deepspeed), **settings)
+    with learners(config) as group:
+        update(group, range(3))
+        halfway = group.get_state()
+        update(group, range(3, 5))
+        state = optimizer_state(group.get_state())
+        set_back(group, halfway)
+        update(group, range(3, 5))
+        again = optimizer_state(group.get_state())
+    assert state["num_updates"] == 10
+    masters, moments = state["float32_masters"], state["state"]["state"]
+    assert len(masters) == len(moments) == len(bfloat16_state["float32_masters"])
+    for index, master in enumerate(masters):
+        # Sums in another order, rounded to 8 bits.
+        plain = bfloat16_state["float32_masters"][index]
+        torch.testing.assert_close(master, plain, atol=1e-3, rtol=0.0)
+        assert torch.equal(master, again["float32_masters"][index])
+        assert moments[index]["step"] == 10
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(
+                moments[index][name], again["state"]["state"][index][name]
+            )
 
 
 def test_a_run_under_stage_3_goes_on_without_deepspeed(

@@ -74,10 +74,17 @@ def phase(name: str, *, waits: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def _collective(name: str) -> Iterator[None]:
+def collective(name: str) -> Iterator[None]:
+    """Marks a phase that talks to the other learners, and what fails in it.
+
+    Raises:
+        CollectiveBrokenError: for a RuntimeError, as broken connections give.
+    """
     with phase(name):
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise CollectiveBrokenError(
                 f'Learner {rank()} of {num_ranks()} failed in phase "{name}", where '
@@ -101,18 +108,18 @@ def sum_over_learners(tensor: Tensor, name: str = "sum") -> Tensor:
         name: of the phase.
     """
     if num_ranks() > 1:
-        with _collective(name):
+        with collective(name):
             moved = tensor.to(_device())
             dist.all_reduce(moved)
             tensor.copy_(moved)
     return tensor
 
 
-def max_over_learners(value: int) -> int:
-    """Returns the largest of the learners' values."""
+def max_over_learners(value: int, name: str) -> int:
+    """Returns the largest of the learners' values; `name` is that of the phase."""
     if num_ranks() == 1:
         return value
-    with _collective("maximum"):
+    with collective(name):
         tensor = torch.tensor(value, device=_device())
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor)
@@ -127,7 +134,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """
     if num_ranks() == 1:
         return
-    with _collective("gradients"):
+    with collective("gradients"):
         bucket: list[Tensor] = []
         for parameter in parameters:
             if not parameter.requires_grad:
@@ -164,7 +171,7 @@ def broadcast_parameters(tensors: Iterable[Tensor]) -> None:
     """Gives every learner the first learner's values."""
     if num_ranks() == 1:
         return
-    with torch.no_grad(), _collective("first weights"):
+    with torch.no_grad(), collective("first weights"):
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
         _finish()

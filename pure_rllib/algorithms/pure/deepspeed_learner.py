@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pure_rllib.algorithms import columns
 from pure_rllib.algorithms.pure.collectives import (
+    collective,
     max_over_learners,
     num_ranks,
     phase,
@@ -88,7 +89,7 @@ class DeepSpeedLearner(PURETorchLearner):
         is_first: bool,
     ) -> Tensor:
         mine = num_micro_batches(batch, self.config.micro_batch_tokens, rows)
-        most = max_over_learners(mine)
+        most = max_over_learners(mine, "number of micro-batches")
         total = super()._accumulate(batch, rows, denominator, stats, is_first)
         for _ in range(most - mine):
             self._idle_pass()
@@ -118,23 +119,26 @@ class DeepSpeedLearner(PURETorchLearner):
     @torch.no_grad()
     def _run_passes(self, passes: Sequence[Callable[[], Any]]) -> list[Any]:
         """Makes forward passes through the policy, as many on every learner."""
-        most = max_over_learners(len(passes))
-        results = [self._engine(compute=one) for one in passes]
+        most = max_over_learners(len(passes), "number of passes")
+        with collective("forward"):
+            results = [self._engine(compute=one) for one in passes]
         for _ in range(most - len(passes)):
             self._forward(self._idle_batch())
         return results
 
     @override(PURETorchLearner)
     def _forward(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        output: dict[str, Tensor] = self._engine(
-            compute=partial(super()._forward, micro_batch)
-        )
+        with collective("forward"):
+            output: dict[str, Tensor] = self._engine(
+                compute=partial(super()._forward, micro_batch)
+            )
         return output
 
     @override(PURETorchLearner)
     def _backward(self, loss: Tensor) -> None:
         # DeepSpeed takes the mean over the learners; the loss has its denominator.
-        self._engine.backward(loss * num_ranks())
+        with collective("backward"):
+            self._engine.backward(loss * num_ranks())
 
     @override(PURETorchLearner)
     @phase("optimizer step")
@@ -144,7 +148,8 @@ class DeepSpeedLearner(PURETorchLearner):
             self._idle_pass(factor=math.nan)
         for param_group in self._engine.optimizer.param_groups:
             param_group["lr"] = lr
-        self._engine.step()
+        with collective("optimiser step"):
+            self._engine.step()
         if not self._engine.was_step_applied():
             return math.nan
         return float(self._engine.get_global_grad_norm())
@@ -157,7 +162,8 @@ class DeepSpeedLearner(PURETorchLearner):
     def _adam_state(
         self, optimizer: torch.optim.Optimizer
     ) -> tuple[dict[str, Any], list[Tensor]]:
-        return self._whole.optimizer_state()
+        with collective("gather optimiser state"):
+            return self._whole.optimizer_state()
 
     @override(PURETorchLearner)
     def _load_adam_state(
@@ -184,7 +190,7 @@ class DeepSpeedLearner(PURETorchLearner):
     @phase("probe")
     def probe_logps(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
         """Passes each sequence through the policy; see `Generator.logps`."""
-        with torch.no_grad():
+        with torch.no_grad(), collective("probe"):
             return [
                 self._engine(compute=partial(self._sequence_logps, token_ids))[0]
                 for token_ids in sequences
@@ -198,7 +204,8 @@ class DeepSpeedLearner(PURETorchLearner):
     @phase("gather")
     def export_policy(self, tokenizer: Any, folder: str) -> None:
         """Gathers the policy on the first learner's CPU, which writes it."""
-        state = self._whole.state_dict()
+        with collective("gather policy"):
+            state = self._whole.state_dict()
         if rank() == 0:
             export_policy(
                 self._policy,
@@ -214,7 +221,8 @@ class DeepSpeedLearner(PURETorchLearner):
 
         `GatheringLearnerGroup` sees to that. Other learners return nothing.
         """
-        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        with collective("gather state"):
+            state: dict[str, Any] = super().get_state(*args, **kwargs)
         return state if rank() == 0 else {}
 
 

@@ -13,21 +13,28 @@ class LearnerSettings(AlgorithmConfig):
     def __init__(self, algo_class: Any = None):
         super().__init__(algo_class=algo_class)
         self.deepspeed: Mapping[str, Any] | None = None
+        self.collective_timeout_s = 1800.0
 
     @override(AlgorithmConfig)
     def learners(
-        self, *, deepspeed: Mapping[str, Any] | None = NotProvided, **kwargs: Any
+        self,
+        *,
+        deepspeed: Mapping[str, Any] | None = NotProvided,
+        collective_timeout_s: float = NotProvided,
+        **kwargs: Any,
     ) -> Self:
-        """Sets how many learners there are, and how they share the work.
+        """Sets how many learners there are and how they work together.
 
         Args:
             deepspeed: settings of DeepSpeed's ZeRO under DeepSpeed's names: `stage` 1,
                 2 or 3, `offload_optimizer`, `offload_param`, and sizes of buckets; see
                 docs/engines.md. None: each learner holds a replica.
+            collective_timeout_s: how long a learner may wait for another, in seconds,
+                before the run ends with an error that says where.
             **kwargs: RLlib's own, such as `num_learners`.
         """
         super().learners(**kwargs)
-        return self._set(deepspeed=deepspeed)
+        return self._set(deepspeed=deepspeed, collective_timeout_s=collective_timeout_s)
 
     def _set(self, **settings: Any) -> Self:
         for name, value in settings.items():

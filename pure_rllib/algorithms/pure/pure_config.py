@@ -65,8 +65,6 @@ class PUREConfig(LearnerSettings):
         self.num_prm_actors = 0
         self.prm_actor_kwargs: dict[str, Any] = {}
         self.max_logp_gap: float | None = None
-        # .learners()
-        self.collective_timeout_s = 1800.0
         # .training()
         self.lr = 1.0e-6
         self.grad_clip = 1.0
@@ -268,20 +266,6 @@ class PUREConfig(LearnerSettings):
             rollout_correction_cap=rollout_correction_cap,
             max_weight_lag=max_weight_lag,
         )
-
-    @override(AlgorithmConfig)
-    def learners(
-        self, *, collective_timeout_s: float = NotProvided, **kwargs: Any
-    ) -> Self:
-        """Sets how many learners there are and how they work together.
-
-        Args:
-            collective_timeout_s: how long a learner may wait for another, in seconds,
-                before the run ends with an error that says where.
-            **kwargs: RLlib's own.
-        """
-        super().learners(**kwargs)
-        return self._set(collective_timeout_s=collective_timeout_s)
 
     @override(AlgorithmConfig)
     def evaluation(

@@ -174,12 +174,10 @@ class ZeroPolicy:
     def _partitions(self) -> list[Tensor]:
         """The flat float32 tensors that AdamW steps on."""
         zero = self._engine.optimizer
-        flat: list[Tensor] = (
-            zero.fp32_partitioned_groups_flat
-            if self._is_stage_3
-            else zero.single_partition_of_fp32_groups
-        )
-        return flat
+        if self._is_stage_3:
+            flat: list[Tensor] = zero.fp32_partitioned_groups_flat
+            return flat
+        return [p for group in zero.optimizer.param_groups for p in group["params"]]
 
     def _trainable(self) -> list[nn.Parameter]:
         return [p for p in self._policy.parameters() if p.requires_grad]
