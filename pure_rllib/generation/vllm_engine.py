@@ -27,6 +27,8 @@ _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # What a worker shall do is sent to it as a function, where workers are processes.
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+    # Bound to cores, the engines of two env runners would share the same ones.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
@@ -35,6 +37,8 @@ _ENVIRONMENT = {
 # processes started later are given.
 _KEPT_VARIABLES = ("LD_PRELOAD",)
 _CPU_KV_CACHE_BYTES = 2**30
+_CPU_BLOCK_TOKENS = 128
+_MAX_NUM_SEQS = 256
 
 
 def import_vllm() -> Any:
@@ -96,7 +100,11 @@ def make_engine(
     sized = {"kv_cache_memory_bytes", "gpu_memory_utilization"} & set(settings)
     if is_cpu and not sized and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
         # By itself vLLM would take 92% of the machine's memory.
-        arguments["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
+        arguments["kv_cache_memory_bytes"] = _cpu_kv_cache_bytes(
+            config.get_text_config(),
+            arguments["max_model_len"],
+            arguments.get("max_num_seqs", _MAX_NUM_SEQS),
+        )
     if arguments.get("tensor_parallel_size", 1) > 1:
         # Inside a Ray actor vLLM would ask Ray for GPUs that the actor already holds.
         arguments.setdefault("distributed_executor_backend", "mp")
@@ -121,11 +129,26 @@ def make_engine(
             )
 
 
+def _cpu_kv_cache_bytes(config: Any, max_model_len: int, max_num_seqs: int) -> int:
+    """Room for all sequences that are sampled at once, up to 1 GiB."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    # Keys and values, of 4 bytes at most.
+    bytes_per_token = 8 * config.num_hidden_layers * heads * _head_size(config)
+    blocks = -(-max_model_len // _CPU_BLOCK_TOKENS)
+    # vLLM keeps one block to itself.
+    tokens = (max_num_seqs * blocks + 1) * _CPU_BLOCK_TOKENS
+    return int(min(_CPU_KV_CACHE_BYTES, tokens * bytes_per_token))
+
+
+def _head_size(config: Any) -> int:
+    size = getattr(config, "head_dim", None)
+    return int(size or config.hidden_size // config.num_attention_heads)
+
+
 def _check_head_size(config: Any) -> None:
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-    size = getattr(config, "head_dim", None)
-    size = size or config.hidden_size // config.num_attention_heads
+    size = _head_size(config)
     sizes = CPUAttentionBackend.get_supported_head_sizes()
     if size not in sizes:
         raise ValueError(
@@ -226,6 +249,15 @@ def _repack_tied_head(worker: Any) -> None:
     for module in model.modules():
         if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
             dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+
+
+def is_in_process(llm: Any) -> bool:
+    """Whether an engine's only worker runs in this process."""
+    from vllm.v1.engine.core_client import InprocClient
+
+    engine = llm.llm_engine
+    num_workers = engine.vllm_config.parallel_config.world_size
+    return num_workers == 1 and isinstance(engine.engine_core, InprocClient)
 
 
 def close_engine(llm: Any) -> None:

@@ -14,6 +14,7 @@ from pure_rllib.generation.load_policy import policy_config
 from pure_rllib.generation.vllm_engine import (
     close_engine,
     import_vllm,
+    is_in_process,
     load_from_folder,
     load_from_tensors,
     make_engine,
@@ -123,21 +124,18 @@ class VLLMGenerator:
             self._check_names(tensor_names(weights.folder))
             load_from_folder(self._llm, weights.folder)
         else:
-            if self._num_workers > 1:
+            if not is_in_process(self._llm):
                 raise ValueError(
-                    f"`tensor_parallel_size` ({self._num_workers}) must be 1 in local "
-                    "mode, because the learner's tensors are not in the processes of "
-                    "vLLM's workers. Set `.env_runners(num_env_runners=1)`."
+                    "Weights of this process can be given only to an engine of this "
+                    "process, with `tensor_parallel_size` 1 and without "
+                    "VLLM_ENABLE_V1_MULTIPROCESSING=1. Publish them in a folder, as "
+                    "`write_weights` does."
                 )
             seen: set[str] = set()
             load_from_tensors(self._llm, _tensors(weights, seen))
             self._check_names(seen)
         self._is_loaded = True
         self.weights_version = weights.version
-
-    @property
-    def _num_workers(self) -> int:
-        return int(self._llm.llm_engine.vllm_config.parallel_config.world_size)
 
     def _check_names(self, given: set[str]) -> None:
         missing = sorted(self._names - given)
