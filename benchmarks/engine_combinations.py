@@ -5,7 +5,7 @@ and prints a table from the runs' `progress.csv`: accuracy on held-out problems 
 the last iteration, the largest gap between generator and learner, and the median
 seconds of an iteration.
 
-    python benchmarks/engine_combinations.py [--only vllm] [--seeds 0] --out runs/engines
+    python benchmarks/engine_combinations.py [--only NAME] [--seeds 0] --out FOLDER
 """
 
 import argparse
@@ -64,14 +64,15 @@ def run(name: str, seed: int, folder: Path, iterations: int | None) -> list[str]
         return [name, str(seed), "failed", "", "", ""]
     with (out / "progress.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    gaps = [float(row["generator_learner_logp_gap"] or "nan") for row in rows]
+    rows = [row for row in rows if int(row["training_iteration"])]
+    gaps = [float(row["generator_learner_logp_gap"]) for row in rows]
     seconds = [float(row["seconds/iteration"]) for row in rows]
     return [
         name,
         str(seed),
         f"{float(rows[-1]['evaluation/greedy_accuracy']):.3f}",
         f"{float(rows[-1]['evaluation/sampled_accuracy']):.3f}",
-        f"{max(gap for gap in gaps if gap == gap):.0e}",
+        f"{max(gaps):.0e}",
         f"{statistics.median(seconds):.2f}",
     ]
 

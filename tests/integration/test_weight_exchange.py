@@ -50,6 +50,7 @@ def test_weights_arrive_after_each_update(
         result = algo.train()
         assert result["weights"]["version"] == version
         assert 0.0 <= result["generator_learner_logp_gap"] < 1e-4
+        algo.evaluate()  # takes over the next weights before the next iteration does
     weights = algo._published()
     if num_actors:
         assert isinstance(weights.source, PublishedFiles)

@@ -3,6 +3,7 @@
 G responses per prompt, P prompt tokens, T response tokens.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -71,14 +72,14 @@ class RunnerSample:
             `score`, `verify`, and `total`.
         num_overlong: responses over the PRM's context.
         num_prm_retries: batches that lost their PRM actor and were sent again.
-        logp_gap: see `check_arrival`; None if it held these weights before.
+        logp_gap: what `check_arrival` found when it took over the weights.
     """
 
     groups: list[Group] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     num_overlong: int = 0
     num_prm_retries: int = 0
-    logp_gap: float | None = None
+    logp_gap: float = math.nan
 
 
 class GroupEnvRunner(EnvRunner, Checkpointable):
@@ -95,6 +96,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         self._env_creator = kwargs["env_creator"]
         self._generator: Generator | None = None
         self._publication: str | None = None
+        self._logp_gap = math.nan
         self._receiver = WeightReceiver(keep=1)
         self.make_env()
 
@@ -181,7 +183,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         size = group_size or self.config.group_size
         generator = self.generator
         loading = perf_counter()
-        logp_gap = self._take_over(weights)
+        self._take_over(weights)
         generating = perf_counter()
         responses = generator.generate(
             [prompt.tolist() for prompt in prompts],
@@ -203,7 +205,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         sample = RunnerSample(
             num_overlong=after[0] - before[0],
             num_prm_retries=after[1] - before[1],
-            logp_gap=logp_gap,
+            logp_gap=self._logp_gap,
         )
         ids = group_ids if group_ids is not None else range(len(tickets))
         for i, (problem, prompt, group_id) in enumerate(
@@ -274,17 +276,16 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             group.episodes = []
         return [sample, *episodes]
 
-    def _take_over(self, weights: Weights) -> float | None:
-        """Loads weights, unless they are held already; returns the proof's gap."""
+    def _take_over(self, weights: Weights) -> None:
+        """Loads weights and proves that they arrived, unless they are held already."""
         if weights.publication == self._publication:
-            return None
+            return
         # Not this one's any more from here on, if anything fails.
         self._publication = None
         self.generator.load_weights(self._receiver.receive(weights.source))
         logps = self.generator.logps(weights.probe.token_ids)
-        gap = check_arrival(weights, logps, self.config.logp_gap_limit)
+        self._logp_gap = check_arrival(weights, logps, self.config.logp_gap_limit)
         self._publication = weights.publication
-        return gap
 
     def close_weights(self) -> None:
         """Gives up copies of weights that lie on this node."""

@@ -41,7 +41,7 @@ class SampledBatch:
         num_prm_retries: batches that lost their PRM actor and were sent again.
         weights_version: of the policy that was sampled from.
         logp_gap: the largest of those that env runners found when they took over the
-            weights; NaN if all held them before.
+            weights.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -219,9 +219,7 @@ def _collect(
         num_overlong=sum(result.num_overlong for result in results),
         num_prm_retries=sum(result.num_prm_retries for result in results),
         weights_version=weights.version,
-        logp_gap=max(
-            (r.logp_gap for r in results if r.logp_gap is not None), default=math.nan
-        ),
+        logp_gap=max(result.logp_gap for result in results),
     )
 
 
