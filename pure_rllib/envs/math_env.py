@@ -11,8 +11,8 @@ from pure_rllib.data.prompts import PromptTemplate, drop_long_prompts, make_temp
 from pure_rllib.embedded.cache import resolve_model
 from pure_rllib.envs.process_rewards import ScoringFunction, make_step_scorer
 from pure_rllib.envs.token_env import TokenEnv
+from pure_rllib.envs.verifiers import make_verifier
 from pure_rllib.rewards.base import StepScorer, Verifier
-from pure_rllib.rewards.verifier import MathVerifier
 
 
 class MathEnv(TokenEnv):
@@ -33,8 +33,9 @@ class MathEnv(TokenEnv):
         step_scorer: used in place of a PRM: a step scorer, a function from the prompt's
             text and the texts of the steps to one score in [-1, 1] per step, or
             "module:name" of either.
-        verifier: "math_verify", a verifier, or None.
-        verifier_kwargs: further arguments of `MathVerifier`.
+        verifier: "math_verify", "hybrid", a verifier, or None.
+        verifier_kwargs: further arguments of `MathVerifier`; for "hybrid" also
+            `second_opinion`, see `make_verifier`.
         prompt_template: name, text or fields of a prompt template.
         max_prompt_tokens: longer prompts are dropped and counted.
         **kwargs: the other arguments of `TokenEnv`.
@@ -74,7 +75,11 @@ class MathEnv(TokenEnv):
             problems=train,
             eval_problems=held_out,
             tokenizer=tokenizer,
-            verifier=_verifier(verifier, verifier_kwargs),
+            verifier=make_verifier(
+                verifier,
+                verifier_kwargs,
+                [train] if held_out is None else [train, held_out],
+            ),
             prompt_template=template,
             max_prompt_tokens=max_prompt_tokens,
             **kwargs,
@@ -111,20 +116,3 @@ def _problems(
         # May be procedural and endless for all practical purposes: not gone through.
         return source, 0
     return drop_long_prompts(source, encode, max_prompt_tokens)
-
-
-def _verifier(
-    verifier: str | Verifier | None, verifier_kwargs: Mapping[str, Any] | None
-) -> Verifier | None:
-    if isinstance(verifier, str):
-        if verifier != "math_verify":
-            raise ValueError(
-                f'`verifier` ("{verifier}") must be "math_verify", None or a verifier.'
-            )
-        return MathVerifier(**(verifier_kwargs or {}))
-    if verifier_kwargs:
-        raise ValueError(
-            f"`verifier_kwargs` ({dict(verifier_kwargs)}) only has an effect with "
-            '`verifier="math_verify"`: drop it or change `verifier`.'
-        )
-    return verifier

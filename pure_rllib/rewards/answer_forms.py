@@ -158,6 +158,8 @@ def single_answer(text: str) -> str | None:
         return None
     if any(kind.fullmatch(bare) for kind in (_PLAIN_NUMBER, _THOUSANDS, _CONTINENTAL)):
         return bare
+    if re.fullmatch("[a-z]", bare):
+        return None
     inner = _unwrap(bare)
     if "$" in inner.replace(r"\$", "") and not inner.startswith(("$", "[$")):
         return None

@@ -5,16 +5,20 @@ memory. Math-Verify's own time limits need the main thread and do not interrupt 
 So every comparison runs in a process that is killed when it is late, and replaced.
 """
 
+import logging
 import os
 import threading
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pure_rllib.rewards.base import Verdict
 from pure_rllib.rewards.boxed import answer_text, gold_text
 from pure_rllib.rewards.verifier_pool import Pair, WorkerPool
+
+logger = logging.getLogger(__name__)
+_MAX_GOLDS_LOOKED_AT = 256
 
 
 class MathVerifier:
@@ -84,6 +88,7 @@ class MathVerifier:
         self.boxed_only = boxed_only
         self.cache_size = cache_size
         self.start_limit_s = start_limit_s
+        self._golds_to_look_at: list[str] = []
         self._make_state()
 
     def _make_state(self) -> None:
@@ -102,6 +107,7 @@ class MathVerifier:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._golds_to_look_at = []
         self._make_state()
 
     def __enter__(self) -> "MathVerifier":
@@ -158,6 +164,9 @@ class MathVerifier:
 
     def _verify(self, keys: list[tuple[str, str | None]]) -> list[Verdict]:
         """Gives pairs of gold text and answer text (None: gold only) their verdicts."""
+        golds, self._golds_to_look_at = self._golds_to_look_at, []
+        if golds:
+            self._warn_of_golds(golds)
         with self._lock:
             if os.getpid() != self._pool.owner_pid:
                 # After a fork the workers are the parent's.
@@ -202,6 +211,31 @@ class MathVerifier:
             for gold, text, verdict in zip(unique, texts, verdicts, strict=True)
             if verdict.outcome != "correct"
         }
+
+    def look_at_golds(self, golds: Iterable[str]) -> None:
+        """Has a sample of gold answers checked when the verifier is first used.
+
+        Those that cannot be read are listed in one warning. Checking takes about a
+        millisecond each, so at most 256 are, at equal distances.
+        """
+        unique = list(dict.fromkeys(golds))
+        stride = max(1, -(-len(unique) // _MAX_GOLDS_LOOKED_AT))
+        self._golds_to_look_at = unique[::stride]
+
+    def _warn_of_golds(self, golds: list[str]) -> None:
+        bad = self.check_golds(golds)
+        if bad:
+            outcomes = Counter(verdict.outcome for verdict in bad.values())
+            examples = ", ".join(repr(gold)[:60] for gold in list(bad)[:5])
+            logger.warning(
+                "%d of %d gold answers looked at cannot be read (%s), such as %s: a "
+                "response is correct there only if it repeats the answer sign by "
+                "sign. Change or drop these problems.",
+                len(bad),
+                len(golds),
+                ", ".join(f"{count} {name}" for name, count in outcomes.items()),
+                examples,
+            )
 
     def _known(self, key: tuple[str, str | None]) -> Verdict | None:
         gold, answer = key

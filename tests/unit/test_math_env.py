@@ -1,17 +1,19 @@
 """Math-v0 from files, a reward model and Math-Verify; what it refuses."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModelForTokenClassification
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.math_env import MathEnv
 from pure_rllib.envs.process_rewards import DeferredScorer
 from pure_rllib.generation.load_policy import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier
+from pure_rllib.rewards.hybrid_verifier import HybridVerifier
 from pure_rllib.rewards.process_reward import ProcessRewardModel
 from pure_rllib.testing import (
     HashScorer,
@@ -250,3 +252,76 @@ def test_a_deferred_scorer_is_made_once():
 def test_problem_sources_are_taken_as_they_are():
     source = ListProblems([Problem("one")])
     assert make_env(source).problems is source
+
+
+def like_the_gold(gold: str, answer: str) -> bool | None:
+    """A second opinion that the tests name."""
+    return answer == "two" if gold == "2" else None
+
+
+def verdict_of(env: MathEnv, text: str) -> str:
+    try:
+        verdict = env.judge.verify_one(env.problems[0], text)
+        assert verdict is not None
+        return verdict.outcome
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("opinion", [like_the_gold, f"{__name__}:like_the_gold"])
+def test_a_second_opinion_is_named_in_settings(problems, opinion, monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[like_the_gold.__module__])
+    kwargs = {"second_opinion": opinion, "time_limit_s": 20.0}
+    for text, outcome in (
+        (r"\boxed{two}", "correct"),
+        (r"\boxed{three}", "incorrect"),
+        (r"\boxed{2}", "correct"),
+        ("two", "no_answer"),
+    ):
+        env = make_env(problems, verifier="hybrid", verifier_kwargs=kwargs)
+        assert verdict_of(env, text) == outcome
+
+
+def test_a_judging_model_is_loaded_when_it_is_asked(problems, tmp_path):
+    config = policy_config(tiny_model_config(len(TOKENIZER)))
+    random_model(AutoModelForCausalLM, config, 0).save_pretrained(tmp_path / "judge")
+    TOKENIZER.save_pretrained(tmp_path / "judge")
+    settings = {"model": str(tmp_path / "judge"), "verdicts": ["Y", "N"]}
+    kwargs = {"second_opinion": settings, "time_limit_s": 20.0}
+    env = make_env(problems, verifier="hybrid", verifier_kwargs=kwargs)
+    verifier = env.judge.verifier
+    assert isinstance(verifier, HybridVerifier)
+    assert verdict_of(env, r"\boxed{two}") in ("correct", "incorrect")
+    assert verifier.counts["accepted"] + verifier.counts["rejected"] == 1
+
+
+@pytest.mark.parametrize(
+    ("verifier", "opinion", "message"),
+    [
+        ("hybrid", None, r"`second_opinion` \(None\)"),
+        ("math_verify", like_the_gold, "`second_opinion` "),
+        ("hybrid", "like_the_gold", '"module:name"'),
+        ("hybrid", "no_such_module:f", "no_such_module"),
+        ("hybrid", {"model": "nowhere"}, "nowhere"),
+        ("hybrid", {"model": "nowhere", "min_score": 3}, "`min_score` "),
+    ],
+)
+def test_a_wrong_second_opinion_is_a_clear_error(problems, verifier, opinion, message):
+    kwargs = {} if opinion is None else {"second_opinion": opinion}
+    with pytest.raises(ValueError, match=message):
+        make_env(problems, verifier=verifier, verifier_kwargs=kwargs)
+
+
+def test_golds_that_cannot_be_read_are_named_once(tmp_path, caplog):
+    rows = [{"question": f"{n}?", "answer": str(n)} for n in range(20)]
+    rows.append({"question": "broken?", "answer": r"\frac{1}{"})
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    env = make_env(str(path), verifier_kwargs={"time_limit_s": 20.0})
+    first = env.judge.verify_one(env.problems[0], r"\boxed{0}")
+    assert first is not None and first.outcome == "correct"
+    (record,) = caplog.records
+    assert record.getMessage().startswith("1 of 21 gold answers looked at cannot be")
+    assert r"\frac{1}{" in record.getMessage().replace("\\\\", "\\")
+    assert verdict_of(env, r"\boxed{1}") == "incorrect"
+    assert len(caplog.records) == 1

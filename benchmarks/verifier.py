@@ -1,0 +1,105 @@
+"""Verifications per second: through worker processes, and by Math-Verify directly.
+
+The direct way is one process that calls Math-Verify's parse and verify pair by pair,
+without time limits. Both ways check the same pairs, in turns; the best round counts.
+Rounds, not seconds, can be compared: the machine is the same for both.
+
+    python benchmarks/verifier.py [--pairs FILE.json] [--workers 1 2] [--rounds 3]
+"""
+
+import argparse
+import logging
+import random
+import time
+
+import math_verify
+
+from pure_rllib.rewards.boxed import gold_text
+from pure_rllib.rewards.verifier import MathVerifier
+from pure_rllib.run.labelled_pairs import load_pairs
+
+
+def make_pairs(count: int) -> tuple[list[str], list[str]]:
+    """Makes gold answers and boxed responses such as those of mathematics data sets."""
+    rng = random.Random(0)
+    golds, responses = [], []
+    for _ in range(count):
+        a, b = rng.randint(2, 9999), rng.randint(2, 99)
+        gold = rng.choice(
+            [
+                f"{a}",
+                rf"\frac{{{a}}}{{{b}}}",
+                rf"{b}\sqrt{{{a}}}",
+                rf"x^2+{b}x-{a}",
+                rf"\left({a},{b}\right)",
+                rf"[{b},{a + 100})",
+                rf"\frac{{{a}\pi}}{{{b}}}",
+            ]
+        )
+        answer = gold if rng.random() < 0.5 else gold.replace(str(b), str(b + 1))
+        golds.append(gold)
+        responses.append(f"So the answer is $\\boxed{{{answer}}}$.")
+    return golds, responses
+
+
+def directly(golds: list[str], responses: list[str]) -> float:
+    """Returns the seconds that Math-Verify takes when it is called directly."""
+    start = time.perf_counter()
+    for gold, response in zip(golds, responses, strict=True):
+        parsed = math_verify.parse(gold_text(gold), parsing_timeout=None)
+        answer = math_verify.parse(response, parsing_timeout=None)
+        math_verify.verify(parsed, answer, timeout_seconds=None)
+    return time.perf_counter() - start
+
+
+def through_workers(
+    verifier: MathVerifier, golds: list[str], responses: list[str]
+) -> float:
+    """Returns the seconds that a verifier takes, its workers started."""
+    start = time.perf_counter()
+    verifier.verify(golds, responses)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", help="labelled pairs; default: made up")
+    parser.add_argument("--count", type=int, default=1500, help="pairs to make up")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    if args.pairs is None:
+        golds, responses = make_pairs(args.count)
+    else:
+        rows = load_pairs(args.pairs)
+        golds, responses = ([row[key] for row in rows] for key in ("gold", "pred"))
+    # Equal pairs are checked once by a verifier: they would make it look fast.
+    distinct = list(dict.fromkeys(zip(golds, responses, strict=True)))
+    golds, responses = ([pair[i] for pair in distinct] for i in range(2))
+
+    best = {"directly": float("inf")}
+    directly(golds[:50], responses[:50])  # warm-up
+    for _ in range(args.rounds):
+        best["directly"] = min(best["directly"], directly(golds, responses))
+        for num_workers in args.workers:
+            name = f"{num_workers} worker(s)"
+            with MathVerifier(num_workers, 60.0, cache_size=0) as verifier:
+                for n in range(num_workers):
+                    verifier.verify(["0"] * (n + 1), [f"\\boxed{{{n}}}"] * (n + 1))
+                # A few more than workers, so that each of them starts.
+                warm = [str(n) for n in range(8 * num_workers)]
+                verifier.verify(warm, [f"\\boxed{{{n}}}" for n in warm])
+                seconds = through_workers(verifier, golds, responses)
+            best[name] = min(best.get(name, float("inf")), seconds)
+    print(f"{len(golds)} distinct pairs, best of {args.rounds} rounds")
+    print(f"{'':14}{'pairs/s':>10}{'ratio':>8}{'per worker':>12}")
+    for name, seconds in best.items():
+        ratio = best["directly"] / seconds
+        num = 1 if name == "directly" else int(name.split()[0])
+        print(f"{name:14}{len(golds) / seconds:10.0f}{ratio:8.2f}{ratio / num:12.2f}")
+
+
+if __name__ == "__main__":
+    main()
