@@ -78,9 +78,6 @@ prm/overlong [responses, count]
 prm/retries [batches, count]
     Batches of responses that were scored again, their PRM actor having been lost.
     Count in this iteration; 0 without PRM actors.
-prm/time_share [share, 0 to 1]
-    Part of an iteration that goes into scoring steps.
-    seconds/score / seconds/iteration.
 
 # Prompts and responses
 prompt/tokens [tokens]
@@ -212,6 +209,9 @@ throughput/sampled_tokens_per_s [tokens/s]
 throughput/scored_tokens_per_s [tokens/s]
     Speed of the step scorer.
     Response tokens / seconds/score.
+throughput/scoring_share [share, 0 to 1]
+    Part of an iteration that goes into scoring steps.
+    seconds/score / seconds/iteration.
 throughput/learned_tokens_per_s [tokens/s]
     Speed of learning.
     Response tokens times passes over them / seconds/learn.

@@ -196,7 +196,7 @@ def test_training_with_prm_actors(tiny_config):
     algo = config.build_algo()
     names = algo.config.prm_actor_names
     result = algo.train()
-    assert 0.0 < result["prm"]["time_share"] < 1.0
+    assert 0.0 < result["throughput"]["scoring_share"] < 1.0
     assert result["prm"]["retries"] == 0.0
     assert abs(result["reward"]["process_mean"]) > 0
     algo.stop()

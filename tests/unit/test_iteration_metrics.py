@@ -112,7 +112,7 @@ def test_metrics_by_hand() -> None:
     assert made["groups/dropped"] == 1.0
     assert made["groups/resampled"] == 1.0
     assert made["prm/overlong"] == 3.0 and made["prm/retries"] == 2.0
-    assert made["prm/time_share"] == 0.5 / 8.0
+    assert made["throughput/scoring_share"] == 0.5 / 8.0
     assert made["prompt/dropped"] == 2.0
     assert made["epoch"] == 10 / 8
     assert made["problems_seen"] == 10.0

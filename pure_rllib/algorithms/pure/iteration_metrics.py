@@ -90,7 +90,7 @@ def iteration_metrics(
         "prompt/dropped": float(env.num_dropped_prompts),
         "prm/overlong": float(batch.num_overlong),
         "prm/retries": float(batch.num_prm_retries),
-        "prm/time_share": phases["score"] / seconds["iteration"],
+        "throughput/scoring_share": phases["score"] / seconds["iteration"],
         "generator_learner_logp_gap": batch.logp_gap,
         "weights/version": float(batch.weights_version),
         "weights/lag_mean": sum(lags) / len(lags),
