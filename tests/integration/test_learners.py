@@ -50,7 +50,7 @@ def three_updates(
         num_learners=num_learners, num_cpus_per_learner=0.5
     )
     with built(config) as algo:
-        groups = groups or algo._sample().groups
+        groups = groups or algo._sample_again(range(algo.config.num_prompts))
         ids = [group.group_id for group in groups]
         plan = MiniBatchPlan(
             tuple((i, j) for i, j in zip(ids[::2], ids[1::2], strict=True)), 0, 24
@@ -115,7 +115,7 @@ def test_a_stopped_learner_ends_the_run_with_phase_and_rank(
         pid = ray.get(victim.__ray_call__.remote(lambda _: os.getpid()))
 
         # Stopped in the middle of its update, as by a debugger or a dead disk.
-        groups = algo._sample().groups
+        groups = algo._sample_again(range(algo.config.num_prompts))
         plan = MiniBatchPlan((tuple(group.group_id for group in groups),), 1, 24)
         evenly(algo, groups, plan)
         os.kill(pid, signal.SIGSTOP)

@@ -1,0 +1,254 @@
+"""Learner tokens/s: `PURETorchLearner.update` over a plain loop on the same rows.
+
+The plain loop is forward, clipped loss, backward, clipping and AdamW, with nothing
+else: no connectors, no entropy, no statistics. It cuts the rows into the same
+micro-batches and computes log-probabilities by the same chunks; `--full-logits` makes
+it hold all logits of a micro-batch instead. Rounds alternate, so that a busy machine
+slows both; the table shows medians. Tokens are prompt and response tokens, no padding.
+
+    python benchmarks/learner.py                      # ~30M parameters, float32, CPU
+    python benchmarks/learner.py --learners 2         # adds 1 and 2 learner actors
+    python benchmarks/learner.py --model qwen2.5-1.5b --dtype bfloat16     # on a GPU
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+import torch
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from pure_rllib.algorithms import PURE, PUREConfig, columns
+from pure_rllib.algorithms.pure.group_delivery import deliver
+from pure_rllib.algorithms.pure.group_env_runner import Group
+from pure_rllib.algorithms.pure.micro_batches import micro_batches
+from pure_rllib.algorithms.pure.sampling import episodes_of
+from pure_rllib.algorithms.pure.train_batch import MiniBatchPlan, plan_mini_batches
+from pure_rllib.generation.logprobs import response_logps
+from pure_rllib.reporting.tables import format_table
+
+QWEN2 = {"model_type": "qwen2", "tie_word_embeddings": True}
+MODELS: dict[str, dict[str, Any]] = {
+    "30m": {
+        "vocab_size": 8192,
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+    },
+    "qwen2.5-1.5b": {
+        "vocab_size": 151_936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32_768,
+    },
+}
+
+
+def make_config(options: argparse.Namespace, num_learners: int) -> PUREConfig:
+    on_gpu = torch.cuda.is_available()
+    return (
+        PUREConfig()
+        .environment(
+            "pure_rllib/Arithmetic-v0",
+            env_config={"process_rewards": "exact", "num_problems": options.prompts},
+        )
+        .env_runners(
+            num_prompts=options.prompts,
+            group_size=8,
+            max_response_tokens=options.response_tokens,
+        )
+        .rl_module(
+            model_config={
+                "model": {**QWEN2, **MODELS[options.model]},
+                "dtype": options.dtype,
+                "autocast_dtype": options.autocast_dtype,
+            }
+        )
+        .learners(
+            num_learners=num_learners,
+            num_cpus_per_learner=1,
+            num_gpus_per_learner=int(on_gpu),
+        )
+        .training(
+            lr=1e-6,
+            micro_batch_tokens=options.micro_batch_tokens,
+            minibatch_size=8 * options.prompts // 2,
+        )
+        .debugging(seed=0)
+    )
+
+
+def update(algo: PURE, groups: Sequence[Group], plan: MiniBatchPlan) -> None:
+    """What an iteration does between sampling and publishing."""
+    deliver(algo.learner_group, groups, plan.mini_batches, lambda ids: [])
+    algo._update(plan)
+
+
+def plain_update(
+    policy: Any,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Any],
+    plan: MiniBatchPlan,
+    options: argparse.Namespace,
+) -> None:
+    """The same optimiser steps, by a loop that does only what it must."""
+    device = next(policy.parameters()).device
+    for group_ids in plan.mini_batches:
+        is_mine = torch.isin(batch[columns.GROUP_ID], torch.tensor(group_ids))
+        rows = is_mine.nonzero(as_tuple=True)[0]
+        count = batch[Columns.LOSS_MASK][rows].sum().to(device)
+        for _, cut in micro_batches(batch, options.micro_batch_tokens, device, rows):
+            mask = cut[Columns.LOSS_MASK]
+            ratio = (logps_of(policy, cut, options) - cut[Columns.ACTION_LOGP]).exp()
+            gain = cut[Columns.ADVANTAGES]
+            loss = torch.maximum(-gain * ratio, -gain * ratio.clamp(0.8, 1.2))
+            (loss[mask].sum() / count).backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def logps_of(
+    policy: Any, cut: dict[str, Tensor], options: argparse.Namespace
+) -> Tensor:
+    dtype = options.autocast_dtype and getattr(torch, options.autocast_dtype)
+    ids, lens = cut[columns.INPUT_IDS], cut[columns.PROMPT_LENS]
+    actions, mask = cut[Columns.ACTIONS], cut[Columns.LOSS_MASK]
+    if not options.full_logits:
+        return response_logps(
+            policy, ids, None, lens, actions, mask, autocast_dtype=dtype
+        )[0]
+    with torch.autocast(ids.device.type, dtype, enabled=dtype is not None):
+        logits = policy(input_ids=ids, use_cache=False).logits
+    rows, times = mask.nonzero(as_tuple=True)
+    chosen = logits[rows, lens[rows] - 1 + times].float().log_softmax(-1)
+    found = chosen.gather(1, actions[rows, times, None]).squeeze(1)
+    return torch.zeros_like(mask, dtype=torch.float32).index_put((rows, times), found)
+
+
+def seconds_of(run: Callable[[], None]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measured FLOP/s of a large square matrix product."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=dtype)
+
+    def multiply() -> None:
+        for _ in range(10):
+            a @ a
+
+    multiply()
+    return 20 * size**3 / min(seconds_of(multiply) for _ in range(3))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=MODELS, default="30m")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--autocast-dtype", default=None)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--response-tokens", type=int, default=96)
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--learners", type=int, default=0)
+    parser.add_argument("--full-logits", action="store_true")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+
+    algo = make_config(options, 0).build_algo()
+    learner = algo.learner_group._learner
+    groups = algo._sample_again(range(options.prompts))
+    plan = plan_mini_batches(
+        [group.group_id for group in groups],
+        groups_per_step=algo.config.groups_per_step,
+        num_epochs=1,
+        seed=0,
+        iteration=0,
+        max_response_tokens=options.response_tokens,
+    )
+    tokens = sum(group.num_tokens for group in groups)
+    batch = learner._train_batch([e for group in groups for e in episodes_of(group)])
+    runs: dict[str, Callable[[], None]] = {"ours": lambda: update(algo, groups, plan)}
+    policy = copy.deepcopy(learner._policy)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0)
+    runs["plain loop"] = lambda: plain_update(policy, optimizer, batch, plan, options)
+    remote = {}
+    for count in range(1, options.learners + 1):
+        name = f"{count} learner actor{'s' * (count > 1)}"
+        remote[name] = make_config(options, count).build_algo()
+        runs[name] = lambda made=remote[name]: update(made, groups, plan)
+
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    peaks: dict[str, float] = {}
+    for index in range(options.rounds + 1):
+        for name, run in runs.items():
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            took = seconds_of(run)
+            if torch.cuda.is_available():
+                peaks[name] = torch.cuda.max_memory_allocated() / 2**30
+            if index:  # the first round warms up
+                seconds[name].append(took)
+
+    parameters = sum(p.numel() for p in policy.parameters())
+    compute = getattr(torch, options.autocast_dtype or options.dtype)
+    rate = matrix_rate(next(policy.parameters()).device, compute)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(
+        f"{parameters / 1e6:.0f}M parameters, {options.dtype} (autocast: "
+        f"{options.autocast_dtype}), {device}, {options.threads} thread(s), "
+        f"{len(groups) * 8} responses, {tokens:,} tokens, {len(plan.mini_batches)} "
+        f"optimiser steps, micro-batches of {options.micro_batch_tokens:,} tokens, "
+        f"median of {options.rounds} rounds\n"
+    )
+    plain = statistics.median(seconds["plain loop"])
+    rows = []
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        ratios = [b / a for a, b in zip(times, seconds["plain loop"], strict=True)]
+        # Forward and backward: 6 FLOP per parameter and token, attention left out.
+        share = 6 * parameters * tokens / median / rate
+        rows.append(
+            [
+                name,
+                f"{tokens / median:,.0f}",
+                f"{plain / median:.2f}",
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+                f"{share:.2f}",
+                f"{peaks[name]:.1f}" if peaks else "-",
+            ]
+        )
+    headers = ["", "tokens/s", "of plain", "of plain, by round", "of matrix rate"]
+    print(format_table([*headers, "peak GiB"], rows))
+    if options.learners > 1:
+        one, *_, many = (statistics.median(seconds[name]) for name in remote)
+        print(
+            f"{options.learners} learners over 1: {one / many:.2f} times the tokens/s"
+        )
+    for made in (algo, *remote.values()):
+        made.stop()
+
+
+if __name__ == "__main__":
+    main()
