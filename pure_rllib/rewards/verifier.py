@@ -215,8 +215,8 @@ class MathVerifier:
     def look_at_golds(self, golds: Iterable[str]) -> None:
         """Has a sample of gold answers checked when the verifier is first used.
 
-        Those that cannot be read are listed in one warning. Checking takes about a
-        millisecond each, so at most 256 are, at equal distances.
+        Those that cannot be read are listed in one warning. Checking takes a few
+        milliseconds each, so at most 256 are, at equal distances.
         """
         unique = list(dict.fromkeys(golds))
         stride = max(1, -(-len(unique) // _MAX_GOLDS_LOOKED_AT))

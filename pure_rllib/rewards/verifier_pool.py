@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import selectors
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from pure_rllib.rewards.base import Outcome, Verdict
+
+logger = logging.getLogger(__name__)
 
 # Requests that wait inside a worker, so that it is never idle between two of them.
 _MAX_IN_FLIGHT = 4
@@ -249,7 +252,15 @@ class WorkerPool:
         if worker.in_flight:
             worker.in_flight[0].deaths += 1
             if worker.in_flight[0].deaths >= _MAX_DEATHS:
-                self._give_up(worker.in_flight.popleft(), "error")
+                pair = worker.in_flight.popleft()
+                logger.warning(
+                    "A pair ended %d verifier workers, so its outcome is an error: "
+                    "%.200r. The last one wrote: %.500s",
+                    _MAX_DEATHS,
+                    pair.key,
+                    tail or "(nothing)",
+                )
+                self._give_up(pair, "error")
         waiting.extendleft(reversed(worker.in_flight))
         self._drop(selector, worker)
         self._start_failures += not was_ready

@@ -149,7 +149,7 @@ def test_a_pair_whose_worker_is_killed_is_tried_once_more(verifier: MathVerifier
 
 
 @pytest.mark.slow
-def test_a_pair_that_ends_two_workers_is_an_error():
+def test_a_pair_that_ends_two_workers_is_an_error(caplog: pytest.LogCaptureFixture):
     with MathVerifier(time_limit_s=20.0) as verifier:
         outcomes(verifier, [("1", r"\boxed{1}")])
 
@@ -171,6 +171,8 @@ def test_a_pair_that_ends_two_workers_is_an_error():
         finally:
             done.set()
             killer.join()
+    (record,) = caplog.records
+    assert "100000000!" in record.getMessage()
 
 
 def test_a_worker_killed_between_two_calls_is_replaced(verifier: MathVerifier):
