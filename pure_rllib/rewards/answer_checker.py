@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 from typing import Any
 
 from pure_rllib.rewards.answer_forms import (
@@ -18,6 +19,7 @@ from pure_rllib.rewards.answer_forms import (
 from pure_rllib.rewards.answer_units import units_conflict
 
 MAX_SHOWN_CHARS = 1000
+_INTEGER = re.compile(r"[+-]?\d{1,30}")
 # Math-Verify compares six decimals, which says nothing about smaller numbers.
 _SMALL = 1e-3
 _SMALL_TOLERANCE = 1e-3
@@ -165,12 +167,16 @@ def _compare_forms(gold: AnswerForm, form: AnswerForm) -> bool | None:
         return True
     if units_conflict(gold.units, form.units):
         return False
+    if (gold.percent and form.units) or (form.percent and gold.units):
+        return False
     if gold.key == form.key:
         return True
     if form.base and form.base != (gold.base or 10):
         return False
     if gold.words is not None and form.words is not None:
         return gold.words == form.words
+    if _INTEGER.fullmatch(gold.latex) and _INTEGER.fullmatch(form.latex):
+        return int(gold.latex) == int(form.latex)
     return True if same_numeral(gold, form) else None
 
 
