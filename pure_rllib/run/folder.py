@@ -9,6 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pure_rllib.algorithms.pure.whole_folder import (
+    find_whole,
+    remove_leftovers,
+    write_whole,
+)
 from pure_rllib.experiment import Experiment, load_experiment
 
 _CHECKPOINT = "iteration_"
@@ -63,14 +68,15 @@ class RunFolder:
         os.replace(checkpoint, outdated)
         shutil.rmtree(outdated)
 
+    def remove_leftovers(self) -> None:
+        """Deletes what a killed process was writing or deleting."""
+        for folder in (self.path, self.path / "checkpoints", self.rollouts):
+            remove_leftovers(folder)
+
     def write_policy(self, export: Callable[[Path], Any]) -> Path:
         """Lets `export` write the policy, in place of an older one."""
         target = self.path / "policy"
-        partial = target.with_name(f".policy.partial-{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        export(partial)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+        write_whole(target, export)
         return target
 
     def write_json(self, name: str, data: Any) -> Path:
@@ -137,6 +143,7 @@ def open_folder(resume: str | Path) -> tuple[RunFolder, Path | None]:
     """
     path = Path(resume).resolve()
     if path.parent.name == "checkpoints" and path.name.startswith(_CHECKPOINT):
+        find_whole(path)
         folder, checkpoints = RunFolder(path.parent.parent), [path]
     else:
         folder = RunFolder(path)

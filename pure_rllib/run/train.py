@@ -123,6 +123,7 @@ class Run:
         write_text(file, "".join(lines[i] for i in kept))
         self._rows = [rows[i] for i in kept]
         self._seconds_before = self._rows[-1]["time_total_s"]
+        self.folder.remove_leftovers()
         drop_later(self.folder.rollouts, iteration)
         for later in self.folder.checkpoints():
             if iteration_of(later) > iteration:

@@ -20,13 +20,32 @@ TINY_POLICY = {
 }
 
 
+def start_ray() -> None:
+    ray.init(
+        "local",  # never another cluster that happens to run on this machine
+        num_cpus=4,
+        include_dashboard=False,
+        logging_level="error",
+        log_to_driver=False,
+    )
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    ray.init(
-        num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False
-    )
+    start_ray()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> Iterator[None]:
+    """Makes room for a cluster of a module's own, between the session's tests."""
+    was_there = ray.is_initialized()
+    ray.shutdown()
+    yield
+    ray.shutdown()
+    if was_there:
+        start_ray()
 
 
 @pytest.fixture

@@ -17,10 +17,6 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
 from pure_rllib.algorithms.prm_pool import start_prm_actors
 from pure_rllib.algorithms.pure import learner_stats
-from pure_rllib.algorithms.pure.env_runner_placement import (
-    spread_env_runners,
-    without_env_runners,
-)
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
 from pure_rllib.algorithms.pure.group_delivery import deliver
@@ -31,6 +27,10 @@ from pure_rllib.algorithms.pure.iteration_metrics import (
     nested,
 )
 from pure_rllib.algorithms.pure.learner_calls import on_learners
+from pure_rllib.algorithms.pure.placement import (
+    spread_env_runners,
+    without_env_runners,
+)
 from pure_rllib.algorithms.pure.pure_config import PUREConfig
 from pure_rllib.algorithms.pure.records import has_signal
 from pure_rllib.algorithms.pure.rollout_queue import RolloutQueue, mark_lags

@@ -353,6 +353,14 @@ class PUREConfig(LearnerSettings):
         )
 
     @override(AlgorithmConfig)
+    def build_learner_group(self, *, placement_group: Any = None, **kwargs: Any) -> Any:
+        """Builds the learners, packed on as few nodes as possible."""
+        from pure_rllib.algorithms.pure.placement import pack_learners
+
+        places = placement_group or pack_learners(self)
+        return super().build_learner_group(placement_group=places, **kwargs)
+
+    @override(AlgorithmConfig)
     def build_learner_connector(
         self,
         input_observation_space: Any,

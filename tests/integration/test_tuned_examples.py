@@ -1,0 +1,134 @@
+"""Every tuned example trains an iteration, with small stand-ins for what is large.
+
+Only `--set` options differ from the file: models, prompts, places and sizes.
+"""
+
+import json
+import math
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+)
+
+from pure_rllib.embedded.task import TASK_Z
+from pure_rllib.embedded.tokenizer import build_tokenizer
+from pure_rllib.experiment import EXAMPLES, Experiment, load_experiment
+from pure_rllib.settings.yaml_text import search_spaces
+
+pytestmark = pytest.mark.slow
+
+MATH = "pure_rllib/Math-v0"
+PAPER = "pure_prm_vr_qwen2_5_math_7b"
+# On a CPU, vLLM wants attention heads of 32 or more.
+TINY = {
+    "model_type": "qwen2",
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+}
+SMALL = ["env_runners.num_prompts=2", "stop.training_iteration=1"]
+EMBEDDED = [
+    *SMALL,
+    f"rl_module.model_config.model={json.dumps({**TINY, 'vocab_size': 32})}",
+    "environment.env_config.max_response_tokens=16",
+]
+# The neural PRM takes minutes to make; the exact scorer judges the same steps.
+EXACT = [*EMBEDDED, "environment.env_config.process_rewards=exact"]
+REAL = [*SMALL, "environment.env_config.max_response_tokens=16"]
+ON_A_CPU = [
+    *REAL,
+    "env_runners.num_env_runners=1",
+    "env_runners.num_gpus_per_env_runner=0",
+    "env_runners.generator_kwargs="
+    "{enforce_eager: true, kv_cache_memory_bytes: 100000000}",
+    "learners.num_gpus_per_learner=0",
+]
+STAND_INS = {
+    "arithmetic": EXACT,
+    "arithmetic_prm": EXACT,
+    "arithmetic_credit_study": EMBEDDED,
+    "arithmetic_sparse_study": EMBEDDED,
+    "arithmetic_sweep": EMBEDDED,
+    "math_prompts": REAL,
+    PAPER: [*ON_A_CPU, "learners.num_learners=2"],
+    f"{PAPER}_two_nodes": [*ON_A_CPU, "learners.num_learners=1"],
+    f"{PAPER}_verl": [*ON_A_CPU, "learners.num_learners=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name prompts, tokenizer, policy and PRM, made here."""
+    folder = tmp_path_factory.mktemp("models")
+    problems = [{"problem": f"{i}+2=?", "answer": str(i + 2)} for i in range(8)]
+    (folder / "problems.json").write_text(json.dumps(problems))
+    shared = Path(__file__).resolve().parents[2].parent / "shared/data/tokenizers"
+    policy, prm = folder / "policy", folder / "prm"
+    if (shared / "qwen2.5").is_dir():
+        shutil.copytree(shared / "qwen2.5", policy)
+        size = 151936
+    else:
+        build_tokenizer(TASK_Z).save_pretrained(policy)
+        size = len(build_tokenizer(TASK_Z))
+    shutil.copytree(policy, prm)
+    torch.manual_seed(0)
+    settings = {**TINY, "vocab_size": size}
+    config = AutoConfig.for_model(**settings)
+    AutoModelForCausalLM.from_config(config).save_pretrained(policy)
+    config = AutoConfig.for_model(**settings, num_labels=2)
+    AutoModelForTokenClassification.from_config(config).save_pretrained(prm)
+    given = {"problems": folder / "problems.json", "tokenizer": policy, "prm": prm}
+    return [
+        *(f"environment.env_config.{key}={path}" for key, path in given.items()),
+        f"rl_module.model_config.model={policy}",
+    ]
+
+
+def without_search(experiment: Experiment) -> Experiment:
+    """The first point of each search space."""
+    return experiment.with_overrides(
+        [
+            f"{key}={json.dumps(space['grid_search'][0])}"
+            for key, space in search_spaces(experiment.config)
+        ]
+    )
+
+
+def test_every_example_has_a_stand_in() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == set(STAND_INS)
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_example_trains_an_iteration(
+    name: str, ray_cluster: None, models: list[str]
+) -> None:
+    experiment = load_experiment(name)
+    runners, learners = (
+        experiment.config.get(section, {}) for section in ("env_runners", "learners")
+    )
+    for engine, is_used in (
+        ("vllm", runners.get("generator") == "vllm"),
+        ("deepspeed", learners.get("deepspeed") is not None),
+    ):
+        if is_used and find_spec(engine) is None:
+            pytest.skip(f"{engine} is not installed (make engines): {name} was not run")
+    given = models if experiment.config["environment"]["env"] == MATH else []
+    experiment = without_search(experiment.with_overrides([*given, *STAND_INS[name]]))
+    for arm in experiment.arms or [None]:
+        algo = experiment.build_config(experiment.settings(arm)).build_algo()
+        result = algo.train()
+        algo.stop()
+        assert result["training_iteration"] == 1
+        assert math.isfinite(result["loss"]["total"])
+        assert result["env_runners"]["num_episodes"] == 2 * algo.config.group_size
