@@ -20,7 +20,6 @@ from pure_rllib.algorithms.pure.collectives import (
     collective,
     max_over_learners,
     num_ranks,
-    phase,
     rank,
 )
 from pure_rllib.algorithms.pure.deepspeed_settings import engine_config
@@ -79,7 +78,6 @@ class DeepSpeedLearner(PURETorchLearner):
         return [p for p in self._policy.parameters() if p.requires_grad]
 
     @override(PURETorchLearner)
-    @phase("forward and backward")
     def _accumulate(
         self,
         batch: dict[str, Any],
@@ -141,14 +139,13 @@ class DeepSpeedLearner(PURETorchLearner):
             self._engine.backward(loss * num_ranks())
 
     @override(PURETorchLearner)
-    @phase("optimizer step")
     def _apply_gradients(self, lr: float, is_finite: bool) -> float:
         if not is_finite:
             # DeepSpeed looks at gradients only, and a loss can be infinite alone.
             self._idle_pass(factor=math.nan)
         for param_group in self._engine.optimizer.param_groups:
             param_group["lr"] = lr
-        with collective("optimiser step"):
+        with collective("optimizer step"):
             self._engine.step()
         if not self._engine.was_step_applied():
             return math.nan
@@ -187,7 +184,6 @@ class DeepSpeedLearner(PURETorchLearner):
         return self._whole.num_bytes()
 
     @override(PURETorchLearner)
-    @phase("probe")
     def probe_logps(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
         """Passes each sequence through the policy; see `Generator.logps`."""
         with torch.no_grad(), collective("probe"):
@@ -201,7 +197,6 @@ class DeepSpeedLearner(PURETorchLearner):
         return [sequence_logps(self._policy, token_ids, self._device)]
 
     @override(PURETorchLearner)
-    @phase("gather")
     def export_policy(self, tokenizer: Any, folder: str) -> None:
         """Gathers the policy on the first learner's CPU, which writes it."""
         with collective("gather policy"):
@@ -215,7 +210,6 @@ class DeepSpeedLearner(PURETorchLearner):
             )
 
     @override(Learner)
-    @phase("gather")
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Gathers the state on the first learner; all learners must call it.
 

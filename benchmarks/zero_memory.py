@@ -1,0 +1,184 @@
+"""Memory per learner: replicas against DeepSpeed ZeRO 1, 2 and 3.
+
+Two learners make two updates of a bfloat16 policy with 100 million parameters, on a few
+tokens, so that activations hardly count. The table has, of the learner with the most,
+the bytes of all tensors that are alive between updates (parameters, float32 masters,
+AdamW's moments) and when the backward passes are done (gradients too), and the peak of
+its resident memory in the second update, Python and libraries included. Needs
+DeepSpeed, and memory for two replicas (about 6 GiB).
+
+    python benchmarks/zero_memory.py [--dtype float32] [--stages 0 3]
+"""
+
+import argparse
+import ctypes
+import gc
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.algorithms.pure.episodes import make_episode
+from pure_rllib.algorithms.pure.learner_calls import on_learners
+from pure_rllib.algorithms.pure.train_batch import plan_mini_batches
+from pure_rllib.envs.vector import JudgedResponse
+from pure_rllib.generation.base import Response
+from pure_rllib.reporting.tables import format_table
+
+POLICY = {
+    "model_type": "qwen2",
+    "vocab_size": 8000,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
+# DeepSpeed's own sizes suit models of many billions: smaller ones fit into one bucket.
+BUCKET = 4_000_000
+ZERO: dict[int, dict[str, Any]] = {
+    1: {"stage": 1, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET},
+    2: {"stage": 2, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET},
+    3: {
+        "stage": 3,
+        "reduce_bucket_size": BUCKET,
+        "stage3_prefetch_bucket_size": BUCKET,
+        "stage3_max_live_parameters": BUCKET,
+        "stage3_max_reuse_distance": BUCKET,
+    },
+}
+MIB = 2**20
+
+
+def make_group(rng: np.random.Generator, group_id: int) -> list[Any]:
+    length = 8
+    return [
+        make_episode(
+            Response(
+                rng.integers(0, 8000, length), np.full(length, -9.0, np.float32), True
+            ),
+            JudgedResponse(
+                "x",
+                np.array([[0, 4], [4, length]]),
+                rng.uniform(-1, 1, 2).astype(np.float32),
+                True,
+                None,
+            ),
+            prompt_ids=rng.integers(0, 8000, 8),
+            group_id=group_id,
+            weights_version=0,
+        )
+        for _ in range(2)
+    ]
+
+
+def resident(key: str) -> int:
+    """`VmRSS` or `VmHWM` (its peak) of this process, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise ValueError(key)
+
+
+def held_bytes() -> int:
+    """Bytes of all tensors that are alive, storage shared between them once."""
+    gc.collect()
+    storages = {}
+    for item in gc.get_objects():
+        if type(item) in (torch.Tensor, torch.nn.Parameter):
+            storage = item.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def watch(learner: Any) -> None:
+    """Starts to record: the resident peak, and what is held before a step."""
+    apply_gradients = learner._apply_gradients
+
+    def apply_and_record(*args: Any) -> float:
+        learner.held_at_step = held_bytes()
+        return float(apply_gradients(*args))
+
+    learner._apply_gradients = apply_and_record
+    # What was freed while the model was made goes back to the system first.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measured(learner: Any) -> dict[str, int]:
+    return {
+        "held": held_bytes(),
+        "at_step": learner.held_at_step,
+        "peak": resident("VmHWM"),
+    }
+
+
+def measure(stage: int, num_learners: int, dtype: str) -> list[dict[str, int]]:
+    config = (
+        PUREConfig()
+        .environment("pure_rllib/Arithmetic-v0")
+        .env_runners(group_size=2, max_response_tokens=8)
+        .rl_module(model_config={"model": POLICY, "dtype": dtype})
+        .training(lr=1.0e-6, micro_batch_tokens=64)
+        .learners(
+            num_learners=num_learners,
+            num_cpus_per_learner=0.5,
+            deepspeed=ZERO[stage] if stage else None,
+        )
+    )
+    config.validate()
+    space: Any = (gym.spaces.Discrete(8000), gym.spaces.Discrete(8000))
+    spec = config.get_multi_rl_module_spec(spaces={DEFAULT_MODULE_ID: space})
+    learners = config.build_learner_group(rl_module_spec=spec)
+    rng = np.random.default_rng(0)
+    groups = [make_group(rng, i) for i in range(num_learners)]
+    shares = [{i: group} for i, group in enumerate(groups)]
+    try:
+        for iteration in range(2):
+            if iteration == 1:  # AdamW makes its moments in the first step
+                on_learners(learners, watch)
+            on_learners(
+                learners, lambda learner, own: learner.fetch_groups(own), shares
+            )
+            plan = plan_mini_batches(
+                range(num_learners),
+                groups_per_step=None,
+                num_epochs=1,
+                seed=0,
+                iteration=iteration,
+                max_response_tokens=8,
+            )
+            on_learners(learners, lambda learner, own=plan: learner.update(plan=own))
+        return on_learners(learners, measured)
+    finally:
+        learners.shutdown()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--learners", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
+    arguments = parser.parse_args()
+    ray.init(
+        num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False
+    )
+    rows = []
+    for stage in arguments.stages:
+        found = measure(stage, arguments.learners, arguments.dtype)
+        most = [max(one[key] for one in found) // MIB for key in found[0]]
+        rows.append([f"ZeRO {stage}" if stage else "replicas", *most])
+    titles = ["MiB per learner", "between updates", "before the step", "peak RSS"]
+    print(format_table(titles, rows, markdown=True))
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
