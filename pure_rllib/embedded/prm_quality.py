@@ -7,7 +7,7 @@ good one, and nothing to say about what a step claims.
 import random
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,12 +38,45 @@ def area_under_curve(positive: Sequence[float], negative: Sequence[float]) -> fl
     return float((wins + ties / 2).mean() / len(above))
 
 
-def first_error_f1(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
-    """Computes ProcessBench's F1 (arXiv 2412.06559): can the first error be found?
+class FirstErrorAccuracy(NamedTuple):
+    """How well first errors are found, as ProcessBench (arXiv 2412.06559) counts it.
 
-    The harmonic mean of two shares: of responses with an error, those whose first step
-    with a score below 0 is the first wrong one; of responses without, those in which
-    no step has a score below 0.
+    Attributes:
+        error: of responses with an error, the share whose first step with a score
+            below the threshold is the first wrong one; 0.0 if there are none.
+        correct: of responses without, the share in which no step has a score below it;
+            0.0 if there are none.
+    """
+
+    error: float
+    correct: float
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of both shares, in [0, 1]."""
+        total = self.error + self.correct
+        return 2 * self.error * self.correct / total if total else 0.0
+
+
+def first_error_accuracy(
+    scores: Sequence[np.ndarray], first_errors: Sequence[int], threshold: float = 0.0
+) -> FirstErrorAccuracy:
+    """Counts how often the first error is found.
+
+    Args:
+        scores: `[S]` per response, in [-1, 1].
+        first_errors: index of the first wrong step per response; -1 if there is none.
+        threshold: a step with a score below it is called wrong.
+    """
+    hits: dict[bool, list[bool]] = {True: [], False: []}
+    for given, first in zip(scores, first_errors, strict=True):
+        hits[first < 0].append(_first(np.asarray(given) < threshold) == first)
+    correct, error = (float(np.mean(h)) if h else 0.0 for h in hits.values())
+    return FirstErrorAccuracy(error, correct)
+
+
+def first_error_f1(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
+    """Computes ProcessBench's F1 at threshold 0: can the first error be found?
 
     Args:
         scores: `[S]` per response, in [-1, 1].
@@ -52,13 +85,7 @@ def first_error_f1(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -
     Returns:
         In [0, 1].
     """
-    hits: dict[bool, list[bool]] = {True: [], False: []}
-    for given, right in zip(scores, labels, strict=True):
-        found, first = _first(np.asarray(given) < 0), _first(~np.asarray(right))
-        hits[first < 0].append(found == first)
-    flawed, flawless = (float(np.mean(h)) if h else 0.0 for h in hits.values())
-    total = flawed + flawless
-    return 2 * flawed * flawless / total if total else 0.0
+    return first_error_accuracy(scores, [_first(~np.asarray(x)) for x in labels]).f1
 
 
 def _first(where: np.ndarray) -> int:

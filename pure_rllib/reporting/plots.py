@@ -85,7 +85,7 @@ def learning_curves(rows: Sequence[Row], path: str | Path, title: str = "") -> P
         if title:
             figure.suptitle(title, x=0.012, ha="left", fontsize=13, weight="bold")
 
-    return _save(draw, path, size=(13.5, 7.2))
+    return save_figure(draw, path, size=(13.5, 7.2))
 
 
 def study_figure(
@@ -147,7 +147,7 @@ def study_figure(
             figure.suptitle(title, x=0.012, ha="left", fontsize=13, weight="bold")
 
     height = 3.5 * num_rows + 0.9
-    return _save(draw, path, size=(max(6.4, 4.6 * num_columns), height))
+    return save_figure(draw, path, size=(max(6.4, 4.6 * num_columns), height))
 
 
 def _draw_band(
@@ -325,7 +325,7 @@ def _whole_numbers(axis: "Axes") -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-def _save(
+def save_figure(
     draw: Callable[["Figure"], None], path: str | Path, size: tuple[float, float]
 ) -> Path:
     """Draws on a canvas of its own: no screen, and no state left in pyplot."""
