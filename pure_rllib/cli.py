@@ -1,4 +1,4 @@
-"""The command line: `pure-rllib train`, `pure-rllib verify`, `pure-rllib list`."""
+"""The command line: `pure-rllib train`, `verify`, `prm-train`, `prm-eval`, `list`."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from pure_rllib import __version__
-from pure_rllib.run import verify
+from pure_rllib.run import prm_eval, prm_train, verify
 
 _USER_ERROR = 2
 _DESCRIPTION = """\
@@ -120,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--traceback", action="store_true", help="show tracebacks of errors"
     )
-    verify.add_command(commands)
+    for module in (verify, prm_train, prm_eval):
+        module.add_command(commands)
     listing = commands.add_parser("list", help="list the tuned examples")
     listing.set_defaults(function=_list)
     return parser

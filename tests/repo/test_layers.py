@@ -15,7 +15,8 @@ _LEAVES = {"generation.base", "generation.model_files", "rewards.boxed"}
 _BELOW_EMBEDDED = {"credit", "data", "generation", "rewards", *_LEAVES}
 _BELOW_ENVS = {*_BELOW_EMBEDDED, "embedded"}
 _BELOW_ALGORITHMS = {*_BELOW_ENVS, "envs", "evaluation", "reporting.metrics"}
-_TOP = {*_BELOW_ALGORITHMS, "algorithms", "reporting", "reporting.progress"}
+_ABOVE_ENVS = {"algorithms", "reporting", "reporting.progress", "prm_training"}
+_TOP = {*_BELOW_ALGORITHMS, *_ABOVE_ENVS}
 ALLOWED: dict[str, set[str]] = {
     "credit": set(),
     "reporting.metrics": set(),
@@ -30,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "embedded": _BELOW_EMBEDDED,
     "evaluation": _BELOW_ENVS | {"reporting", "reporting.metrics"},
     "envs": _BELOW_ENVS,
+    "prm_training": _BELOW_ENVS | {"reporting"},
     "algorithms": _BELOW_ALGORITHMS | {"reporting"},
     "reporting.progress": _TOP,
     "settings": _TOP,
@@ -39,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "testing": _BELOW_ALGORITHMS,
     "": set(),
 }
-NO_ENGINES = {"credit", "data", "embedded", "envs", "generation", "rewards"}
+NO_ENGINES = {"credit", "data", "embedded", "envs", "generation", "prm_training"}
+NO_ENGINES |= {"rewards"}
 ENGINES = {"ray", "vllm", "deepspeed"}
 # Sampling is what vLLM does: generation may use it, inside functions.
 MAY_USE = {"generation": {"vllm"}}

@@ -1,0 +1,1 @@
+"""Training of process reward models on labelled steps, and their benchmarks."""

@@ -1,0 +1,189 @@
+"""Scores benchmarks with a process reward model and reports its figures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pure_rllib.data.prompts import PromptTemplate, make_template
+from pure_rllib.prm_training.benchmarks import BenchmarkItem
+from pure_rllib.prm_training.quality import (
+    prmbench_figures,
+    processbench_figures,
+    step_figures,
+)
+from pure_rllib.prm_training.solutions import LabelledSolution, scoring_requests
+from pure_rllib.reporting.tables import format_table
+from pure_rllib.rewards.base import StepScorer
+from pure_rllib.rewards.process_reward import ProcessRewardModel
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmarks:
+    """What a PRM is measured on; each part may be empty.
+
+    Attributes:
+        processbench: solutions with their first error.
+        prmbench: solutions with all errors.
+        steps: solutions with labels.
+    """
+
+    processbench: Sequence[BenchmarkItem] = ()
+    prmbench: Sequence[BenchmarkItem] = ()
+    steps: Sequence[LabelledSolution] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A PRM's figures and the scores they come from.
+
+    Attributes:
+        figures: by benchmark; fits JSON.
+        predictions: one row per solution: `set`, `subset`, `id`, `scores`, and
+            `first_error`, `errors` or `labels`.
+    """
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+
+
+def measure(
+    scorer: StepScorer,
+    tokenizer: Any,
+    benchmarks: Benchmarks,
+    *,
+    template: PromptTemplate,
+    threshold_subset: str | None = None,
+    threshold: float | None = None,
+) -> Measured:
+    """Scores all solutions and computes the figures.
+
+    Args:
+        scorer: the PRM.
+        tokenizer: of policy and PRM.
+        benchmarks: what is scored.
+        template: makes the policy's prompt of a problem.
+        threshold_subset: see `processbench_figures`.
+        threshold: see `processbench_figures`; PRMBench uses it too, 0.0 if None.
+    """
+    measured = Measured()
+
+    def scores_of(solutions: Sequence[Any]) -> list[np.ndarray]:
+        requests = scoring_requests(
+            [s.prompt for s in solutions],
+            [s.steps for s in solutions],
+            tokenizer,
+            template,
+        )
+        return scorer.score(requests)
+
+    if benchmarks.processbench:
+        items = benchmarks.processbench
+        scores = scores_of(items)
+        measured.figures["processbench"] = processbench_figures(
+            items, scores, threshold_subset=threshold_subset, threshold=threshold
+        )
+        measured.predictions.extend(
+            _prediction("processbench", i.subset, i.id, s, first_error=i.first_error)
+            for i, s in zip(items, scores, strict=True)
+        )
+    if benchmarks.prmbench:
+        items = benchmarks.prmbench
+        scores = scores_of(items)
+        measured.figures["prmbench"] = prmbench_figures(items, scores, threshold or 0.0)
+        measured.predictions.extend(
+            _prediction("prmbench", i.subset, i.id, s, errors=list(i.errors))
+            for i, s in zip(items, scores, strict=True)
+        )
+    if benchmarks.steps:
+        scores = scores_of(benchmarks.steps)
+        labels = [s.labels for s in benchmarks.steps]
+        measured.figures["steps"] = step_figures(scores, labels)
+        measured.predictions.extend(
+            _prediction("steps", "", str(n), s, labels=list(row))
+            for n, (s, row) in enumerate(zip(scores, labels, strict=True))
+        )
+    return measured
+
+
+def _prediction(
+    name: str, subset: str, identity: str, scores: np.ndarray, **truth: Any
+) -> dict[str, Any]:
+    numbers = [float(score) for score in scores]
+    return {"set": name, "subset": subset, "id": identity, "scores": numbers, **truth}
+
+
+def write(measured: Measured, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes `prm_eval.json`, `predictions.jsonl` and the figure `prm_eval.png`."""
+    from pure_rllib.prm_training.quality_figure import draw_quality
+
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {"settings": dict(settings), **measured.figures}
+    (folder / "prm_eval.json").write_text(json.dumps(report, indent=1) + "\n")
+    lines = [json.dumps(row) for row in measured.predictions]
+    (folder / "predictions.jsonl").write_text("\n".join(lines) + "\n")
+    draw_quality(measured.figures, folder / "prm_eval.png")
+
+
+def summary(figures: Mapping[str, Any]) -> str:
+    """Lays out what `measure` computed."""
+    tables = []
+    if "processbench" in figures:
+        bench = figures["processbench"]
+        rows = [
+            [name, f["num_error"], f["num_correct"]]
+            + [f"{f[key]:.3f}" for key in ("error_accuracy", "correct_accuracy", "f1")]
+            + [f"{f['threshold']:.3f}", f["threshold_from"] or "fixed"]
+            for name, f in bench["subsets"].items()
+        ]
+        headers = ["ProcessBench", "errors", "correct", "error acc.", "correct acc."]
+        headers += ["F1", "threshold", "chosen on"]
+        tables.append(format_table(headers, rows))
+        tables[-1] += f"\naverage F1  {bench['average_f1']:.3f}"
+    if "prmbench" in figures:
+        bench = figures["prmbench"]
+        parts = [*bench["subsets"].items(), ("overall", bench["overall"])]
+        keys = ("prm_score", "f1", "negative_f1", "accuracy")
+        rows = [
+            [name, f["num_steps"], *(f"{f[key]:.3f}" for key in keys)]
+            for name, f in parts
+        ]
+        headers = ["PRMBench", "steps", "PRM-Score", "F1", "negative F1", "accuracy"]
+        tables.append(format_table(headers, rows))
+    if "steps" in figures:
+        tables.append(_steps_summary(figures["steps"]))
+    return "\n\n".join(tables)
+
+
+def _steps_summary(figures: Mapping[str, Any]) -> str:
+    return (
+        f"steps: {figures['num_steps']}, right {figures['share_right']:.3f} | accuracy "
+        f"{figures['accuracy']:.3f} | balanced {figures['balanced_accuracy']:.3f} | "
+        f"AUC {figures['auc']:.3f} | Brier {figures['brier']:.3f} | calibration error "
+        f"{figures['calibration']['error']:.3f}"
+    )
+
+
+def measure_held_out(
+    folder: Path, solutions: Sequence[LabelledSolution], template: str
+) -> str:
+    """Measures a PRM on the problems that its training left out.
+
+    Writes `held_out.json` into its folder.
+
+    Returns:
+        A line of text.
+    """
+    prm = ProcessRewardModel.from_pretrained(str(folder))
+    measured = measure(
+        prm,
+        prm.tokenizer,
+        Benchmarks(steps=solutions),
+        template=make_template(template),
+    )
+    text = json.dumps(measured.figures["steps"], indent=1) + "\n"
+    (folder / "held_out.json").write_text(text)
+    return "held-out " + _steps_summary(measured.figures["steps"])

@@ -1,0 +1,202 @@
+"""Solutions whose steps are labelled right or wrong, and reading them. S steps."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from pure_rllib.data.files import read_rows
+from pure_rllib.data.prompts import PromptTemplate
+from pure_rllib.prm_training.prm800k import Neutral, phase_tree, stepwise_tree
+from pure_rllib.rewards.base import ScoringRequest
+from pure_rllib.rewards.prm_text import plain_ids
+
+AfterFirstError = Literal["keep", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSolution:
+    """One solution with what is known of its steps.
+
+    Attributes:
+        prompt: the problem's text, before any template.
+        steps: S texts.
+        labels: S labels: True for right, False for wrong, None for unknown.
+    """
+
+    prompt: str
+    steps: tuple[str, ...]
+    labels: tuple[bool | None, ...]
+
+    @property
+    def first_error(self) -> int:
+        """Index of the first step that is labelled wrong; -1 if there is none."""
+        return self.labels.index(False) if False in self.labels else -1
+
+    def without_steps_after_error(self) -> "LabelledSolution":
+        """Ends the solution with its first wrong step.
+
+        Whether a step that builds on a wrong one is right is often a matter of taste;
+        ProcessBench and Math-Shepherd only look at the first error.
+        """
+        if self.first_error < 0:
+            return self
+        end = self.first_error + 1
+        return LabelledSolution(self.prompt, self.steps[:end], self.labels[:end])
+
+
+def read_solutions(
+    source: str, *, neutral: Neutral = "good", split: str = "train"
+) -> list[LabelledSolution]:
+    """Reads labelled solutions; the form is told by the names of the columns.
+
+    - TRL: `prompt`, `completions` and `labels`.
+    - Our own: `prompt`, `steps` and `labels`; a label may be null. A folder with
+      `*.jsonl` files is read file by file.
+    - PRM800K's phase files (`question`, `label`), and their conversion with one row per
+      rated step (`instruction`, `responses`, `next_response`, `rating`). Solutions with
+      a common beginning are branches of a tree: each rating stands in one of them.
+
+    Args:
+        source: a JSON, JSON Lines or Parquet file, a folder, or a data set on the hub.
+        neutral: what a rating of 0 means, with PRM800K.
+        split: of a folder written by `datasets` or a data set on the hub.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: it cannot be read, its columns are none of these, or a row is wrong.
+    """
+    folder = Path(source).expanduser()
+    files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    solutions: list[LabelledSolution] = []
+    for part in [str(file) for file in files] or [source]:
+        rows = read_rows(part, split=split, subset=None, limit=None)
+        solutions += _solutions(rows, part, neutral)
+    if not any(label is not None for s in solutions for label in s.labels):
+        raise ValueError(
+            f"`--data` ({source}) must hold labelled steps, because a PRM learns from "
+            "nothing else; none of its steps has a label. Set another source."
+        )
+    return solutions
+
+
+def _solutions(
+    rows: Sequence[Mapping[str, Any]], source: str, neutral: Neutral
+) -> list[LabelledSolution]:
+    columns = set(rows[0])
+    if columns >= {"instruction", "responses", "next_response", "rating"}:
+        trees = stepwise_tree(rows, neutral)
+    elif columns >= {"question", "label"} and isinstance(rows[0]["label"], Mapping):
+        trees = phase_tree(rows, neutral)
+    else:
+        steps = "completions" if "completions" in columns else "steps"
+        if not columns >= {"prompt", steps, "labels"}:
+            raise ValueError(
+                f"`--data` ({source}) must have the columns prompt, completions and "
+                "labels (TRL), prompt, steps and labels, or those of PRM800K, because "
+                f"its form is told by them; it has {sorted(columns)}. Rename them."
+            )
+        return [_plain(row, steps, n, source) for n, row in enumerate(rows)]
+    return [
+        LabelledSolution(prompt, steps, labels)
+        for prompt, tree in trees.items()
+        for steps, labels in tree.branches()
+    ]
+
+
+def _plain(
+    row: Mapping[str, Any], key: str, number: int, source: str
+) -> LabelledSolution:
+    prompt, steps, labels = row.get("prompt"), row.get(key), row.get("labels")
+    good = (
+        isinstance(prompt, str)
+        and isinstance(steps, list | tuple)
+        and isinstance(labels, list | tuple)
+        and len(steps) == len(labels) > 0
+        and all(isinstance(step, str) for step in steps)
+        and all(label is None or label in (0, 1) for label in labels)
+    )
+    if not good:
+        raise ValueError(
+            f"Row {number} of {source} ({json.dumps(row, default=str):.160}) must have "
+            f"a text `prompt`, texts `{key}` and as many `labels` that are true, false "
+            "or null, because each step is learned with its label. Repair or remove it."
+        )
+    assert isinstance(prompt, str) and steps is not None and labels is not None
+    return LabelledSolution(
+        prompt, tuple(steps), tuple(None if x is None else bool(x) for x in labels)
+    )
+
+
+def prepared(
+    solutions: Sequence[LabelledSolution], after_first_error: AfterFirstError
+) -> list[LabelledSolution]:
+    """Keeps or drops what follows the first wrong step of each solution."""
+    if after_first_error not in get_args(AfterFirstError):
+        raise ValueError(
+            f"`after_first_error` ({after_first_error!r}) must be one of "
+            f"{get_args(AfterFirstError)}."
+        )
+    if after_first_error == "keep":
+        return list(solutions)
+    return [solution.without_steps_after_error() for solution in solutions]
+
+
+def split_by_prompt(
+    solutions: Sequence[LabelledSolution], share: float, seed: int
+) -> tuple[list[LabelledSolution], list[LabelledSolution]]:
+    """Holds out about a share of the problems, with all their solutions.
+
+    Returns:
+        The solutions to train on and those held out; no problem is in both.
+    """
+
+    def is_held_out(prompt: str) -> bool:
+        digest = hashlib.blake2b(f"{seed}/{prompt}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64 < share
+
+    held = [is_held_out(solution.prompt) for solution in solutions]
+    return (
+        [s for s, out in zip(solutions, held, strict=True) if not out],
+        [s for s, out in zip(solutions, held, strict=True) if out],
+    )
+
+
+def scoring_requests(
+    prompts: Sequence[str],
+    steps: Sequence[Sequence[str]],
+    tokenizer: Any,
+    template: PromptTemplate,
+) -> list[ScoringRequest]:
+    """Makes of texts what a reward model is asked in RL.
+
+    Each step is encoded by itself, as a policy that ends steps with blank lines writes
+    it; nothing in a step becomes a special token, and no separator is put into a text.
+
+    Args:
+        prompts: N problem texts.
+        steps: N lists of S texts.
+        tokenizer: of policy and reward model.
+        template: makes the policy's prompt of a problem.
+    """
+    unique = list(dict.fromkeys(prompts))
+    encoded = dict(zip(unique, template.encode_batch(unique, tokenizer), strict=True))
+    requests = []
+    for prompt, texts in zip(prompts, steps, strict=True):
+        parts = [plain_ids(tokenizer, text.strip()) for text in texts]
+        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        requests.append(
+            ScoringRequest(
+                prompt=prompt,
+                answer=None,
+                prompt_ids=np.asarray(encoded[prompt], np.int64),
+                response_ids=np.asarray([i for part in parts for i in part], np.int64),
+                step_spans=np.stack([np.append(0, ends[:-1]), ends], axis=1),
+                step_texts=tuple(text.strip() for text in texts),
+            )
+        )
+    return requests

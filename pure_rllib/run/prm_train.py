@@ -1,0 +1,142 @@
+"""`pure-rllib prm-train`: a process reward model from labelled steps."""
+
+import argparse
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pure_rllib.prm_training.settings import PRMTrainingSettings
+
+DESCRIPTION = """\
+Trains a process reward model (PRM) on solutions whose steps are labelled.
+
+First the new head alone is trained, then all weights. Data may be as TRL stores it
+(prompt, completions, labels), PRM800K's phase files, or JSON Lines with prompt, steps
+and labels; a folder of such files, or several sources:
+
+  pure-rllib prm-train --model Qwen/Qwen2.5-Math-7B --data steps/ --out prm/
+  torchrun --nproc-per-node 8 -m pure_rllib.cli prm-train ... --deepspeed zero2.json
+
+The folder is loaded by `prm: FOLDER` in an experiment. `--trainer` takes any argument
+of transformers' TrainingArguments, such as bf16=true or gradient_checkpointing=true.
+"""
+
+
+def add_command(commands: Any) -> None:
+    """Adds `prm-train` to the subparsers of the command line."""
+    parser = commands.add_parser(
+        "prm-train",
+        help="train a process reward model on labelled steps",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(function=_run)
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="SOURCE", help="labelled steps"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="new folder of the PRM"
+    )
+    for setting in fields(PRMTrainingSettings):
+        parser.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            type=type(setting.default),
+            default=setting.default,
+            required=setting.default == "",
+            metavar=type(setting.default).__name__.upper(),
+            # argparse formats help texts with %.
+            help=f"{setting.metadata['help']} (default: {setting.default})".replace(
+                "%", "%%"
+            ),
+        )
+    parser.add_argument("--deepspeed", metavar="FILE", help="DeepSpeed config")
+    parser.add_argument(
+        "--trainer",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any argument of transformers' TrainingArguments",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show tracebacks of errors"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    out = Path(options.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"`--out` ({out}) must be a new or empty folder, because the PRM's files "
+            "would mix with those in it. Choose another --out."
+        )
+    if options.deepspeed is not None and not Path(options.deepspeed).is_file():
+        raise FileNotFoundError(
+            f"`--deepspeed` ({options.deepspeed}) must be a DeepSpeed config file; "
+            "there is none. Leave it out to train without DeepSpeed."
+        )
+    extra = dict(_parse(text) for text in options.trainer)
+    settings = PRMTrainingSettings(
+        **{f.name: getattr(options, f.name) for f in fields(PRMTrainingSettings)}
+    )
+    settings.check()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # The command line shows its help without waiting for these.
+    from transformers.utils.logging import disable_progress_bar
+
+    from pure_rllib.embedded.cache import PREFIX, resolve_model
+    from pure_rllib.prm_training.measure import measure_held_out
+    from pure_rllib.prm_training.solutions import read_solutions
+    from pure_rllib.prm_training.trainer import (
+        read_base,
+        train,
+        training_arguments,
+        training_rows,
+    )
+
+    disable_progress_bar()
+    if settings.model.startswith(PREFIX):
+        settings = replace(settings, model=resolve_model(settings.model))
+    base = read_base(settings)
+    neutral: Any = settings.neutral
+    solutions = [
+        solution
+        for source in options.data
+        for solution in read_solutions(source, neutral=neutral)
+    ]
+    rows, held_out = training_rows(settings, base, solutions)
+    # A wrong argument is found before any weight is read.
+    training_arguments(settings, out / "trainer", lr=1.0, epochs=1.0, extra=extra)
+    is_first = os.environ.get("RANK", "0") == "0"
+    if is_first:
+        print(
+            f"{len(rows.rows)} solutions with {rows.num_labels} labelled steps "
+            f"({rows.num_cut} cut, {rows.num_dropped} dropped, {len(held_out)} held "
+            f"out), format {base.format.name}",
+            flush=True,
+        )
+    train(
+        settings,
+        base,
+        rows,
+        out,
+        deepspeed=options.deepspeed,
+        extra=extra,
+        report=lambda line: print(line, flush=True),
+    )
+    if is_first:
+        if held_out:
+            print(measure_held_out(out, held_out, settings.template))
+        print(f"PRM written to {out}; measure it with pure-rllib prm-eval --prm {out}")
+    return 0
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise ValueError(
+            f"`--trainer` ({text}) must read NAME=VALUE, such as bf16=true."
+        )
+    return name, yaml.safe_load(value)

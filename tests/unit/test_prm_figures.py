@@ -1,0 +1,196 @@
+"""Figures of process reward models, against independent counts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pure_rllib.prm_training.benchmarks import (
+    BenchmarkItem,
+    read_prmbench,
+    read_processbench,
+)
+from pure_rllib.prm_training.quality import (
+    best_threshold,
+    calibration,
+    prmbench_figures,
+    processbench_figures,
+    step_figures,
+)
+from pure_rllib.prm_training.quality_figure import draw_quality
+
+
+def counted(scores: list[Any], first_errors: list[int], threshold: float):
+    """ProcessBench's figures, counted one by one."""
+    hits, totals = {"error": 0, "correct": 0}, {"error": 0, "correct": 0}
+    for row, truth in zip(scores, first_errors, strict=True):
+        said = -1
+        for index, score in enumerate(row):
+            if score < threshold:
+                said = index
+                break
+        kind = "correct" if truth == -1 else "error"
+        totals[kind] += 1
+        hits[kind] += said == truth
+    error, correct = (hits[k] / max(1, totals[k]) for k in ("error", "correct"))
+    f1 = 0.0 if error + correct == 0 else 2 * error * correct / (error + correct)
+    return error, correct, f1
+
+
+def made_up(rng: np.random.Generator, number: int):
+    """Scores on a coarse grid, so that ties are common; lower at the first error."""
+    scores, first_errors = [], []
+    for _ in range(number):
+        row = rng.integers(-10, 11, size=rng.integers(1, 7)) / 10
+        first = int(rng.integers(-1, len(row)))
+        if first >= 0 and rng.random() < 0.6:
+            row[first] = -1.0
+        scores.append(row.astype(np.float32))
+        first_errors.append(first)
+    return scores, first_errors
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_threshold_beats_the_chosen_one(seed: int):
+    scores, first_errors = made_up(np.random.default_rng(seed), 40)
+    chosen = best_threshold(scores, first_errors)
+    grid = np.arange(-1.05, 1.06, 0.05).tolist()
+    best = max(counted(scores, first_errors, t)[2] for t in grid)
+    assert counted(scores, first_errors, chosen)[2] == pytest.approx(best)
+    assert best > 0
+
+
+def test_the_real_benchmark_is_counted_right(shared_dir: Path):
+    """Figures of all four subsets, recounted from the raw files and scores."""
+    folder = shared_dir / "data/process/processbench"
+    items = read_processbench(str(folder))
+    rng = np.random.default_rng(0)
+    scores = [np.tanh(rng.normal(1.5, 1.2, len(i.steps))) for i in items]
+    figures = processbench_figures(items, scores)["subsets"]
+    rest = iter(scores)
+    sizes = {"gsm8k": 400, "math": 1000, "olympiadbench": 1000, "omnimath": 1000}
+    assert list(figures) == list(sizes)
+    f1s = {}
+    for name, size in sizes.items():
+        rows = json.loads((folder / f"{name}.json").read_text())
+        assert len(rows) == size
+        given = [next(rest) for _ in rows]
+        assert [len(s) for s in given] == [len(row["steps"]) for row in rows]
+        labels = [row["label"] for row in rows]
+        expected = counted(given, labels, figures[name]["threshold"])
+        found = figures[name]
+        ours = found["error_accuracy"], found["correct_accuracy"], found["f1"]
+        assert ours == pytest.approx(expected, abs=1e-12)
+        assert found["num_correct"] == labels.count(-1)
+        f1s[name] = (given, labels)
+    assert figures["math"]["threshold_from"] == "gsm8k"
+    assert figures["gsm8k"]["threshold_from"] == "math"
+    threshold = figures["omnimath"]["threshold"]
+    # It is the best for the subset it was chosen on, on a fine grid.
+    best = max(counted(*f1s["gsm8k"], t)[2] for t in np.linspace(-1, 1, 401).tolist())
+    assert counted(*f1s["gsm8k"], threshold)[2] >= best
+
+
+def test_a_single_subset_does_not_choose_for_itself():
+    items = [BenchmarkItem("1", "math", "p", ("a", "b"), (1,))]
+    scores = [np.array([0.9, 0.5])]
+    [figures] = processbench_figures(items, scores)["subsets"].values()
+    assert (figures["threshold"], figures["threshold_from"]) == (0.0, None)
+    assert figures["error_accuracy"] == 0.0
+    fixed = processbench_figures(items, scores, threshold=0.6)["subsets"]["math"]
+    assert (fixed["threshold"], fixed["error_accuracy"]) == (0.6, 1.0)
+    with pytest.raises(ValueError, match="--threshold-subset"):
+        processbench_figures(items, scores, threshold_subset="gsm8k")
+
+
+def test_prmbench_is_counted_right(shared_dir: Path):
+    file = shared_dir / "data/process/subset400_target_data.jsonl"
+    if not file.is_file():
+        file = shared_dir / "data/process/prmbench/subset400_target_data.jsonl"
+    items = read_prmbench(str(file))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(items) == len(rows) == 394
+    rng = np.random.default_rng(1)
+    scores = [rng.uniform(-1, 1, len(item.steps)) for item in items]
+    figures = prmbench_figures(items, scores)
+    counts = {"tp": 0, "fp": 0, "fn": 0, "tn": 0}
+    for row, given in zip(rows, scores, strict=True):
+        for number, score in enumerate(given, start=1):
+            right, said = number not in row["error_steps"], score >= 0
+            key = ("t" if right == said else "f") + ("p" if said else "n")
+            counts[key] += 1
+    tp, fp, fn, tn = (counts[k] for k in ("tp", "fp", "fn", "tn"))
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    f1 = 2 * precision * recall / (precision + recall)
+    precision, recall = tn / (tn + fn), tn / (tn + fp)
+    negative_f1 = 2 * precision * recall / (precision + recall)
+    overall = figures["overall"]
+    assert overall["f1"] == pytest.approx(f1)
+    assert overall["negative_f1"] == pytest.approx(negative_f1)
+    assert overall["prm_score"] == pytest.approx((f1 + negative_f1) / 2)
+    assert overall["accuracy"] == pytest.approx((tp + tn) / sum(counts.values()))
+    assert sum(f["num_steps"] for f in figures["subsets"].values()) == sum(
+        counts.values()
+    )
+
+
+def test_calibration_by_hand():
+    # p(right):        0.1   0.15    0.95  0.9     bins of a fifth: 0, 0, 4, 4
+    scores = np.array([-0.8, -0.7, 0.9, 0.8])
+    curve = calibration(scores, np.array([False, True, True, True]), num_bins=5)
+    assert curve.mean_probability == pytest.approx([0.125, 0.925])
+    assert curve.share_right == [0.5, 1.0]
+    assert curve.counts == [2, 2]
+    # (2 * 0.375 + 2 * 0.075) / 4
+    assert curve.error == pytest.approx(0.225)
+
+
+def test_step_figures_by_hand():
+    scores = [np.array([0.5, -0.5, 0.2]), np.array([-0.1])]
+    figures = step_figures(scores, [(True, False, None), (True,)])
+    # Right steps 0.5 (hit) and -0.1 (miss), a wrong one at -0.5 (hit); one unknown.
+    assert figures["num_steps"] == 3
+    assert figures["accuracy"] == pytest.approx(2 / 3)
+    assert figures["balanced_accuracy"] == pytest.approx((0.5 + 1.0) / 2)
+    assert figures["auc"] == 1.0
+    assert figures["share_right"] == pytest.approx(2 / 3)
+    # (0.25^2 + 0.25^2 + 0.55^2) / 3
+    assert figures["brier"] == pytest.approx((0.0625 + 0.0625 + 0.3025) / 3)
+
+
+def test_the_figure_has_a_panel_per_benchmark(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    items = [
+        BenchmarkItem(str(i), ["gsm8k", "math"][i % 2], "p", ("a", "b"), errors)
+        for i, errors in enumerate([(), (0,), (1,), ()])
+    ]
+    scores = [rng.uniform(-1, 1, 2) for _ in items]
+    figures = {
+        "processbench": processbench_figures(items, scores),
+        "prmbench": prmbench_figures(items, scores),
+        "steps": step_figures(scores, [(True, False)] * 4),
+    }
+    assert draw_quality(figures, tmp_path / "all.png").stat().st_size > 10_000
+    one = draw_quality({"steps": figures["steps"]}, tmp_path / "one.png")
+    assert 0 < one.stat().st_size < (tmp_path / "all.png").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"problem": "p", "steps": ["a"], "label": 1},
+        {"problem": "p", "steps": [], "label": -1},
+        {"problem": "p", "steps": ["a"]},
+    ],
+)
+def test_bad_benchmark_rows(row: dict[str, Any], tmp_path: Path):
+    file = tmp_path / "gsm8k.json"
+    file.write_text(json.dumps([row]))
+    with pytest.raises(ValueError, match="Row 0"):
+        read_processbench(str(file))
+    with pytest.raises(ValueError, match="Row 0"):
+        read_prmbench(str(file))
+    with pytest.raises(FileNotFoundError, match="--processbench"):
+        read_processbench(str(tmp_path / "absent.json"))

@@ -1,0 +1,181 @@
+"""PRM training on a tiny random model, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from pure_rllib.cli import main
+from pure_rllib.prm_training.settings import PRMTrainingSettings, accumulation
+from pure_rllib.prm_training.solutions import LabelledSolution
+from pure_rllib.prm_training.trainer import (
+    SETTINGS_FILE,
+    read_base,
+    train,
+    training_rows,
+)
+from pure_rllib.testing import byte_tokenizer, tiny_model_config
+
+SOLUTIONS = [
+    LabelledSolution(f"{i}?", (f"{i}", "so", f"{i + i % 2}"), (True, None, i % 2 == 0))
+    for i in range(24)
+]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "policy"
+    tokenizer = byte_tokenizer()
+    settings = tiny_model_config(len(tokenizer))
+    settings.pop("model_type")
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(Qwen2Config(**settings)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def settings_for(policy: Path, **changes: Any) -> PRMTrainingSettings:
+    small = PRMTrainingSettings(
+        model=str(policy),
+        head_lr=0.05,
+        head_dropout=0.0,
+        head_epochs=2,
+        lr=1e-3,
+        epochs=1,
+        batch_size=8,
+        micro_batch_size=4,
+        log_every=1,
+    )
+    return replace(small, **changes)
+
+
+def body(folder: Path) -> dict[str, torch.Tensor]:
+    weights = load_file(folder / "model.safetensors")
+    return {k: v for k, v in weights.items() if not k.startswith("score")}
+
+
+def train_once(settings: PRMTrainingSettings, out: Path) -> dict[str, Any]:
+    base = read_base(settings)
+    rows, _ = training_rows(settings, base, SOLUTIONS)
+    return train(settings, base, rows, out, report=lambda line: None)
+
+
+def test_the_first_stage_trains_the_head_alone(policy: Path, tmp_path: Path):
+    summary = train_once(settings_for(policy, epochs=0), tmp_path / "head")
+    before, after = body(policy), body(tmp_path / "head")
+    assert all(torch.equal(after[name], before[name]) for name in after)
+    assert list(summary["history"]) == ["head"]
+    losses = [e["loss"] for e in summary["history"]["head"] if "loss" in e]
+    # 24 rows in batches of 8, twice.
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+    config = json.loads((tmp_path / "head" / "config.json").read_text())
+    assert config["id2label"] == {"0": "bad", "1": "good"}
+
+
+def test_both_stages_go_on_from_each_other(policy: Path, tmp_path: Path):
+    settings = settings_for(policy, loss="taylor", label_smoothing=0.1)
+    lines: list[str] = []
+    base = read_base(settings)
+    rows, _ = training_rows(settings, base, SOLUTIONS)
+    assert (len(rows.rows), rows.num_labels) == (24, 48)
+    train(settings, base, rows, tmp_path, report=lines.append)
+    assert [line.split()[0] for line in lines] == ["head"] * 6 + ["all"] * 3
+    before, after = body(policy), body(tmp_path)
+    changed = [name for name in after if not torch.equal(after[name], before[name])]
+    assert len(changed) == len(after)
+    stored = json.loads((tmp_path / SETTINGS_FILE).read_text())
+    assert stored["settings"]["loss"] == "taylor"
+    assert stored["format"] == "newline"
+    # A PRM is a start as well: its head is kept.
+    more = settings_for(tmp_path, head_epochs=0, lr=1e-9)
+    assert read_base(more).is_prm
+    train_once(more, tmp_path / "more")
+    ours, theirs = (
+        load_file(f / "model.safetensors")["score.weight"]
+        for f in (tmp_path, tmp_path / "more")
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_micro_batches_do_not_change_the_updates(policy: Path, tmp_path: Path):
+    """The loss is a mean over the labels of the whole batch, padded or not."""
+    weights = []
+    for size in (2, 8):
+        settings = settings_for(policy, micro_batch_size=size, head_epochs=1, epochs=0)
+        train_once(settings, tmp_path / str(size))
+        file = tmp_path / str(size) / "model.safetensors"
+        weights.append(load_file(file)["score.weight"])
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": ""}, "`model`"),
+        ({"lr": 0.0}, "`lr`"),
+        ({"holdout": 1.0}, "`holdout`"),
+        ({"head_epochs": 0, "epochs": 0}, "`epochs`"),
+        ({"after_first_error": "cut"}, "`after_first_error`"),
+        ({"loss": "focal"}, "`loss`"),
+        ({"format": "math_shepherd"}, "`format`|single token|exactly one token"),
+        ({"format": "extra_0"}, "`format`"),
+        ({"model": "/nowhere/at/all"}, "`model`"),
+    ],
+)
+def test_wrong_settings_are_refused_before_weights(
+    changes: dict[str, Any], message: str, policy: Path
+):
+    with pytest.raises(ValueError, match=message):
+        read_base(settings_for(policy, **changes))
+
+
+def test_a_batch_is_a_whole_number_of_passes():
+    settings = PRMTrainingSettings(model="m", batch_size=24, micro_batch_size=4)
+    assert accumulation(settings, num_processes=3) == 2
+    with pytest.raises(ValueError, match="--batch-size 20"):
+        accumulation(settings, num_processes=5)
+
+
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: "), error
+    return error
+
+
+def test_the_command_refuses_mistakes(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = tmp_path / "steps.jsonl"
+    data.write_text('{"prompt": "p", "steps": ["a"], "labels": [true]}\n')
+    words = ["prm-train", "--model", str(policy), "--data", str(data)]
+    out = ["--out", str(tmp_path / "prm")]
+    assert "`--out`" in run([*words, "--out", str(policy)], capsys)
+    assert "`--deepspeed`" in run([*words, *out, "--deepspeed", "no.json"], capsys)
+    assert "NAME=VALUE" in run([*words, *out, "--trainer", "bf16"], capsys)
+    assert "set by lr" in run([*words, *out, "--trainer", "learning_rate=1"], capsys)
+    assert "no such one" in run([*words, *out, "--trainer", "learning=1"], capsys)
+    assert "`head_lr`" in run([*words, *out, "--head-lr", "-1"], capsys)
+    assert "no.jsonl" in run([*words[:-1], "no.jsonl", *out], capsys)
+    assert not (tmp_path / "prm").exists()
+
+
+def test_the_evaluation_refuses_mistakes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    steps = tmp_path / "steps.jsonl"
+    steps.write_text('{"prompt": "p", "steps": ["a"], "labels": [true]}\n')
+    words = ["prm-eval", "--prm", str(tmp_path)]
+    assert "must be given" in run(words, capsys)
+    words += ["--steps", str(steps)]
+    assert "`--threshold`" in run([*words, "--threshold", "2"], capsys)
+    assert "`--limit`" in run([*words, "--limit", "0"], capsys)
+    assert "--threshold-subset" in run([*words, "--threshold-subset", "x"], capsys)
+    assert "`template`" in run([*words, "--template", "x"], capsys)
+    assert "`prm`" in run(words, capsys)
