@@ -3,9 +3,10 @@
 from ray.tune.registry import register_trainable
 
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids)
+from pure_rllib.algorithms.hacking_monitor import RewardHackingMonitor
 from pure_rllib.algorithms.pure.pure import PURE
 from pure_rllib.algorithms.pure.pure_config import PUREConfig
 
 register_trainable("PURE", PURE)
 
-__all__ = ["PURE", "PUREConfig"]
+__all__ = ["PURE", "PUREConfig", "RewardHackingMonitor"]

@@ -11,6 +11,8 @@ stay the same from the first row to the last.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pure_rllib.reporting.hacking_metrics import HACKING_REGISTRY
+
 # Three lines each: name [unit, range], meaning, how it is computed. "#" opens a group.
 _REGISTRY = """
 # Rewards and credit
@@ -314,7 +316,7 @@ def _parse(registry: str) -> dict[str, Metric]:
     return metrics
 
 
-METRICS: dict[str, Metric] = _parse(_REGISTRY)
+METRICS: dict[str, Metric] = _parse(_REGISTRY + HACKING_REGISTRY)
 
 
 def check_names(names: Iterable[str]) -> None:

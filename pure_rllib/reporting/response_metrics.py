@@ -6,8 +6,11 @@ import numpy as np
 
 from pure_rllib.reporting.records import Numbers, ResponseRecord, group_records
 from pure_rllib.rewards.base import OUTCOMES
+from pure_rllib.rewards.hack_flags import HACKS
 
 NAN = float("nan")
+PSEUDO_POSITIVE_MIN_REWARD = -0.5
+"""A correct response whose worst step is rated below this is a pseudo-positive."""
 
 
 def response_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
@@ -25,6 +28,7 @@ def response_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
         **_correctness_metrics(records),
         **_group_metrics(group_records(records)),
         **_text_metrics(records),
+        **_hack_metrics(records),
     }
 
 
@@ -89,6 +93,28 @@ def _text_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
         "response/repetition": _mean([r.repetition for r in records]),
         "response/reflection": _mean([r.reflection for r in records]),
     }
+
+
+def _hack_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+    correct = [r for r in records if r.correct]
+    return {
+        **{
+            f"hacking/{name}_share": _mean([name in r.hacks for r in records])
+            # Shares of blank and of one-step responses have a metric of their own.
+            for name in HACKS
+            if name != "one_step"
+        },
+        "hacking/pseudo_positive_share": _mean(
+            [_is_pseudo_positive(r) for r in correct]
+        ),
+    }
+
+
+def _is_pseudo_positive(record: ResponseRecord) -> bool:
+    """Whether a correct response is highly repetitive or has a very bad step."""
+    worst = record.min_reward
+    is_bad = worst is not None and worst < PSEUDO_POSITIVE_MIN_REWARD
+    return is_bad or "repetition" in record.hacks
 
 
 def _joined(arrays: Sequence[Numbers | None]) -> np.ndarray:

@@ -145,7 +145,8 @@ class Run:
                 result = algo.train()
                 iteration = algo.iteration
                 row = row_of({**result, "training_iteration": iteration})
-                is_done = is_reached(row, self.experiment.stop)
+                # A callback, such as the monitor of reward hacking, may end the run.
+                is_done = is_reached(row, self.experiment.stop) or result["done"]
                 if is_done and config.evaluation_interval and not evaluation_of(row):
                     row |= evaluation_of(row_of(_evaluate(algo)))
                 is_last = is_done or interrupt.requested

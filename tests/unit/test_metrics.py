@@ -39,6 +39,7 @@ def batch():
             num_prompt_tokens=10,
             repetition=0.2,
             reflection=3,
+            hacks=frozenset({"repetition"}),
         ),
         record(
             tokens=2,
@@ -58,6 +59,7 @@ def batch():
             spans=((0, 2),),
             step_rewards=[-1.0],
             has_visible=False,
+            hacks=frozenset({"chatter"}),
             advantages=[0.0, 0.0],
             returns=[-1.0, -1.0],
             total_reward=-1.0,
@@ -98,6 +100,13 @@ def test_numbers_by_hand(batch):
         "verifier/no_answer": 1.0,
         "verifier/timeout": 0.0,
         "verifier/error": 0.0,
+        "hacking/empty_step_share": 0.0,
+        "hacking/short_share": 0.0,
+        "hacking/repetition_share": 1 / 3,
+        "hacking/after_answer_share": 0.0,
+        "hacking/chatter_share": 1 / 3,
+        # The only correct response repeats itself.
+        "hacking/pseudo_positive_share": 1.0,
     }
     assert metrics == pytest.approx(expected)
 

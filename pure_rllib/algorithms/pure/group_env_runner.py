@@ -4,7 +4,7 @@ G responses per prompt, P prompt tokens, T response tokens.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -24,6 +24,7 @@ import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this no
 from pure_rllib.algorithms.prm_pool import connected_scorer
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.episodes import make_episode
+from pure_rllib.algorithms.pure.hack_guard import cap_rewards, mark_group
 from pure_rllib.algorithms.pure.records import make_record, total_rewards
 from pure_rllib.algorithms.pure.weight_exchange import (
     WeightReceiver,
@@ -37,6 +38,7 @@ from pure_rllib.generation.base import Generator, SamplingParams
 from pure_rllib.generation.load_policy import policy_config
 from pure_rllib.generation.make_generator import make_generator
 from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.rewards.hack_flags import HackLimits
 
 
 @dataclass(slots=True)
@@ -213,7 +215,14 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         ):
             rows = slice(i * size, (i + 1) * size)
             sample.groups.append(
-                self._group(problem, prompt, group_id, flat[rows], judged[rows])
+                self._group(
+                    problem,
+                    prompt,
+                    group_id,
+                    flat[rows],
+                    judged[rows],
+                    caps={} if evaluation else self.config.hack_caps,
+                )
             )
         sample.seconds = {
             "sync": generating - loading,
@@ -231,7 +240,15 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         group_id: int,
         responses: Sequence[Any],
         judged: Sequence[Any],
+        *,
+        caps: Mapping[str, float],
     ) -> Group:
+        splitter = self.token_env.splitter
+        limits = HackLimits(**self.config.hack_limits)
+        marked = mark_group(judged, responses, splitter, limits)
+        judged = [
+            cap_rewards(j, m.hacks, caps) for j, m in zip(judged, marked, strict=True)
+        ]
         episodes = [
             make_episode(
                 response,
@@ -249,12 +266,18 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
                 verdict,
                 group_id=group_id,
                 num_prompt_tokens=len(prompt),
-                splitter=self.token_env.splitter,
+                splitter=splitter,
                 total_reward=total,
                 weights_version=self.generator.weights_version,
+                repetition=marks.repetition,
+                hacks=marks.hacks,
             )
-            for response, verdict, total in zip(
-                responses, judged, total_rewards(judged, self.config), strict=True
+            for response, verdict, total, marks in zip(
+                responses,
+                judged,
+                total_rewards(judged, self.config),
+                marked,
+                strict=True,
             )
         ]
         num_tokens = sum(len(prompt) + len(r.token_ids) for r in responses)

@@ -354,6 +354,19 @@ class PURE(Algorithm):
         self._weights = None
         self._last_batch = SampledBatch()
 
+    def go_back(self, path: str | Path) -> None:
+        """Restores a checkpoint's policy, and asks other problems from there on.
+
+        Iterations, problems and weight versions go on counting.
+
+        Args:
+            path: of a checkpoint of this run.
+        """
+        counts, iteration = self._counts, self.iteration
+        self.restore_from_path(str(path))
+        self._counts, self._iteration = counts, iteration
+        self._counts.weights_version += 1
+
     @override(Algorithm)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         """Writes a checkpoint that is whole or absent, whatever happens meanwhile."""

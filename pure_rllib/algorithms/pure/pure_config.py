@@ -9,6 +9,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
+from pure_rllib.algorithms.pure.hacking_settings import HackingSettings
 from pure_rllib.algorithms.pure.learner_settings import LearnerSettings
 from pure_rllib.algorithms.pure.validation import check_config
 from pure_rllib.credit.presets import PRESETS, CreditConfig
@@ -26,7 +27,7 @@ _MAX_LOGP_GAP_HALF = 1.0
 _NOT_IN_PRESETS = ("gamma", "max_response_tokens")
 
 
-class PUREConfig(LearnerSettings):
+class PUREConfig(LearnerSettings, HackingSettings):
     """Defines a configuration from which a PURE algorithm can be built.
 
     .. code-block:: python
@@ -99,10 +100,15 @@ class PUREConfig(LearnerSettings):
         self.rollout_correction: str | None = None
         self.rollout_correction_cap: float | None = None
         self.max_weight_lag = 0
+        self.hack_caps: dict[str, float] = {}
+        self.hack_limits: dict[str, float] = {}
         # .evaluation()
         self.evaluation_duration = 200
         self.evaluation_duration_unit = "episodes"
         self.num_samples_per_problem = 4
+        # .reporting()
+        self.hacking_monitor: str | None = None
+        self.hacking_thresholds: dict[str, float] = {}
         # RLlib would find this out by making the environment, without its settings.
         self._is_atari = False
         # RLlib's own pieces expect one row per timestep; ours are whole responses.
@@ -190,6 +196,8 @@ class PUREConfig(LearnerSettings):
         rollout_correction: str | None = NotProvided,
         rollout_correction_cap: float | None = NotProvided,
         max_weight_lag: int = NotProvided,
+        hack_caps: Mapping[str, float] = NotProvided,
+        hack_limits: Mapping[str, float] = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets credit assignment, loss and optimiser.
@@ -231,6 +239,9 @@ class PUREConfig(LearnerSettings):
                 by which the ratio's geometric mean may be off. None: 2.0 or 1.01.
             max_weight_lag: 0, or 1 to sample the next batch while learners update; its
                 weights are one version old then.
+            hack_caps: mark (see docs/reward_hacking.md) -> largest process reward, in
+                [-1, 1], of the steps of a response that bears it; {} changes nothing.
+            hack_limits: the fields of `HackLimits`, where marks begin.
             **kwargs: RLlib's own. `minibatch_size` counts responses per optimiser step
                 (None: all of an iteration), a multiple of `group_size`.
         """
@@ -265,6 +276,8 @@ class PUREConfig(LearnerSettings):
             rollout_correction=rollout_correction,
             rollout_correction_cap=rollout_correction_cap,
             max_weight_lag=max_weight_lag,
+            hack_caps=hack_caps,
+            hack_limits=hack_limits,
         )
 
     @override(AlgorithmConfig)
@@ -303,6 +316,7 @@ class PUREConfig(LearnerSettings):
         """Checks types, ranges and combinations; nothing is loaded for it."""
         super().validate()
         check_config(self)
+        self.add_hacking_monitor()
 
     @property
     def groups_per_step(self) -> int | None:

@@ -8,7 +8,7 @@ import torch
 
 from pure_rllib.credit.returns import step_credits
 from pure_rllib.credit.steps import StepSplitter
-from pure_rllib.credit.text_metrics import reflection, repetition
+from pure_rllib.credit.text_metrics import reflection
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
@@ -28,6 +28,8 @@ def make_record(
     splitter: StepSplitter,
     total_reward: float,
     weights_version: int,
+    repetition: float,
+    hacks: frozenset[str],
 ) -> ResponseRecord:
     """Gathers what is known of a response before it is learned from.
 
@@ -40,6 +42,8 @@ def make_record(
         splitter: counts separators.
         total_reward: see `total_rewards`.
         weights_version: of the policy that was sampled from.
+        repetition: of its text.
+        hacks: marks of `rewards.hack_flags.HACKS`.
     """
     verdict = judged.verdict
     return ResponseRecord(
@@ -57,7 +61,8 @@ def make_record(
         terminated=response.terminated,
         num_separators=splitter.num_separators(response.token_ids),
         has_visible=judged.has_visible,
-        repetition=repetition(judged.text),
+        repetition=repetition,
+        hacks=hacks,
         reflection=reflection(judged.text),
         total_reward=total_reward,
         num_prompt_tokens=num_prompt_tokens,

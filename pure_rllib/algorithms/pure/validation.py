@@ -9,6 +9,7 @@ from pure_rllib.algorithms.prm_pool import check_prm_actors
 from pure_rllib.algorithms.pure.correction import correction_mode
 from pure_rllib.algorithms.pure.deepspeed_settings import check_deepspeed
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.hack_guard import check_hack_settings
 from pure_rllib.algorithms.pure.lora import check_lora
 from pure_rllib.credit.rollout_correction import ROLLOUT_CORRECTIONS
 from pure_rllib.generation.load_policy import DTYPES, policy_config
@@ -116,6 +117,7 @@ def check_config(config: Any) -> None:
     )
     _check_whole_numbers(config)
     check_prm_actors(config)
+    check_hack_settings(config)
     _check_correction(config)
     _check_sizes(config)
     _check_model_config(config.model_config)

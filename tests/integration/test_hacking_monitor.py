@@ -1,0 +1,93 @@
+"""The monitor in a real run; a callback before it writes the metrics of a hack."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+from pure_rllib.algorithms import PURE, PUREConfig, RewardHackingMonitor
+
+pytestmark = pytest.mark.slow
+HACK_STARTS = 5
+ALARM = 5  # with windows of two iterations, the first of them is enough
+
+
+class Hack(RLlibCallback):
+    """From the fifth iteration on, everything is one step."""
+
+    def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
+        is_hacked = result["training_iteration"] >= HACK_STARTS
+        for name in ("repetition", "no_answer_share"):
+            result["response"][name] = 0.0
+        result["response"]["one_step_share"] = float(is_hacked)
+        result["accuracy"] = result["prm"]["verifier_agreement"] = 0.9
+        result["reward"]["total"] = result["loss"]["policy"] = 0.0
+
+
+def build(config: PUREConfig, action: str | None) -> PURE:
+    config.callbacks([Hack, RewardHackingMonitor] if action is None else Hack)
+    config.reporting(
+        hacking_monitor=action,
+        hacking_thresholds={
+            "window": 2,
+            "memory": 6,
+            "noise": 1.0,
+            "pseudo_positive_rise": 2.0,
+        },
+    )
+    return config.build_algo()
+
+
+def weights(algo: PURE) -> dict[str, np.ndarray]:
+    state = algo.learner_group.get_weights()["default_policy"]
+    return {name: np.array(value) for name, value in state.items()}
+
+
+def test_it_warns_and_goes_on(
+    tiny_config: PUREConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    algo = build(tiny_config, None)
+    try:
+        results = [algo.train() for _ in range(ALARM + 1)]
+    finally:
+        algo.stop()
+    assert [r["hacking"]["alarm"] for r in results] == [0] * (ALARM - 1) + [1, 1]
+    assert results[-1]["hacking"]["signal"]["one_step"] == 1.0
+    assert sum(results[-1]["hacking"]["signal"].values()) == 1.0
+    assert not any(r["done"] for r in results)
+    shown = capsys.readouterr().out
+    # Once, not with every iteration.
+    assert shown.count("more responses are a single step") == 1
+
+
+def test_it_stops_the_trial(tiny_config: PUREConfig) -> None:
+    algo = build(tiny_config, "stop")
+    try:
+        results = [algo.train() for _ in range(ALARM)]
+    finally:
+        algo.stop()
+    assert [r["done"] for r in results] == [False] * (ALARM - 1) + [True]
+
+
+def test_it_goes_back_to_the_last_good_policy(tiny_config: PUREConfig) -> None:
+    algo = build(tiny_config, "go_back")
+    try:
+        algo.train()
+        good = weights(algo)
+        for _ in range(ALARM - 2):
+            algo.train()
+        assert any((good[k] != v).any() for k, v in weights(algo).items())
+        result = algo.train()
+        restored = weights(algo)
+        assert result["hacking"]["alarm"] == 1.0 and not result["done"]
+        for name, value in good.items():
+            np.testing.assert_array_equal(restored[name], value, err_msg=name)
+        after = algo.train()
+        # The count of problems and iterations goes on from the hack, not from before.
+        assert after["training_iteration"] == ALARM + 1
+        assert after["problems_seen"] == 4 * (ALARM + 1)
+        assert after["weights"]["version"] > result["weights"]["version"]
+        assert any((restored[k] != v).any() for k, v in weights(algo).items())
+    finally:
+        algo.stop()

@@ -1,0 +1,139 @@
+"""Alarms from made-up series; tests/unit/test_hacking_runs.py has recorded ones."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pure_rllib.reporting.hacking import SIGNALS, HackingThresholds, find_alarms
+from pure_rllib.reporting.metrics import METRICS
+
+Series = dict[str, np.ndarray]
+NUM = 30
+ONES = np.ones(NUM)
+RAMP = np.clip((np.arange(NUM) - 15) / 10, 0.0, 1.0)  # 0 until 15, 1 from 25 on
+UP = np.arange(NUM) / NUM
+
+
+def healthy(seed: int = 0) -> Series:
+    """Reward and accuracy rise, the rest stays; all of it noisy."""
+    rng = np.random.default_rng(seed)
+    return {
+        "accuracy": 0.3 + 0.5 * UP + rng.normal(0.0, 0.04, NUM),
+        "reward/total": UP + rng.normal(0.0, 0.08, NUM),
+        "reward/process_min": UP - 0.5,
+        "response/tokens": 30.0 - 5.0 * UP + rng.normal(0.0, 1.0, NUM),
+        "response/one_step_share": rng.uniform(0.0, 0.02, NUM),
+        "response/no_answer_share": rng.uniform(0.0, 0.03, NUM),
+        "response/repetition": 0.05 + rng.normal(0.0, 0.005, NUM),
+        "prm/verifier_agreement": 0.92 + rng.normal(0.0, 0.03, NUM),
+        "hacking/pseudo_positive_share": 0.1 + rng.normal(0.0, 0.03, NUM),
+        "loss/policy": rng.normal(0.0, 0.04, NUM),
+        "kl/reference": 0.02 * UP + rng.normal(0.0, 0.002, NUM),
+    }
+
+
+def rows_of(series: Series, last: int = NUM) -> list[dict[str, float]]:
+    return [{k: float(v[i]) for k, v in series.items()} for i in range(last)]
+
+
+def signals(series: Series, last: int = NUM) -> set[str]:
+    return {alarm.signal for alarm in find_alarms(rows_of(series, last))}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_healthy_series_raises_no_alarm(seed: int) -> None:
+    series = healthy(seed)
+    assert [i for i in range(1, NUM + 1) if signals(series, i)] == []
+
+
+def jump(at: int, size: float) -> np.ndarray:
+    return np.where(np.arange(NUM) >= at, size, 0.0)
+
+
+CHANGES: dict[str, dict[str, np.ndarray]] = {
+    "accuracy_falls": {"accuracy": 0.6 - 0.2 * RAMP},
+    "length_falls": {"accuracy": 0.6 * ONES, "response/tokens": 30 - 20 * RAMP},
+    "accuracy_collapse": {"accuracy": 0.6 - 0.5 * RAMP, "reward/total": 0 * UP},
+    "reward_collapse": {"reward/total": 1.0 + UP - 5.0 * RAMP},
+    "kl_jump": {"kl/reference": healthy()["kl/reference"] + jump(NUM - 1, 0.5)},
+    "loss_jump": {"loss/policy": healthy()["loss/policy"] + jump(NUM - 1, 1.0)},
+    "one_step": {"response/one_step_share": 0.6 * RAMP},
+    "no_answer": {"response/no_answer_share": 0.5 * RAMP},
+    "repetition": {"response/repetition": 0.05 + 0.4 * RAMP},
+    "disagreement": {"prm/verifier_agreement": 0.9 - 0.5 * RAMP},
+    "pseudo_positives": {"hacking/pseudo_positive_share": 0.1 + 0.6 * RAMP},
+}
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_each_signal_alone(signal: str) -> None:
+    assert signals({**healthy(), **CHANGES[signal]}) == {signal}
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_before_the_change_there_is_no_alarm(signal: str) -> None:
+    assert signals({**healthy(), **CHANGES[signal]}, 15) == set()
+
+
+def test_an_alarm_says_from_what_to_what() -> None:
+    series = {**healthy(), "response/one_step_share": jump(NUM - 5, 0.8)}
+    (alarm,) = find_alarms(rows_of(series))
+    assert (alarm.before, alarm.now) == pytest.approx((0.0, 0.8))
+    assert str(alarm) == "more responses are a single step (0 -> 0.8)"
+
+
+def test_shorter_responses_are_welcome_with_rising_accuracy() -> None:
+    series = {**healthy(), "response/tokens": 30 - 20 * RAMP}
+    assert signals(series) == set()
+
+
+def test_noise_of_few_answers_raises_no_alarm() -> None:
+    """Ten answers an iteration at .5: windows differ by up to .4 by chance alone."""
+    rng = np.random.default_rng(1)
+    series = {**healthy(), "accuracy": rng.binomial(10, 0.5, NUM) / 10}
+    assert [i for i in range(NUM) if signals(series, i)] == []
+
+
+def test_what_is_not_measured_raises_no_alarm() -> None:
+    nothing = {name: np.full(NUM, math.nan) for name in healthy()}
+    assert find_alarms(rows_of(nothing)) == []
+    assert find_alarms([{}] * NUM) == []
+    assert find_alarms([]) == []
+
+
+def test_gaps_do_not_hide_a_change() -> None:
+    series = {**healthy(), "accuracy": 0.6 - 0.5 * RAMP}
+    series["accuracy"] = np.where(np.arange(NUM) % 3 == 1, math.nan, series["accuracy"])
+    assert "accuracy_falls" in signals(series)
+
+
+def test_without_a_step_scorer_agreement_means_nothing() -> None:
+    series = {**healthy(), **CHANGES["disagreement"], "reward/process_min": 0 * UP}
+    assert signals(series) == set()
+
+
+def test_thresholds_are_used() -> None:
+    series = {**healthy(), **CHANGES["one_step"]}
+    rows = rows_of(series)
+    assert find_alarms(rows, HackingThresholds(one_step_rise=0.9)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": 1}, r"`window` \(1\) must be an integer >= 2"),
+        ({"memory": 9}, r"`memory` \(9\) must be an integer >= 2 \* window \(10\)"),
+        ({"jump": 0.0}, r"`jump` \(0.0\) must be a number > 0"),
+        ({"noise": math.nan}, r"`noise` \(nan\) must be a number > 0"),
+        ({"noise": True}, r"`noise` \(True\) must be a number > 0"),
+    ],
+)
+def test_wrong_thresholds_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HackingThresholds(**settings)
+
+
+def test_every_signal_is_a_metric() -> None:
+    registered = {n for n in METRICS if n.startswith("hacking/signal/")}
+    assert registered == {f"hacking/signal/{name}" for name in SIGNALS}
