@@ -15,12 +15,15 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 # Title, file, arguments.
-PARTS = [
+PARTS: list[tuple[str, str, list[str]]] = [
     ("Sampling: env runner against vLLM alone", "vllm_sampling.py", []),
-    ("Learning: one learner against a plain loop", "learner.py", []),
+    (
+        "Learning: against a plain loop, and by two learners",
+        "learner.py",
+        ["--learners", "2", "--zero", "1", "2", "3"],
+    ),
     ("Weights: from the learner to an env runner", "weight_sync.py", []),
     ("Overlap: max_weight_lag=1 against 0", "weight_lag.py", []),
-    ("Two learners: replicas and ZeRO against one learner", "learner_scaling.py", []),
 ]
 
 

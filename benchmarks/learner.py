@@ -8,6 +8,7 @@ slows both; the table shows medians. Tokens are prompt and response tokens, no p
 
     python benchmarks/learner.py                      # ~30M parameters, float32, CPU
     python benchmarks/learner.py --learners 2         # adds 1 and 2 learner actors
+    python benchmarks/learner.py --learners 2 --zero 1 2 3   # and DeepSpeed's stages
     python benchmarks/learner.py --model qwen2.5-1.5b --dtype bfloat16     # on a GPU
 """
 
@@ -55,7 +56,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_config(options: argparse.Namespace, num_learners: int) -> PUREConfig:
+def make_config(
+    options: argparse.Namespace, num_learners: int, stage: int | None = None
+) -> PUREConfig:
     on_gpu = torch.cuda.is_available()
     return (
         PUREConfig()
@@ -77,6 +80,7 @@ def make_config(options: argparse.Namespace, num_learners: int) -> PUREConfig:
         )
         .learners(
             num_learners=num_learners,
+            deepspeed=None if stage is None else {"stage": stage},
             num_cpus_per_learner=1,
             num_gpus_per_learner=int(on_gpu),
         )
@@ -171,10 +175,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--learners", type=int, default=0)
+    parser.add_argument("--zero", type=int, nargs="*", default=[])
     parser.add_argument("--full-logits", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    # All learner actors stay while rounds alternate; each takes a CPU of Ray's.
+    num_actors = sum(range(options.learners + 1)) + options.learners * len(options.zero)
+    ray.init(
+        num_cpus=1 + num_actors,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+    )
 
     algo = make_config(options, 0).build_algo()
     learner = algo.learner_group._learner
@@ -193,10 +205,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     policy = copy.deepcopy(learner._policy)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0)
     runs["plain loop"] = lambda: plain_update(policy, optimizer, batch, plan, options)
+    kinds: list[tuple[int, int | None]] = [
+        (count, None) for count in range(1, options.learners + 1)
+    ]
+    kinds += [(options.learners, stage) for stage in options.zero]
     remote = {}
-    for count in range(1, options.learners + 1):
+    for count, stage in kinds:
         name = f"{count} learner actor{'s' * (count > 1)}"
-        remote[name] = make_config(options, count).build_algo()
+        name += "" if stage is None else f", ZeRO {stage}"
+        remote[name] = make_config(options, count, stage).build_algo()
         runs[name] = lambda made=remote[name]: update(made, groups, plan)
 
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -242,10 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     headers = ["", "tokens/s", "of plain", "of plain, by round", "of matrix rate"]
     print(format_table([*headers, "peak GiB"], rows))
     if options.learners > 1:
-        one, *_, many = (statistics.median(seconds[name]) for name in remote)
-        print(
-            f"{options.learners} learners over 1: {one / many:.2f} times the tokens/s"
-        )
+        medians = {name: statistics.median(seconds[name]) for name in remote}
+        one = medians.pop("1 learner actor")
+        for name, median in medians.items():
+            print(f"{name} over 1: {one / median:.2f} times the tokens/s")
     for made in (algo, *remote.values()):
         made.stop()
 
