@@ -145,8 +145,12 @@ BAD: dict[str, tuple[Build, str]] = {
         r"`prm` \(.*absent\) must be a folder.*there is no such folder\. Set",
     ),
     "process reward model of another vocabulary": (
-        lambda folder: math_config(step_scorer=None, prm=other_prm(folder / "prm")),
-        r"vocabular",
+        lambda folder: math_config(
+            step_scorer=None,
+            prm=other_prm(folder / "prm"),
+            prm_kwargs={"prm_format": "newline", "retokenize": False},
+        ),
+        r"vocabular.*`retokenize` False",
     ),
     "tokenizer without a step separator": (
         lambda _: math_config(tokenizer=byte_tokenizer([])),
