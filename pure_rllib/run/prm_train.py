@@ -18,6 +18,9 @@ and labels; a folder of such files, or several sources:
   pure-rllib prm-train --model Qwen/Qwen2.5-Math-7B --data steps/ --out prm/
   torchrun --nproc-per-node 8 -m pure_rllib.cli prm-train ... --deepspeed zero2.json
 
+With --rollouts RUN the responses that a run kept are labelled by its environment's
+checker, or by --labeller, and added: train, let a policy hack the PRM, train on.
+
 The folder is loaded by `prm: FOLDER` in an experiment. `--trainer` takes any argument
 of transformers' TrainingArguments, such as bf16=true or gradient_checkpointing=true.
 """
@@ -33,7 +36,19 @@ def add_command(commands: Any) -> None:
     )
     parser.set_defaults(function=_run)
     parser.add_argument(
-        "--data", nargs="+", required=True, metavar="SOURCE", help="labelled steps"
+        "--data", nargs="+", default=[], metavar="SOURCE", help="labelled steps"
+    )
+    parser.add_argument(
+        "--rollouts",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="folders of runs whose responses are labelled and added",
+    )
+    parser.add_argument(
+        "--labeller",
+        metavar="MODULE:NAME",
+        help="labels rollouts; default: the exact checker of the run's environment",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="new folder of the PRM"
@@ -70,6 +85,16 @@ def _run(options: argparse.Namespace) -> int:
             f"`--out` ({out}) must be a new or empty folder, because the PRM's files "
             "would mix with those in it. Choose another --out."
         )
+    if not (options.data or options.rollouts):
+        raise ValueError(
+            "`--data` or `--rollouts` must be given, because a PRM is trained on "
+            "labelled steps."
+        )
+    if options.labeller is not None and not options.rollouts:
+        raise ValueError(
+            f"`--labeller` ({options.labeller}) must be left out without --rollouts, "
+            "because --data is labelled already."
+        )
     if options.deepspeed is not None and not Path(options.deepspeed).is_file():
         raise FileNotFoundError(
             f"`--deepspeed` ({options.deepspeed}) must be a DeepSpeed config file; "
@@ -93,6 +118,7 @@ def _run(options: argparse.Namespace) -> int:
         training_arguments,
         training_rows,
     )
+    from pure_rllib.run.labelled_rollouts import labelled_rollouts
 
     disable_progress_bar()
     if settings.model.startswith(PREFIX):
@@ -104,6 +130,13 @@ def _run(options: argparse.Namespace) -> int:
         for source in options.data
         for solution in read_solutions(source, neutral=neutral)
     ]
+    for run in options.rollouts:
+        rollouts = labelled_rollouts(run, options.labeller)
+        print(
+            f"{len(rollouts.solutions)} different responses of {run}, "
+            f"{rollouts.num_left_out} left out"
+        )
+        solutions += rollouts.solutions
     rows, held_out = training_rows(settings, base, solutions)
     # A wrong argument is found before any weight is read.
     training_arguments(settings, out / "trainer", lr=1.0, epochs=1.0, extra=extra)

@@ -163,6 +163,10 @@ def test_the_command_refuses_mistakes(
     assert "no such one" in run([*words, *out, "--trainer", "learning=1"], capsys)
     assert "`head_lr`" in run([*words, *out, "--head-lr", "-1"], capsys)
     assert "no.jsonl" in run([*words[:-1], "no.jsonl", *out], capsys)
+    no_data = ["prm-train", "--model", str(policy), *out]
+    assert "`--data` or `--rollouts`" in run(no_data, capsys)
+    assert "`--rollouts`" in run([*no_data, "--rollouts", str(tmp_path)], capsys)
+    assert "`--labeller`" in run([*words, *out, "--labeller", "a:b"], capsys)
     assert not (tmp_path / "prm").exists()
 
 
