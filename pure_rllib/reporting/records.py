@@ -32,7 +32,7 @@ class ResponseRecord:
         num_separators: tokens that end with two newlines.
         has_visible: whether the text has a visible character.
         repetition: share of the text that repeats itself, in [0, 1].
-        hacks: marks of `rewards.hack_flags.HACKS` that it bears.
+        hacks: marks of `rewards.hack_flags.HACKS` that it bears, sorted.
         reflection: number of words of second thought.
         advantages: T numbers, or None before the learner has seen the response.
         returns: T numbers, or None likewise.
@@ -57,7 +57,7 @@ class ResponseRecord:
     has_visible: bool = True
     repetition: float = 0.0
     reflection: int = 0
-    hacks: frozenset[str] = frozenset()
+    hacks: Sequence[str] = ()
     advantages: Numbers | None = None
     returns: Numbers | None = None
     total_reward: float | None = None

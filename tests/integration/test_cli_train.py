@@ -211,3 +211,32 @@ def test_a_wrong_combination_fails_before_a_model_loads(place: Path) -> None:
     assert "`process_reward_coeff` (1.0) must be 0" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (place / "none").exists()
+
+
+def test_the_monitor_of_reward_hacking_ends_a_run(tmp_path: Path) -> None:
+    """With thresholds so small that any change of the reward is an alarm."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    nothing = 1e-9
+    thresholds = {
+        "window": 2,
+        "memory": 4,
+        "noise": nothing,
+        "no_answer_rise": nothing,
+        "repetition_rise": nothing,
+    }
+    done = run(
+        tmp_path,
+        "tiny.yaml",
+        "--out",
+        "out",
+        "--set",
+        "reporting.hacking_monitor=stop",
+        "--set",
+        f"reporting.hacking_thresholds={json.dumps(thresholds)}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Reward hacking? stopping the trial after iteration 4." in done.stdout
+    with (tmp_path / "out" / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["training_iteration"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row["hacking/alarm"] for row in rows[1:]] == ["0.0", "0.0", "0.0", "1.0"]

@@ -91,3 +91,30 @@ def test_it_goes_back_to_the_last_good_policy(tiny_config: PUREConfig) -> None:
         assert any((restored[k] != v).any() for k, v in weights(algo).items())
     finally:
         algo.stop()
+
+
+def test_caps_reach_episodes_records_and_advantages(tiny_config: PUREConfig) -> None:
+    cap = -1.0  # the simulated PRM gives nothing below -0.98
+    tiny_config.environment(env_config={"process_rewards": "simulated"})
+    tiny_config.training(hack_caps={"one_step": cap}, verifiable_reward_coeff=0.0)
+    algo = tiny_config.build_algo()
+    try:
+        result = algo.train()
+        records = [record for group in algo.rollouts(4) for record in group]
+    finally:
+        algo.stop()
+    marked = ["one_step" in record.hacks for record in records]
+    assert any(marked) and not all(marked)
+    for record, is_marked in zip(records, marked, strict=True):
+        assert record.step_rewards is not None
+        assert (max(record.step_rewards) == cap) == is_marked
+    share = sum(marked) / len(marked)
+    assert result["response"]["one_step_share"] == pytest.approx(share)
+    # In a mixed group the capped responses are the worst off.
+    groups = {record.group_id for record in records}
+    for group_id in groups:
+        means: dict[bool, list[float]] = {True: [], False: []}
+        for record, is_marked in zip(records, marked, strict=True):
+            if record.group_id == group_id:
+                means[is_marked].append(float(np.sum(record.returns)))
+        assert all(value <= cap + 1e-6 for value in means[True])

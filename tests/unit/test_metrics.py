@@ -39,7 +39,7 @@ def batch():
             num_prompt_tokens=10,
             repetition=0.2,
             reflection=3,
-            hacks=frozenset({"repetition"}),
+            hacks=["repetition"],
         ),
         record(
             tokens=2,
@@ -59,7 +59,7 @@ def batch():
             spans=((0, 2),),
             step_rewards=[-1.0],
             has_visible=False,
-            hacks=frozenset({"chatter"}),
+            hacks=["chatter"],
             advantages=[0.0, 0.0],
             returns=[-1.0, -1.0],
             total_reward=-1.0,

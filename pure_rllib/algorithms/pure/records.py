@@ -62,7 +62,7 @@ def make_record(
         num_separators=splitter.num_separators(response.token_ids),
         has_visible=judged.has_visible,
         repetition=repetition,
-        hacks=hacks,
+        hacks=sorted(hacks),
         reflection=reflection(judged.text),
         total_reward=total_reward,
         num_prompt_tokens=num_prompt_tokens,
