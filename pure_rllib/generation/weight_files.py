@@ -25,6 +25,7 @@ ROOT_VARIABLE = "PURE_RLLIB_WEIGHTS_DIR"
 _PREFIX = "pure_rllib-weights-"
 _INDEX = "model.safetensors.index.json"
 _LOCK = "lock"
+_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def write_weights(
         folder: made by this call; readers see it when it is whole.
         version: the update they come from.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(f"{folder.name}{_PARTIAL}")
     partial.mkdir(parents=True)
     files: list[ShardFile] = []
     for number, shard in enumerate(shards, start=1):
@@ -162,7 +163,12 @@ class WeightsRoot:
             yield
 
     def keep_newest(self, count: int) -> None:
-        """Removes all publications but the newest ones."""
+        """Removes all publications but the newest ones, and what was left unfinished.
+
+        Call it between writing publications, not meanwhile.
+        """
+        for unfinished in self.path.glob(f"*{_PARTIAL}"):
+            shutil.rmtree(unfinished)
         folders = [path for path in self.path.iterdir() if path.is_dir()]
         folders.sort(key=lambda path: path.stat().st_mtime_ns)
         for folder in folders[: max(0, len(folders) - count)]:

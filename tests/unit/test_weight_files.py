@@ -142,3 +142,12 @@ def test_a_killed_process_leaves_nothing_for_long(parent: Path) -> None:
     assert alive.path.is_dir(), "this process lives"
     alive.close()
     second.close()
+
+
+def test_an_unfinished_publication_is_not_taken_for_the_newest(parent: Path) -> None:
+    root = WeightsRoot(num_bytes=0)
+    write_weights([{"a": torch.ones(1)}], root.path / "v1", version=1)
+    (root.path / "v2.partial").mkdir()
+    root.keep_newest(1)
+    assert [p.name for p in root.path.iterdir() if p.is_dir()] == ["v1"]
+    root.close()

@@ -22,15 +22,12 @@ from ray.rllib.utils.checkpoints import Checkpointable
 
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
 from pure_rllib.algorithms.prm_pool import connected_scorer
+from pure_rllib.algorithms.pure.arrival_proof import ArrivalProof
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.episodes import make_episode
 from pure_rllib.algorithms.pure.hack_guard import cap_rewards, mark_group
 from pure_rllib.algorithms.pure.records import make_record, total_rewards
-from pure_rllib.algorithms.pure.weight_exchange import (
-    WeightReceiver,
-    Weights,
-    check_arrival,
-)
+from pure_rllib.algorithms.pure.weight_exchange import WeightReceiver, Weights
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.token_env import TokenEnv
@@ -74,7 +71,7 @@ class RunnerSample:
             `score`, `verify`, and `total`.
         num_overlong: responses over the PRM's context.
         num_prm_retries: batches that lost their PRM actor and were sent again.
-        logp_gap: what `check_arrival` found when it took over the weights.
+        logp_gap: what `ArrivalProof` found when it took over the weights.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -99,6 +96,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         self._generator: Generator | None = None
         self._publication: str | None = None
         self._logp_gap = math.nan
+        self._proof = ArrivalProof(self.config.logp_gap_limit)
         self._receiver = WeightReceiver(keep=1)
         self.make_env()
 
@@ -307,7 +305,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         self._publication = None
         self.generator.load_weights(self._receiver.receive(weights.source))
         logps = self.generator.logps(weights.probe.token_ids)
-        self._logp_gap = check_arrival(weights, logps, self.config.logp_gap_limit)
+        self._logp_gap = self._proof.check(weights.version, weights.probe, logps)
         self._publication = weights.publication
 
     def close_weights(self) -> None:

@@ -59,6 +59,7 @@ class SampledBatch:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.num_resampled += other.num_resampled
         self.num_overlong += other.num_overlong
+        self.logp_gap = max(self.logp_gap, other.logp_gap)
         self.num_prm_retries += other.num_prm_retries
 
 

@@ -18,6 +18,7 @@ import ray
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
+from pure_rllib.algorithms.pure.arrival_proof import Probe
 from pure_rllib.algorithms.pure.collectives import phase, rank
 from pure_rllib.algorithms.pure.learner_calls import on_learners
 from pure_rllib.generation.base import WeightSource
@@ -31,10 +32,6 @@ from pure_rllib.generation.weight_files import (
 from pure_rllib.generation.weights import LiveWeights
 
 _CLOSE_S = 10.0
-
-
-class StaleWeightsError(RuntimeError):
-    """A generator computes other log-probabilities than the learner it follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +51,6 @@ class PublishedFiles:
     node_id: str
     files: tuple[ShardFile, ...]
     refs: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """A few fixed sequences and what the learner thinks of them.
-
-    Attributes:
-        token_ids: lists of L token ids.
-        logps: for each the learner's `[L - 1]` log-probabilities at temperature 1.
-    """
-
-    token_ids: tuple[tuple[int, ...], ...]
-    logps: tuple[np.ndarray, ...]
-
-    def gap(self, logps: Sequence[np.ndarray]) -> float:
-        """Returns the largest difference from a generator's log-probabilities."""
-        pairs = zip(self.logps, logps, strict=True)
-        # NaN where a generator is broken, and NaN is over every bound.
-        return float(np.max([np.abs(a - b).max() for a, b in pairs]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,35 +183,6 @@ def _write_bytes(source: PublishedFiles, target: Path) -> None:
         ray.get(ref).tofile(partial / file.name)
     write_index(partial)
     os.rename(partial, target)
-
-
-def check_arrival(weights: Weights, logps: Sequence[np.ndarray], limit: float) -> float:
-    """Proves that a generator holds the learner's weights.
-
-    Args:
-        weights: that it took over.
-        logps: what it thinks of the probe's sequences.
-        limit: of the largest difference, in nats.
-
-    Returns:
-        The largest difference between the generator's and the learner's
-        log-probabilities, in nats.
-
-    Raises:
-        StaleWeightsError: it is over the limit, or not a number.
-    """
-    gap = weights.probe.gap(logps)
-    if not gap <= limit:
-        raise StaleWeightsError(
-            f"`generator_learner_logp_gap` ({gap:.3g}) must be <= `max_logp_gap` "
-            f"({limit:g}) after the generator took over weights version "
-            f"{weights.version}, because both compute the same tokens' "
-            "log-probabilities from the same weights. The likely cause is a tensor "
-            "that kept an old value in the generator (tied or packed embeddings), else "
-            'another dtype or kernel. Compare with `generator="transformers"`; if the '
-            "difference is rounding, set `.env_runners(max_logp_gap=...)`."
-        )
-    return gap
 
 
 class WeightExchange:

@@ -1,0 +1,130 @@
+"""The proof that a generator holds the learner's weights, by log-probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_MAX_UNCHANGED = 3
+"""So many updates in a row may leave all of a generator's log-probabilities the same.
+
+One may: in bfloat16 a small update changes few weights, and rounding can hide them."""
+
+_CLEARLY = 10.0
+"""The learner has clearly moved when it has by so many times the two's disagreement."""
+
+_LEAST_ROUNDING = 1e-6
+"""In nats; two that agree by chance at first do not for ever."""
+
+
+class StaleWeightsError(RuntimeError):
+    """A generator computes other log-probabilities than the learner it follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A few fixed sequences and what the learner thinks of them.
+
+    Attributes:
+        token_ids: lists of L token ids.
+        logps: for each the learner's `[L - 1]` log-probabilities at temperature 1.
+    """
+
+    token_ids: tuple[tuple[int, ...], ...]
+    logps: tuple[np.ndarray, ...]
+
+
+class ArrivalProof:
+    """Follows what learner and generator think of a probe, from version to version.
+
+    Three signs tell of weights that did not arrive. The two disagree by more than
+    `limit`: what a stale tensor does after large updates. The learner has moved since
+    the first version, the generator has not moved with it: what small updates show
+    after a while, since how the two round stays the same and drops out. The generator's
+    numbers stay what they were to the last bit, update after update.
+
+    Args:
+        limit: of the largest difference, in nats.
+    """
+
+    def __init__(self, limit: float):
+        self._limit = limit
+        self._first: tuple[np.ndarray, np.ndarray] | None = None
+        self._last: tuple[np.ndarray, np.ndarray] | None = None
+        self._num_unchanged = 0
+
+    def check(self, version: int, probe: Probe, logps: Sequence[np.ndarray]) -> float:
+        """Compares a generator with the learner after it took over a version.
+
+        Args:
+            version: of the weights.
+            probe: the learner's side.
+            logps: the generator's, as `Generator.logps` gives them.
+
+        Returns:
+            The largest difference of their log-probabilities, in nats.
+
+        Raises:
+            StaleWeightsError: weights did not arrive.
+        """
+        theirs = np.concatenate(probe.logps).astype(np.float64)
+        ours = np.concatenate(list(logps)).astype(np.float64)
+        gap = float(np.abs(ours - theirs).max())
+        # Asked this way round, NaN fails too.
+        if not gap <= self._limit:
+            raise _stale(
+                version,
+                f"`generator_learner_logp_gap` ({gap:.3g}) must be <= `max_logp_gap` "
+                f"({self._limit:g})",
+            )
+        if self._first is None:
+            self._first = (theirs, ours)
+        self._check_movement(version, theirs, ours)
+        self._check_unchanged(version, theirs, ours)
+        self._last = (theirs, ours)
+        return gap
+
+    def _check_movement(
+        self, version: int, theirs: np.ndarray, ours: np.ndarray
+    ) -> None:
+        assert self._first is not None
+        first_theirs, first_ours = self._first
+        rounding = max(np.abs(first_ours - first_theirs).max(), _LEAST_ROUNDING)
+        moved = theirs - first_theirs
+        missed = moved - (ours - first_ours)
+        if np.abs(moved).max() > _CLEARLY * rounding and (
+            np.square(missed).sum() > 0.25 * np.square(moved).sum()
+        ):
+            raise _stale(
+                version,
+                f"The generator must move with the learner, whose log-probabilities "
+                f"changed by up to {np.abs(moved).max():.3g} nats since the first "
+                f"weights; the generator missed up to {np.abs(missed).max():.3g} of it",
+            )
+
+    def _check_unchanged(
+        self, version: int, theirs: np.ndarray, ours: np.ndarray
+    ) -> None:
+        if self._last is None:
+            return
+        has_learned = not np.array_equal(theirs, self._last[0])
+        is_unchanged = np.array_equal(ours, self._last[1])
+        # Versions without any change, of a learning rate of 0, tell nothing.
+        if has_learned:
+            self._num_unchanged = self._num_unchanged + 1 if is_unchanged else 0
+        if self._num_unchanged >= _MAX_UNCHANGED:
+            raise _stale(
+                version,
+                f"The generator's log-probabilities must change with the learner's; "
+                f"they did not in {self._num_unchanged} updates",
+            )
+
+
+def _stale(version: int, what: str) -> StaleWeightsError:
+    return StaleWeightsError(
+        f"{what}; because after it took over weights version {version} both compute "
+        "the same tokens' log-probabilities from the same weights. The likely cause is "
+        "a tensor that kept an old value in the generator (tied or packed embeddings), "
+        'else another dtype or kernel. Compare with `generator="transformers"`; if the '
+        "difference is rounding, set `.env_runners(max_logp_gap=...)`."
+    )
