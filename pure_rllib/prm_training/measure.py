@@ -1,14 +1,20 @@
 """Scores benchmarks with a process reward model and reports its figures."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import Qwen2ForCausalLM
 
 from pure_rllib.data.prompts import PromptTemplate, make_template
+from pure_rllib.embedded.cache import resolve_model
+from pure_rllib.embedded.prm_quality import evaluate_prm, format_quality
+from pure_rllib.embedded.task import TASK_Z
+from pure_rllib.embedded.tokenizer import build_tokenizer
 from pure_rllib.prm_training.benchmarks import BenchmarkItem
 from pure_rllib.prm_training.quality import (
     prmbench_figures,
@@ -18,7 +24,9 @@ from pure_rllib.prm_training.quality import (
 from pure_rllib.prm_training.solutions import LabelledSolution, scoring_requests
 from pure_rllib.reporting.tables import format_table
 from pure_rllib.rewards.base import StepScorer
-from pure_rllib.rewards.process_reward import ProcessRewardModel
+from pure_rllib.rewards.process_reward import ProcessRewardModel, differing_tokens
+
+POLICY = "embedded:arithmetic-policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +130,24 @@ def write(measured: Measured, folder: Path, settings: Mapping[str, Any]) -> None
 
     folder.mkdir(parents=True, exist_ok=True)
     report = {"settings": dict(settings), **measured.figures}
-    (folder / "prm_eval.json").write_text(json.dumps(report, indent=1) + "\n")
-    lines = [json.dumps(row) for row in measured.predictions]
-    (folder / "predictions.jsonl").write_text("\n".join(lines) + "\n")
-    draw_quality(measured.figures, folder / "prm_eval.png")
+    (folder / "prm_eval.json").write_text(_json(report))
+    lines = [json.dumps(row) + "\n" for row in measured.predictions]
+    (folder / "predictions.jsonl").write_text("".join(lines))
+    if measured.predictions:
+        draw_quality(measured.figures, folder / "prm_eval.png")
+
+
+def _json(figures: Any) -> str:
+    return json.dumps(_known(figures), indent=1, allow_nan=False) + "\n"
+
+
+def _known(figures: Any) -> Any:
+    """Puts null, which JSON has, in place of NaN."""
+    if isinstance(figures, Mapping):
+        return {key: _known(value) for key, value in figures.items()}
+    if isinstance(figures, list | tuple):
+        return [_known(value) for value in figures]
+    return None if isinstance(figures, float) and math.isnan(figures) else figures
 
 
 def summary(figures: Mapping[str, Any]) -> str:
@@ -155,6 +177,8 @@ def summary(figures: Mapping[str, Any]) -> str:
         tables.append(format_table(headers, rows))
     if "steps" in figures:
         tables.append(_steps_summary(figures["steps"]))
+    if "arithmetic" in figures:
+        tables.append("chain arithmetic\n" + format_quality(figures["arithmetic"]))
     return "\n\n".join(tables)
 
 
@@ -162,9 +186,33 @@ def _steps_summary(figures: Mapping[str, Any]) -> str:
     return (
         f"steps: {figures['num_steps']}, right {figures['share_right']:.3f} | accuracy "
         f"{figures['accuracy']:.3f} | balanced {figures['balanced_accuracy']:.3f} | "
-        f"AUC {figures['auc']:.3f} | Brier {figures['brier']:.3f} | calibration error "
+        f"AUC {figures['auc']:.3f} | first-error F1 {figures['first_error_f1']:.3f} | "
+        f"AUC of the minimum {figures['auc_minimum']:.3f} | "
+        f"Brier {figures['brier']:.3f} | calibration error "
         f"{figures['calibration']['error']:.3f}"
     )
+
+
+def measure_on_arithmetic(prm: ProcessRewardModel) -> dict[str, Any]:
+    """Measures a PRM of chain arithmetic on held-out problems, by kind of error.
+
+    See `pure_rllib.embedded.prm_quality.evaluate_prm`, which asks the embedded policy
+    for samples.
+
+    Raises:
+        ValueError: the PRM does not read the task's tokens.
+    """
+    tokenizer = build_tokenizer(TASK_Z)
+    difference = differing_tokens(tokenizer, prm.tokenizer)
+    if difference or prm.format.name != "newline":
+        raise ValueError(
+            "`--arithmetic` needs a PRM with the tokenizer of chain arithmetic and "
+            f"`prm_format` newline; it has {prm.format.name}, {difference}. Leave it "
+            "out and give labelled steps."
+        )
+    folder = resolve_model(POLICY)
+    policy = Qwen2ForCausalLM.from_pretrained(folder).eval()
+    return evaluate_prm(prm.model, policy, prm.tokenizer, TASK_Z)
 
 
 def measure_held_out(
@@ -184,6 +232,5 @@ def measure_held_out(
         Benchmarks(steps=solutions),
         template=make_template(template),
     )
-    text = json.dumps(measured.figures["steps"], indent=1) + "\n"
-    (folder / "held_out.json").write_text(text)
+    (folder / "held_out.json").write_text(_json(measured.figures["steps"]))
     return "held-out " + _steps_summary(measured.figures["steps"])

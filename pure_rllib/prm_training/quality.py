@@ -221,6 +221,8 @@ def step_figures(
     Returns:
         `accuracy` (a score >= 0 says right), `balanced_accuracy` (mean of the accuracy
         on right and on wrong steps: 0.5 is chance whatever their shares), `auc`,
+        `first_error_f1` at threshold 0, `auc_minimum` (the chance that the smallest
+        score of a solution without a wrong step is above that of one with),
         `share_right` (what always saying right would reach), `brier`, the mean squared
         error of p(right), `calibration` as in `Calibration`, `num_steps`. NaN where
         there is nothing to divide by.
@@ -235,11 +237,18 @@ def step_figures(
     right = np.array([label for _, label in pairs], dtype=bool)
     hits = (numbers >= 0) == right
     curve = calibration(numbers, right)
+    first_errors = [row.index(False) if False in row else -1 for row in labels]
+    minima = np.array([np.min(given) for given in scores], dtype=np.float64)
+    is_flawed = np.array(first_errors) >= 0
     sides = [_mean(hits[right]), _mean(hits[~right])]
     return {
         "accuracy": _mean(hits),
         "balanced_accuracy": float(np.mean(sides)),
         "auc": area_under_curve(numbers[right].tolist(), numbers[~right].tolist()),
+        "first_error_f1": first_error_accuracy(scores, first_errors).f1,
+        "auc_minimum": area_under_curve(
+            minima[~is_flawed].tolist(), minima[is_flawed].tolist()
+        ),
         "share_right": _mean(right),
         "brier": _mean(((numbers + 1) / 2 - right) ** 2),
         "calibration": {

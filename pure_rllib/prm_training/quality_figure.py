@@ -29,6 +29,8 @@ def draw_quality(figures: Mapping[str, Any], path: str | Path) -> Path:
         "steps": _calibration,
     }
     names = [name for name in panels if name in figures]
+    if not names:
+        raise ValueError(f"`figures` ({list(figures)}) must hold one of {list(panels)}")
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(1, len(names), squeeze=False)[0]

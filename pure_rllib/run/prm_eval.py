@@ -13,8 +13,12 @@ Measures a process reward model (PRM), of any format, on what is given:
   --processbench  ProcessBench's folder or a file of it: is the first error found?
   --prmbench      a file of PRMBench: is each step judged right?
   --steps         labelled steps as for prm-train: accuracy and calibration
+  --arithmetic    held-out chain arithmetic, by kind of error
 
   pure-rllib prm-eval --prm prm/ --processbench ProcessBench/ --out prm_quality/
+
+With --gate, figures of --steps and --arithmetic are held against what PRMs needed to
+survive RL as the only reward; the exit status is 1 if one is missed.
 
 Written are prm_eval.json, a figure, and every score in predictions.jsonl.
 """
@@ -35,6 +39,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--processbench", metavar="PATH")
     parser.add_argument("--prmbench", metavar="FILE")
     parser.add_argument("--steps", nargs="+", default=[], metavar="SOURCE")
+    parser.add_argument("--arithmetic", action="store_true")
+    parser.add_argument(
+        "--gate", action="store_true", help="say whether RL is likely to hack the PRM"
+    )
     parser.add_argument("--out", metavar="DIR", help="folder for figures and scores")
     parser.add_argument(
         "--threshold-subset",
@@ -71,7 +79,14 @@ def _run(options: argparse.Namespace) -> int:
     from pure_rllib.data.prompts import make_template
     from pure_rllib.embedded.cache import resolve_model
     from pure_rllib.prm_training.benchmarks import read_prmbench, read_processbench
-    from pure_rllib.prm_training.measure import Benchmarks, measure, summary, write
+    from pure_rllib.prm_training.gate import gate_checks, gate_summary
+    from pure_rllib.prm_training.measure import (
+        Benchmarks,
+        measure,
+        measure_on_arithmetic,
+        summary,
+        write,
+    )
     from pure_rllib.prm_training.quality import check_threshold_subset
     from pure_rllib.prm_training.solutions import read_solutions
     from pure_rllib.rewards.process_reward import ProcessRewardModel
@@ -105,6 +120,8 @@ def _run(options: argparse.Namespace) -> int:
         threshold_subset=options.threshold_subset,
         threshold=options.threshold,
     )
+    if options.arithmetic:
+        measured.figures["arithmetic"] = measure_on_arithmetic(prm)
     print(summary(measured.figures))
     if prm.num_overlong:
         print(f"{prm.num_overlong} solutions are longer than the PRM's context")
@@ -112,15 +129,25 @@ def _run(options: argparse.Namespace) -> int:
         settings = {k: v for k, v in vars(options).items() if k != "function"}
         write(measured, Path(options.out), settings)
         print(f"written to {options.out}")
-    return 0
+    if not options.gate:
+        return 0
+    checks = gate_checks(measured.figures)
+    print("\n" + gate_summary(checks))
+    return 0 if all(check.passed for check in checks) else 1
 
 
 def _check(options: argparse.Namespace) -> None:
-    if not (options.processbench or options.prmbench or options.steps):
-        raise ValueError(
-            "`--processbench`, `--prmbench` or `--steps` must be given, because a PRM "
-            "is measured on labelled solutions."
-        )
+    if not (options.steps or options.arithmetic):
+        if options.gate:
+            raise ValueError(
+                "`--gate` needs --steps or --arithmetic, because it looks at how well "
+                "each step is judged."
+            )
+        if not (options.processbench or options.prmbench):
+            raise ValueError(
+                "`--processbench`, `--prmbench`, `--steps` or `--arithmetic` must be "
+                "given, because a PRM is measured on labelled solutions."
+            )
     if options.threshold is not None and not -1.0 <= options.threshold <= 1.0:
         raise ValueError(
             f"`--threshold` ({options.threshold}) must lie in [-1, 1], because scores "

@@ -48,11 +48,11 @@ def benchmark_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_train_then_measure_then_score(tmp_path: Path, capsys: pytest.CaptureFixture):
     data = tmp_path / "steps"
     data.mkdir()
-    lines = [json.dumps(row) for row in labelled(3000, seed=2)]
+    lines = [json.dumps(row) for row in labelled(2500, seed=2)]
     (data / "part.jsonl").write_text("\n".join(lines) + "\n")
     bench = tmp_path / "bench"
     bench.mkdir()
-    held_out = labelled(300, seed=99)
+    held_out = labelled(200, seed=99)
     for k, name in enumerate(("gsm8k", "math")):
         rows = benchmark_rows(held_out[k::2])
         (bench / f"{name}.json").write_text(json.dumps(rows))
@@ -86,6 +86,11 @@ def test_train_then_measure_then_score(tmp_path: Path, capsys: pytest.CaptureFix
         accuracies = [sum(hits[k]) / len(hits[k]) for k in (False, True)]
         assert figures["error_accuracy"] == pytest.approx(accuracies[0])
         assert figures["correct_accuracy"] == pytest.approx(accuracies[1])
+
+    # Half a minute of training does not make a reward that withstands a policy.
+    capsys.readouterr()
+    assert main(["prm-eval", "--prm", str(prm_folder), "--arithmetic", "--gate"]) == 1
+    assert "gate: closed" in capsys.readouterr().out
 
     # The folder is a reward model, and scores as it was measured.
     prm = ProcessRewardModel.from_pretrained(str(prm_folder))

@@ -12,6 +12,7 @@ from pure_rllib.prm_training.benchmarks import (
     read_prmbench,
     read_processbench,
 )
+from pure_rllib.prm_training.gate import gate_checks, gate_summary
 from pure_rllib.prm_training.quality import (
     best_threshold,
     calibration,
@@ -155,9 +156,36 @@ def test_step_figures_by_hand():
     assert figures["accuracy"] == pytest.approx(2 / 3)
     assert figures["balanced_accuracy"] == pytest.approx((0.5 + 1.0) / 2)
     assert figures["auc"] == 1.0
+    # The error is found, at 1; the flawless solution is not left alone.
+    assert figures["first_error_f1"] == 0.0
+    # Minima: -0.5 of the flawed solution, -0.1 of the other.
+    assert figures["auc_minimum"] == 1.0
     assert figures["share_right"] == pytest.approx(2 / 3)
     # (0.25^2 + 0.25^2 + 0.55^2) / 3
     assert figures["brier"] == pytest.approx((0.0625 + 0.0625 + 0.3025) / 3)
+
+
+def test_the_gate_opens_only_if_each_figure_is_reached():
+    labels = [(True, True), (True, False)] * 10
+    right = [np.array([0.9, 0.9 if row[1] else -0.9]) for row in labels]
+    open_gate = gate_checks({"steps": step_figures(right, labels)})
+    assert [check.passed for check in open_gate] == [True] * 3
+    assert "gate: open" in gate_summary(open_gate)
+    # One error of ten is overlooked: F1 is 2 * 0.9 / 1.9.
+    hacked = [*right[:1], np.array([0.9, 0.8]), *right[2:]]
+    checks = gate_checks({"steps": step_figures(hacked, labels)})
+    assert checks[1].value == pytest.approx(1.8 / 1.9)
+    assert not checks[1].passed
+    assert "MISSED" in gate_summary(checks)
+    # Without a wrong step nothing is known.
+    unknown = gate_checks({"steps": step_figures(right[:1], labels[:1])})
+    assert not any(check.passed for check in unknown)
+    arithmetic = {"auc": {"result": 0.99, "skipped": 0.9}}
+    arithmetic |= {"first_error_f1": 0.96, "auc_minimum": 0.995}  # type: ignore[dict-item]
+    checks = gate_checks({"arithmetic": arithmetic})
+    assert [check.name for check in checks if not check.passed] == [
+        "arithmetic: AUC of skipped"
+    ]
 
 
 def test_the_figure_has_a_panel_per_benchmark(tmp_path: Path):

@@ -177,6 +177,7 @@ def test_the_evaluation_refuses_mistakes(
     steps.write_text('{"prompt": "p", "steps": ["a"], "labels": [true]}\n')
     words = ["prm-eval", "--prm", str(tmp_path)]
     assert "must be given" in run(words, capsys)
+    assert "`--gate`" in run([*words, "--gate"], capsys)
     words += ["--steps", str(steps)]
     assert "`--threshold`" in run([*words, "--threshold", "2"], capsys)
     assert "`--limit`" in run([*words, "--limit", "0"], capsys)
