@@ -33,10 +33,11 @@ LARGE_POLICY = {
 }
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("num_actors", [0, 1], ids=["in process", "by files"])
+@pytest.mark.parametrize(
+    ("num_actors", "tied"), [(0, True), (1, False)], ids=["in process", "by files"]
+)
 def test_weights_arrive_after_each_update(
-    tiny_config: PUREConfig, tied: bool, num_actors: int
+    tiny_config: PUREConfig, num_actors: int, tied: bool
 ) -> None:
     model = {**tiny_config.model_config["model"], "tie_word_embeddings": tied}
     algo = (
