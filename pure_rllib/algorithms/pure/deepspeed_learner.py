@@ -169,7 +169,8 @@ class DeepSpeedLearner(PURETorchLearner):
         state: dict[str, Any],
         masters: Sequence[Tensor],
     ) -> None:
-        self._whole.load_optimizer_state(state, masters)
+        with collective("load optimiser state"):
+            self._whole.load_optimizer_state(state, masters)
 
     @override(PURETorchLearner)
     def weight_shards(
@@ -213,7 +214,7 @@ class DeepSpeedLearner(PURETorchLearner):
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Gathers the state on the first learner; all learners must call it.
 
-        `GatheringLearnerGroup` sees to that. Other learners return nothing.
+        `PURELearnerGroup` sees to that. Other learners return nothing.
         """
         with collective("gather state"):
             state: dict[str, Any] = super().get_state(*args, **kwargs)

@@ -1,6 +1,6 @@
 """Calling all learners at once, and knowing at once when one of them is gone."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ def on_learners(
     learners: LearnerGroup,
     function: Callable[..., _Result],
     shares: Sequence[Any] | None = None,
+    *,
+    only: Collection[int] | None = None,
 ) -> list[_Result]:
     """Calls a function with every learner.
 
@@ -38,6 +40,7 @@ def on_learners(
         learners: local or remote.
         function: called with a learner, and with its share if there are any.
         shares: one per learner.
+        only: numbers of the remote learners to call; None: all.
 
     Returns:
         One result per learner, the first learner's first.
@@ -56,6 +59,8 @@ def on_learners(
     if learners.is_local:
         return [function(learners._learner, *arguments[0])]
     actors = learners._worker_manager.actors()
+    if only is not None:
+        actors = {i: actors[i] for i in only}
     if shares is None:
         arguments = arguments * len(actors)
     calls = {
@@ -84,7 +89,7 @@ def on_learners(
     _stop(actors[i] for i in waiting.values())
     for i, failure in errors.items():
         if isinstance(failure, RayActorError):
-            raise _lost(i, len(actors), failure) from failure
+            raise _lost(i, len(learners), failure) from failure
     if errors:
         # The first that was raised for a reason of its own.
         raise min(errors.values(), key=_is_broken_collective)

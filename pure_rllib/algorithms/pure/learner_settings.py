@@ -57,18 +57,10 @@ class LearnerSettings(AlgorithmConfig):
     def build_learner_group(
         self, *, rl_module_spec: Any = None, placement_group: Any = None, **kwargs: Any
     ) -> Any:
-        """Returns RLlib's learner group; with `deepspeed` one that gathers state."""
-        if self.deepspeed is None:
-            return super().build_learner_group(
-                rl_module_spec=rl_module_spec,
-                placement_group=placement_group,
-                **kwargs,
-            )
-        from pure_rllib.algorithms.pure.gathering_learner_group import (
-            GatheringLearnerGroup,
-        )
+        """Returns a learner group that raises what its learners raise."""
+        from pure_rllib.algorithms.pure.pure_learner_group import PURELearnerGroup
 
-        return GatheringLearnerGroup(
+        return PURELearnerGroup(
             config=self.copy(),
             module_spec=rl_module_spec or self.get_multi_rl_module_spec(**kwargs),
             placement_group=placement_group,

@@ -17,6 +17,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
 from pure_rllib.algorithms.prm_pool import start_prm_actors
 from pure_rllib.algorithms.pure import learner_stats
+from pure_rllib.algorithms.pure.checkpoint_files import check_files, named_files
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
 from pure_rllib.algorithms.pure.group_delivery import deliver
@@ -346,10 +347,19 @@ class PURE(Algorithm):
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restores a checkpoint; its weights are published when they are needed."""
+        """Restores a checkpoint; its weights are published when they are needed.
+
+        Raises:
+            ValueError: a file of it is absent or damaged.
+            Exception: what a learner raised.
+        """
         if kwargs.get("filesystem") is None and "://" not in str(path):
-            find_whole(Path(path))
-        super().restore_from_path(path, *args, **kwargs)
+            # A folder that is absent is RLlib's error.
+            is_there = find_whole(Path(path)).exists()
+            if is_there and kwargs.get("component") is None:
+                check_files(Path(path))
+        with named_files(Path(path)):
+            super().restore_from_path(path, *args, **kwargs)
         # The learners' weights arrive after `set_state`.
         self._weights = None
         self._last_batch = SampledBatch()
@@ -372,8 +382,12 @@ class PURE(Algorithm):
         """Writes a checkpoint that is whole or absent, whatever happens meanwhile."""
         if path is None or kwargs.get("filesystem") is not None or "://" in str(path):
             return str(super().save_to_path(path, **kwargs))
+
+        def write(partial: Path) -> None:
+            super(PURE, self).save_to_path(partial, **kwargs)
+            if kwargs.get("state") is None:
+                check_files(partial)
+
         target = Path(path).absolute()
-        write_whole(
-            target, lambda partial: super(PURE, self).save_to_path(partial, **kwargs)
-        )
+        write_whole(target, write)
         return str(target)

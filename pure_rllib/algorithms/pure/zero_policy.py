@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pure_rllib.algorithms.pure.collectives import num_ranks, rank
+from pure_rllib.algorithms.pure.collectives import collective, num_ranks, rank
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -58,11 +58,12 @@ class ZeroPolicy:
                 f"The state must fit the policy; {wrong[:4]} are missing, unknown or "
                 "of another shape. Restore with the checkpoint's own model."
             )
-        for name, tensor in named.items():
-            with _gathered([tensor], modified=True), torch.no_grad():
-                if tensor.numel():
-                    tensor.data.copy_(state[name])
-        self._engine.optimizer.refresh_fp32_params()
+        with collective("load state"):
+            for name, tensor in named.items():
+                with _gathered([tensor], modified=True), torch.no_grad():
+                    if tensor.numel():
+                        tensor.data.copy_(state[name])
+            self._engine.optimizer.refresh_fp32_params()
 
     def num_bytes(self) -> int:
         """Returns the size of the whole policy, tied tensors counted once."""

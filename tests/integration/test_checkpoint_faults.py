@@ -1,0 +1,127 @@
+"""Checkpoints of remote learners, whole and damaged, with and without DeepSpeed."""
+
+import resource
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms.pure.learner_calls import on_learners
+from tests.integration.conftest import TINY_POLICY
+
+pytestmark = pytest.mark.slow
+
+LEARNERS = "learner_group/learner"
+MODULE_FILE = f"{LEARNERS}/rl_module/{DEFAULT_MODULE_ID}/module_state.pkl"
+
+
+def make_config(deepspeed: dict[str, Any] | None) -> PUREConfig:
+    return (
+        PUREConfig()
+        .environment(
+            "pure_rllib/Arithmetic-v0",
+            env_config={"process_rewards": "exact", "num_problems": 6},
+        )
+        .env_runners(num_prompts=2, group_size=4, max_response_tokens=16)
+        .rl_module(model_config={"model": TINY_POLICY})
+        .training(lr=1.0e-3)
+        .learners(num_learners=2, num_cpus_per_learner=0.5, deepspeed=deepspeed)
+        .debugging(seed=3)
+    )
+
+
+def weights(algo: PURE) -> dict[str, np.ndarray]:
+    state: dict[str, np.ndarray] = algo.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    return state
+
+
+class Runs:
+    """A run that was never interrupted, and one restored from its checkpoint."""
+
+    def __init__(self, folder: Path, deepspeed: dict[str, Any] | None):
+        algo = make_config(deepspeed).build_algo()
+        try:
+            algo.train()
+            self.checkpoint = Path(algo.save_to_path(folder / "checkpoint"))
+            algo.train()
+            self.uninterrupted = weights(algo)
+        finally:
+            algo.stop()
+        self.restored = PURE.from_checkpoint(str(self.checkpoint))
+
+    def damaged(self, folder: Path) -> tuple[Path, Path]:
+        """A copy of the checkpoint, and a file in it that was cut in half."""
+        copy = folder / "damaged"
+        shutil.copytree(self.checkpoint, copy)
+        file = copy / MODULE_FILE
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        return copy, file
+
+
+@pytest.fixture(scope="module", params=["replicas", "stage 2"])
+def runs(
+    request: pytest.FixtureRequest,
+    ray_cluster: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Runs]:
+    deepspeed = None
+    if request.param == "stage 2":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+        deepspeed = {"stage": 2}
+    runs = Runs(tmp_path_factory.mktemp("runs"), deepspeed)
+    yield runs
+    runs.restored.stop()
+
+
+def test_a_restored_run_goes_on_like_one_without_interruption(runs: Runs) -> None:
+    runs.restored.restore_from_path(str(runs.checkpoint))
+    assert runs.restored.train()["training_iteration"] == 2
+    assert runs.uninterrupted
+    for name, array in weights(runs.restored).items():
+        np.testing.assert_array_equal(array, runs.uninterrupted[name], err_msg=name)
+
+
+def limit_file_size(algo: PURE, num_bytes: int) -> None:
+    """What a full disk does to the first learner: larger files cannot be written."""
+
+    def limit(learner: Any) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+
+    on_learners(algo.learner_group, limit, only=[0])
+
+
+def test_a_checkpoint_that_a_learner_cannot_write_is_none(runs: Runs) -> None:
+    before = (runs.checkpoint / MODULE_FILE).read_bytes()
+    folder = runs.checkpoint.parent
+    runs.restored.restore_from_path(str(runs.checkpoint))
+    limit_file_size(runs.restored, len(before) // 2)
+    try:
+        for target in (runs.checkpoint, folder / "another"):
+            with pytest.raises(OSError, match="too large"):
+                runs.restored.save_to_path(target)
+    finally:
+        limit_file_size(runs.restored, resource.RLIM_INFINITY)
+    assert [path.name for path in folder.iterdir()] == [runs.checkpoint.name]
+    assert (runs.checkpoint / MODULE_FILE).read_bytes() == before
+    # The learners live, and the next checkpoint is whole.
+    runs.restored.save_to_path(folder / "later")
+    assert (folder / "later" / MODULE_FILE).read_bytes() == before
+
+
+def test_a_damaged_checkpoint_stops_a_restore(runs: Runs, tmp_path: Path) -> None:
+    damaged, file = runs.damaged(tmp_path)
+    with pytest.raises(ValueError, match="must be a whole checkpoint") as raised:
+        runs.restored.restore_from_path(str(damaged))
+    assert str(file) in str(raised.value)
+    assert "algorithm_state" not in str(raised.value)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"has no .*module_state\.pkl"):
+        runs.restored.restore_from_path(str(damaged))
+    # The learners live.
+    runs.restored.restore_from_path(str(runs.checkpoint))
