@@ -1,14 +1,24 @@
 """Phases, and what is told of learners that waited for too long."""
 
+import json
 import threading
+from dataclasses import asdict
 from time import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RpcError
 
 from pure_rllib.algorithms import PUREConfig
+from pure_rllib.algorithms.pure import watchdog
 from pure_rllib.algorithms.pure.collectives import current_phase, phase
-from pure_rllib.algorithms.pure.watchdog import Beat, start_watchdog, timeout_error
+from pure_rllib.algorithms.pure.watchdog import (
+    Beat,
+    last_beats,
+    start_watchdog,
+    timeout_error,
+)
 
 
 def test_phases_are_nested_and_end_with_an_error_too() -> None:
@@ -49,3 +59,77 @@ def test_the_limit_of_collectives_is_a_positive_number(value: Any) -> None:
     made = PUREConfig().environment("pure_rllib/Arithmetic-v0")
     with pytest.raises(ValueError, match="`collective_timeout_s`"):
         made.learners(collective_timeout_s=value).validate()
+
+
+@pytest.mark.parametrize("value", [0, -1.0, "60"])
+def test_the_limit_of_sampling_is_a_positive_number_or_none(value: Any) -> None:
+    made = PUREConfig().environment("pure_rllib/Arithmetic-v0")
+    assert made.sample_timeout_s == 3600.0
+    with pytest.raises(ValueError, match="`sample_timeout_s`"):
+        made.copy().env_runners(sample_timeout_s=value).validate()
+    made.env_runners(sample_timeout_s=None).validate()
+
+
+def block(*args: object) -> None:
+    """Stops a daemon thread for the rest of this process."""
+    threading.Event().wait()
+
+
+def waiting_for_long(timeout_s: float) -> Beat:
+    return Beat(1, "gradients", 1000.0, True, time())
+
+
+def test_a_learner_ends_itself_whatever_has_become_of_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The driver is gone, and Ray's store answers no more."""
+    ended, codes = threading.Event(), []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+        block()
+
+    context = SimpleNamespace(get_actor_id=lambda: "ab")
+    monkeypatch.setattr(watchdog, "num_ranks", lambda: 2)
+    monkeypatch.setattr(watchdog.dist.distributed_c10d, "_set_pg_timeout", id)
+    monkeypatch.setattr(watchdog.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(watchdog, "_present_beat", waiting_for_long)
+    monkeypatch.setattr(watchdog.internal_kv, "_internal_kv_put", block)
+    monkeypatch.setattr(watchdog.os, "_exit", end)
+    start_watchdog(1.0)
+    assert ended.wait(2.0)
+    assert codes == [1]
+
+
+def test_reports_go_on_after_a_hiccup_of_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    again = threading.Event()
+
+    def put(key: str, report: str) -> None:
+        told.append(report)
+        if len(told) == 1:
+            raise RpcError("the GCS is not reachable")
+        again.set()
+        block()
+
+    monkeypatch.setattr(watchdog.internal_kv, "_internal_kv_put", put)
+    monkeypatch.setattr(watchdog, "_present_beat", waiting_for_long)
+    threading.Thread(target=watchdog._report, args=(0.04, "key"), daemon=True).start()
+    assert again.wait(2.0)
+    assert [json.loads(report)["timed_out"] for report in told] == [True, True]
+
+
+def test_the_driver_reads_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(key: str) -> bytes:
+        if key.endswith("00"):
+            raise RpcError("the GCS is not reachable")
+        return json.dumps(asdict(waiting_for_long(1.0))).encode()
+
+    monkeypatch.setattr(watchdog.internal_kv, "_internal_kv_get", get)
+    actors = {
+        i: SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda name=f"0{i}": name))
+        for i in range(2)
+    }
+    assert [beat.phase for beat in last_beats(actors).values()] == ["gradients"]
+    assert list(last_beats(actors)) == [1]

@@ -5,7 +5,14 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from pure_rllib.algorithms.pure.collectives import CollectiveBrokenError
@@ -21,10 +28,11 @@ LOST_GRACE_S = 20.0
 noticed later than its effect."""
 
 _POLL_S = 1.0
+_LOSSES = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError)
 
 
 class LearnerLostError(RuntimeError):
-    """A learner's process is gone; the run cannot go on, but it can be resumed."""
+    """A learner or its answer is gone; the run cannot go on, but it can be resumed."""
 
 
 def on_learners(
@@ -46,12 +54,12 @@ def on_learners(
         One result per learner, the first learner's first.
 
     Raises:
-        LearnerLostError: a learner's process died. Learners that still wait for it
-            after `GRACE_S` are stopped.
+        LearnerLostError: a learner's process died, or its answer was lost before it
+            arrived. Learners that still wait for it after `GRACE_S` are stopped.
         CollectiveTimeoutError: a learner waited for another for longer than
             `collective_timeout_s`. All learners are stopped then.
-        Exception: what a learner raised. It lives; learners that still wait for it
-            after `GRACE_S` are stopped.
+        Exception: what a learner raised, or another error of Ray's. The learner lives;
+            learners that still wait for it after `GRACE_S` are stopped.
     """
     # Not by RLlib's `foreach_learner`: it waits for all learners before it looks at
     # any, and drops those that raised something from later calls.
@@ -76,7 +84,7 @@ def on_learners(
             index = waiting.pop(call)
             try:
                 results[index] = ray.get(call)
-            except (RayTaskError, RayActorError) as error:
+            except RayError as error:
                 errors[index] = error
                 broken = _is_broken_collective(error)
                 grace_s = LOST_GRACE_S if broken else GRACE_S
@@ -88,12 +96,17 @@ def on_learners(
     # Some may wait for ever for the one that failed, and would answer no more.
     _stop(actors[i] for i in waiting.values())
     for i, failure in errors.items():
-        if isinstance(failure, RayActorError):
+        if _is_loss(failure):
             raise _lost(i, len(learners), failure) from failure
     if errors:
         # The first that was raised for a reason of its own.
         raise min(errors.values(), key=_is_broken_collective)
     return [results[i] for i in sorted(results)]
+
+
+def _is_loss(error: Exception) -> bool:
+    # What a learner raised is its own, also where a loss of something else caused it.
+    return isinstance(error, _LOSSES) and not isinstance(error, RayTaskError)
 
 
 def _is_broken_collective(error: Exception) -> bool:
@@ -107,8 +120,10 @@ def _stop(actors: Iterable[Any]) -> None:
 
 def _lost(index: int, num_learners: int, error: Exception) -> LearnerLostError:
     reason = " ".join(str(error).split())
+    is_alive = isinstance(error, ObjectLostError)
+    what = "answered, and the answer was lost" if is_alive else "died"
     return LearnerLostError(
-        f"Learner {index} (of 0 to {num_learners - 1}) died. The run stops, because "
+        f"Learner {index} (of 0 to {num_learners - 1}) {what}. The run stops, because "
         "the learners hold the policy and the optimiser's state together. Go on from "
         "the last checkpoint: `pure-rllib train --resume FOLDER`, or "
         "`PURE.from_checkpoint(...)`. If it ran out of memory, lower "

@@ -56,6 +56,7 @@ class PUREConfig(LearnerSettings, HackingSettings):
         # .env_runners()
         self.env_runner_cls = GroupEnvRunner
         self.num_env_runners = 0
+        self.sample_timeout_s: float | None = 3600.0
         self.num_prompts = 16
         self.group_size = 8
         self.temperature = 1.0
@@ -149,7 +150,9 @@ class PUREConfig(LearnerSettings, HackingSettings):
             num_prm_actors: processes that score steps for all env runners; 0: each env
                 runner scores its own.
             prm_actor_kwargs: the fields of `PRMPoolSettings`.
-            **kwargs: RLlib's own.
+            **kwargs: RLlib's own. `sample_timeout_s` is 3600 here, because RLlib's 60
+                seconds are too short for language models; the driver kills an env
+                runner that it waits for any longer. None: no limit.
         """
         super().env_runners(**kwargs)
         return self._set(
@@ -234,7 +237,8 @@ class PUREConfig(LearnerSettings, HackingSettings):
             rollout_correction: for generators that are not quite the learner's policy:
                 "none", "token_truncated" (importance weights, cut to the cap) or
                 "sequence_mask" (no loss for responses that are too far off); None:
-                "token_truncated" with a lag, else "none".
+                "token_truncated" with a lag or with LoRA on weights of low
+                precision, else "none".
             rollout_correction_cap: largest weight; for "sequence_mask", largest factor
                 by which the ratio's geometric mean may be off. None: 2.0 or 1.01.
             max_weight_lag: 0, or 1 to sample the next batch while learners update; its

@@ -1,5 +1,6 @@
 """Having env runners sample, wherever they run and whichever of them fail."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,15 +8,25 @@ from time import monotonic, sleep
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+)
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from pure_rllib.algorithms.pure.group_env_runner import Group
 from pure_rllib.algorithms.pure.weight_exchange import Weights
 from pure_rllib.data.order import ProblemTicket, shard
 
+_LOGGER = logging.getLogger(__name__)
+
 MAX_ATTEMPTS = 3
 """How often prompts are given to other env runners after theirs was lost."""
+
+FETCH_S = 1.0
+"""How long an answer may take to arrive that was given within `sample_timeout_s`."""
 
 RESTART_WAIT_S = 120.0
 """How long a run without any env runner waits for Ray to restart one."""
@@ -118,6 +129,9 @@ def launch(
 def collect(env_runners: EnvRunnerGroup, call: SamplingCall) -> SampledBatch:
     """Waits for a call's groups; asks again for those of lost env runners.
 
+    An env runner that has not answered `sample_timeout_s` after this began to wait is
+    killed, so that Ray starts it anew, and counts as lost.
+
     Raises:
         RuntimeError: see `sample_groups`.
     """
@@ -140,7 +154,9 @@ def collect(env_runners: EnvRunnerGroup, call: SamplingCall) -> SampledBatch:
             calls = _ask(env_runners, call, missing)
     raise RuntimeError(
         f"{len(missing)} of {len(turns)} groups could not be sampled in {MAX_ATTEMPTS} "
-        "attempts, because env runners were lost each time; Ray's logs say why. The "
+        "attempts, because env runners were lost each time, or did not answer within "
+        "`sample_timeout_s` "
+        f"({env_runners._remote_config.sample_timeout_s}); Ray's logs say why. The "
         "last checkpoint is intact: resume from it."
     )
 
@@ -183,17 +199,36 @@ def _answers(
     env_runners: EnvRunnerGroup, calls: Sequence[tuple[int, list[ray.ObjectRef]]]
 ) -> list[Any]:
     """Waits for calls; returns what the env runners that live made."""
-    made = []
+    manager, limit_s = env_runners._worker_manager, _sample_timeout_s(env_runners)
+    made, deadline = [], monotonic() + limit_s
     for i, (first, *episodes) in calls:
+        left_s = max(FETCH_S, deadline - monotonic())
         try:
-            sample = ray.get(first)
+            sample = ray.get(first, timeout=left_s if math.isfinite(left_s) else None)
+        except RayTaskError:
+            raise  # its own error, also where that is one of Ray's
         except RayActorError:
-            env_runners._worker_manager.set_actor_state(i, healthy=False)
+            manager.set_actor_state(i, healthy=False)
+            continue
+        except GetTimeoutError:
+            _LOGGER.warning(
+                "Env runner %d did not answer within `sample_timeout_s` (%g); it is "
+                "killed, and its groups are sampled again.",
+                i,
+                limit_s,
+            )
+            manager.set_actor_state(i, healthy=False)
+            ray.kill(manager.actors()[i], no_restart=False)
             continue
         for group, ref in zip(sample.groups, episodes, strict=True):
             group.episodes = ref
         made.append(sample)
     return made
+
+
+def _sample_timeout_s(env_runners: EnvRunnerGroup) -> float:
+    limit_s: float | None = env_runners._remote_config.sample_timeout_s
+    return math.inf if limit_s is None else limit_s
 
 
 def _living(env_runners: EnvRunnerGroup) -> list[int]:

@@ -55,9 +55,11 @@ _POSITIVE = (
     "max_response_tokens",
     "max_logp_gap",
     "collective_timeout_s",
+    "sample_timeout_s",
 )
 _MAY_BE_NONE = (
     "max_logp_gap",
+    "sample_timeout_s",
     "grad_clip",
     "clip_param_high",
     "max_response_tokens",

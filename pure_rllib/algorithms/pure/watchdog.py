@@ -2,9 +2,9 @@
 
 A collective ends when all learners have come. Where one does not come (its process
 hangs or was stopped, or its node cannot be reached any more), the others would wait
-without a word, for half an hour or for ever. Here each learner has a thread that looks
-at its phase (`collectives.phase`), tells the driver of it by Ray's key-value store, and
-ends the process some time after the limit.
+without a word, for half an hour or for ever. Here two threads of each learner look
+at its phase (`collectives.phase`): one tells the driver of it by Ray's key-value store,
+the other ends the process some time after the limit, whatever has become of Ray.
 """
 
 import json
@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from time import monotonic, sleep, time
@@ -19,6 +20,7 @@ from typing import Any
 
 import ray
 import torch.distributed as dist
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from pure_rllib.algorithms.pure.collectives import (
@@ -61,7 +63,7 @@ class Beat:
 def start_watchdog(timeout_s: float) -> None:
     """Watches the phases of this process, a learner's, until it ends.
 
-    With one learner there is nobody to wait for, and no thread.
+    With one learner there is nobody to wait for, and no threads.
 
     Args:
         timeout_s: limit of a phase that waits for other learners.
@@ -70,40 +72,63 @@ def start_watchdog(timeout_s: float) -> None:
         return
     # The backend's own limit comes after ours: its error names no phase.
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s + 2 * _EXIT_S))
-    threading.Thread(
-        target=_watch, args=[timeout_s], name="learner watchdog", daemon=True
-    ).start()
+    key = _PREFIX + ray.get_runtime_context().get_actor_id()
+    # Two, because a report waits for as long as Ray does not answer.
+    for name, run, arguments in (
+        ("learner watchdog", _watch, (timeout_s,)),
+        ("learner reports", _report, (timeout_s, key)),
+    ):
+        threading.Thread(target=run, args=arguments, name=name, daemon=True).start()
+
+
+def _present_beat(timeout_s: float) -> Beat:
+    phase = current_phase() or Phase("idle", monotonic(), waits=False)
+    seconds = monotonic() - phase.started
+    is_late = phase.waits and seconds > timeout_s
+    return Beat(rank(), phase.name, seconds, is_late, time())
 
 
 def _watch(timeout_s: float) -> None:
-    key = _PREFIX + ray.get_runtime_context().get_actor_id()
     while True:
-        phase = current_phase() or Phase("idle", monotonic(), waits=False)
-        seconds = monotonic() - phase.started
-        is_late = phase.waits and seconds > timeout_s
-        beat = Beat(rank(), phase.name, seconds, is_late, time())
-        internal_kv._internal_kv_put(key, json.dumps(asdict(beat)))
-        if is_late and seconds > timeout_s + _EXIT_S:
+        beat = _present_beat(timeout_s)
+        if beat.timed_out and beat.seconds > timeout_s + _EXIT_S:
             # The driver stops us before, unless it is itself gone.
             print(
-                f"Learner {rank()} waited for the others for {seconds:.0f} s in "
-                f'phase "{phase.name}"; its process ends.',
+                f"Learner {beat.rank} waited for the others for {beat.seconds:.0f} s "
+                f'in phase "{beat.phase}"; its process ends.',
                 file=sys.stderr,
                 flush=True,
             )
             os._exit(1)
-        sleep(min(BEAT_S, timeout_s / 4))
+        sleep(_beat_s(timeout_s))
+
+
+def _report(timeout_s: float, key: str) -> None:
+    while True:
+        report = json.dumps(asdict(_present_beat(timeout_s)))
+        # A report that Ray does not take is made up for by the next one; the driver
+        # sees by its age that the last one is old.
+        with suppress(RayError):
+            internal_kv._internal_kv_put(key, report)
+        sleep(_beat_s(timeout_s))
+
+
+def _beat_s(timeout_s: float) -> float:
+    return min(BEAT_S, timeout_s / 4)
 
 
 def last_beats(actors: Mapping[int, Any]) -> dict[int, Beat]:
     """Reads what learners reported last, by the number of their actor.
 
     Args:
-        actors: the learners' handles; those that never reported are left out.
+        actors: the learners' handles; those that never reported are left out, and
+            those whose report Ray cannot give at present.
     """
     beats = {}
     for i, actor in actors.items():
-        raw = internal_kv._internal_kv_get(_PREFIX + actor._actor_id.hex())
+        raw = None
+        with suppress(RayError):
+            raw = internal_kv._internal_kv_get(_PREFIX + actor._actor_id.hex())
         if raw is not None:
             beats[i] = Beat(**json.loads(raw))
     return beats
@@ -125,7 +150,7 @@ def timeout_error(
         f'learner {i} waited for {beat.seconds:.0f} s in phase "{beat.phase}"'
         for i, beat in sorted(waiting.items())
     ]
-    silent_s = 3 * min(BEAT_S, timeout_s / 4)
+    silent_s = 3 * _beat_s(timeout_s)
     for i in sorted(set(range(num_learners)) - set(waiting)):
         beat = beats.get(i)
         if beat is None:
