@@ -96,6 +96,24 @@ def test_a_lag_corrects_unless_told_otherwise() -> None:
     assert correction_cap(made) == 1.2
 
 
+@pytest.mark.parametrize(
+    ("dtype", "lora", "expected"),
+    [
+        ("bfloat16", {"r": 2}, "token_truncated"),
+        ("float32", {"r": 2}, "none"),
+        ("bfloat16", None, "none"),
+        ("bfloat16", {}, "token_truncated"),  # PEFT's own settings
+    ],
+)
+def test_rounded_adapters_are_corrected_for_unless_told_otherwise(
+    dtype: str, lora: dict[str, int] | None, expected: str
+) -> None:
+    made = config().rl_module(model_config={"dtype": dtype, "lora": lora})
+    assert correction_mode(made) == expected
+    made.training(rollout_correction="none")
+    assert correction_mode(made) == "none"
+
+
 BAD: list[tuple[Callable[[PUREConfig], Any], str]] = [
     (
         lambda c: c.training(rollout_correction="mis"),

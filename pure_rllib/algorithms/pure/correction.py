@@ -17,9 +17,19 @@ from pure_rllib.credit.rollout_correction import (
 
 
 def correction_mode(config: Any) -> RolloutCorrection:
-    """Returns `rollout_correction`, or what stands for None: it follows the lag."""
+    """Returns `rollout_correction`, or what stands for None.
+
+    That is "token_truncated" where generators are known not to be the learner's policy:
+    with a lag, and with LoRA on weights of low precision. The learner adds the adapter
+    in float32 there, and the merged weights of generators are rounded.
+    """
     given: RolloutCorrection | None = config.rollout_correction
-    return given or ("token_truncated" if config.max_weight_lag else "none")
+    model = config.model_config
+    is_rounded = (
+        model.get("lora") is not None and model.get("dtype", "float32") != "float32"
+    )
+    is_apart = config.max_weight_lag or is_rounded
+    return given or ("token_truncated" if is_apart else "none")
 
 
 def correction_cap(config: Any) -> float:
