@@ -1,8 +1,5 @@
 """Weights on their way out of the learner, one shard at a time, and to disk."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pure_rllib.generation.base import WeightSource
+from pure_rllib.generation.whole_folder import write_whole
 
 MAX_SHARD_BYTES = 2**26
 """Size of a shard; a tensor that alone is larger is a shard of its own."""
@@ -128,27 +126,14 @@ def export_policy(
         The folder's absolute path.
     """
     target = Path(folder).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(
-        tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".tmp", dir=target.parent)
-    )
-    try:
+
+    def write(partial: Path) -> None:
         if save is None:
-            model.save_pretrained(staging)
+            model.save_pretrained(partial)
         else:
-            save(model, staging)
+            save(model, partial)
         if tokenizer is not None:
-            tokenizer.save_pretrained(staging)
-        staging.chmod(0o755)
-        if target.exists():
-            # A folder cannot be replaced in one step: the old one is moved aside first
-            # and deleted when the new one is in place.
-            old = Path(f"{staging}.old")
-            os.rename(target, old)
-            os.rename(staging, target)
-            shutil.rmtree(old)
-        else:
-            os.rename(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            tokenizer.save_pretrained(partial)
+
+    write_whole(target, write)
     return target

@@ -2,19 +2,19 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pure_rllib.algorithms.pure.whole_folder import (
+from pure_rllib.experiment import Experiment, load_experiment
+from pure_rllib.generation.whole_folder import (
+    delete_whole,
     find_whole,
     remove_leftovers,
     write_whole,
 )
-from pure_rllib.experiment import Experiment, load_experiment
 
 _CHECKPOINT = "iteration_"
 
@@ -64,9 +64,7 @@ class RunFolder:
 
     def delete_checkpoint(self, checkpoint: Path) -> None:
         """Deletes a checkpoint; half of one is never left under its name."""
-        outdated = checkpoint.with_name(f".{checkpoint.name}.outdated-{os.getpid()}")
-        os.replace(checkpoint, outdated)
-        shutil.rmtree(outdated)
+        delete_whole(checkpoint)
 
     def remove_leftovers(self) -> None:
         """Deletes what a killed process was writing or deleting."""

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from pure_rllib.algorithms.pure import whole_folder
-from pure_rllib.algorithms.pure.whole_folder import (
+from pure_rllib.generation import whole_folder
+from pure_rllib.generation.whole_folder import (
+    delete_whole,
     exchange,
     find_whole,
     remove_leftovers,
@@ -94,3 +96,41 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
     assert os.listdir(tmp_path / "iteration_000003") == ["inner"]
+
+
+def test_a_killed_deletion_is_never_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "iteration_000001"
+    writer("old")(target)
+
+    def killed(folder: Path) -> None:
+        (folder / "inner" / "file").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            delete_whole(target)
+    assert not find_whole(target).exists()
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_new_name_is_sent_to_the_disk_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    flushed: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda descriptor: flushed.append(
+            (os.fstat(descriptor).st_ino, target.exists())
+        ),
+    )
+    write_whole(target, writer("new"))
+    assert flushed[-1] == (tmp_path.stat().st_ino, True)
+    inside = {path.stat().st_ino for path in [target, *target.rglob("*")]}
+    assert {inode for inode, _ in flushed[:-1]} == inside
+    assert not any(is_named for _, is_named in flushed[:-1])

@@ -47,8 +47,8 @@ from pure_rllib.algorithms.pure.train_batch import (
 )
 from pure_rllib.algorithms.pure.validation import check_against_env
 from pure_rllib.algorithms.pure.weight_exchange import WeightExchange, Weights
-from pure_rllib.algorithms.pure.whole_folder import find_whole, write_whole
 from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
+from pure_rllib.generation.whole_folder import find_whole, write_whole
 from pure_rllib.reporting.records import ResponseRecord
 
 _STATE = "pure"

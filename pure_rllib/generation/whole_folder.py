@@ -24,20 +24,30 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         write(partial)
-        _flush(partial)
+        for path in [*partial.rglob("*"), partial]:
+            _flush(path)
         _put(partial, target)
+        # The name is on the disk only when the folder that has it is.
+        _flush(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _flush(folder: Path) -> None:
-    """Sends files to the disk before their folder gets its name."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _flush(path: Path) -> None:
+    """Sends a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def delete_whole(target: Path) -> None:
+    """Deletes a folder; half of one is never left under its name, or found again."""
+    # Not as outdated: `find_whole` would bring back what a killed process left.
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    os.replace(target, partial)
+    shutil.rmtree(partial)
 
 
 def _put(partial: Path, target: Path) -> None:
