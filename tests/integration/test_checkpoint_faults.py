@@ -4,14 +4,18 @@ import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms.pure.collectives import Phase, current_phase
 from pure_rllib.algorithms.pure.learner_calls import on_learners
+from pure_rllib.algorithms.pure.zero_policy import ZeroPolicy
 from tests.integration.conftest import TINY_POLICY
 
 pytestmark = pytest.mark.slow
@@ -125,3 +129,17 @@ def test_a_damaged_checkpoint_stops_a_restore(runs: Runs, tmp_path: Path) -> Non
         runs.restored.restore_from_path(str(damaged))
     # The learners live.
     runs.restored.restore_from_path(str(runs.checkpoint))
+
+
+def test_the_watchdog_sees_where_a_restore_waits() -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    seen: list[Phase | None] = []
+    optimizer = SimpleNamespace(
+        refresh_fp32_params=lambda: seen.append(current_phase())
+    )
+    policy = torch.nn.Linear(2, 2)
+    ones = {name: torch.ones_like(t) for name, t in policy.state_dict().items()}
+    ZeroPolicy(policy, SimpleNamespace(optimizer=optimizer)).load_state_dict(ones)
+    assert torch.equal(policy.weight, ones["weight"])
+    (phase,) = seen
+    assert phase is not None and phase.waits and phase.name == "load state"
