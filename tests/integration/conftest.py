@@ -20,10 +20,13 @@ TINY_POLICY = {
 }
 
 
+NUM_CPUS = 4
+
+
 def start_ray() -> None:
     ray.init(
         "local",  # never another cluster that happens to run on this machine
-        num_cpus=4,
+        num_cpus=NUM_CPUS,
         include_dashboard=False,
         logging_level="error",
         log_to_driver=False,
@@ -31,10 +34,18 @@ def start_ray() -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    start_ray()
+def ray_ended() -> Iterator[None]:
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(ray_ended: None) -> None:
+    # A command that ran in this process may have ended the cluster, and what came next
+    # have started one with as many CPUs as the machine has.
+    if not ray.is_initialized() or ray.cluster_resources().get("CPU") != NUM_CPUS:
+        ray.shutdown()
+        start_ray()
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ and a lost node takes few of them. Under Ray Tune a trial's placement group hold
 place for each actor, and its `placement_strategy` (`.resources()`) decides.
 """
 
+import logging
 from typing import Any
 
 import ray
@@ -16,6 +17,8 @@ from ray.util.placement_group import (
     placement_group,
     remove_placement_group,
 )
+
+logger = logging.getLogger(__name__)
 
 PLACEMENT_TIMEOUT_S = 120.0
 """How long to wait for room for the learners."""
@@ -101,6 +104,7 @@ def spread_env_runners(algorithm: Any) -> EnvRunnerGroup:
     if config.num_env_runners == 0:
         return algorithm.env_runner_group
     algorithm.env_runner_group.stop()
+    _warn_of_missing_cpus(config)
     return SpreadEnvRunnerGroup(
         env_creator=algorithm.env_creator,
         validate_env=algorithm.validate_env,
@@ -110,3 +114,21 @@ def spread_env_runners(algorithm: Any) -> EnvRunnerGroup:
         logdir=algorithm.logdir,
         tune_trial_id=algorithm.trial_id,
     )
+
+
+def _warn_of_missing_cpus(config: Any) -> None:
+    """Says what Ray waits for, without a word, until somebody adds a node."""
+    if ray.util.get_current_placement_group() is not None:
+        return
+    needed = config.num_env_runners * config.num_cpus_per_env_runner
+    free = ray.available_resources().get("CPU", 0.0)
+    if needed > free:
+        logger.warning(
+            "`num_env_runners` (%d) at %g CPUs each need %g CPUs, and %g of the "
+            "cluster's are free: the run waits until there are more. Lower it, start "
+            "Ray with a larger `num_cpus`, or add nodes.",
+            config.num_env_runners,
+            config.num_cpus_per_env_runner,
+            needed,
+            free,
+        )
