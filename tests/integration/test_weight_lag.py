@@ -54,7 +54,8 @@ def test_on_policy_a_correction_changes_nothing(
             assert result["correction/truncated_share"] == 0.0
             assert result["correction/masked_share"] == 0.0
     for name, array in ends[0].items():
-        np.testing.assert_allclose(ends[1][name], array, atol=1e-5)
+        # AdamW makes the 1e-6 of recomputed log-probabilities a little larger.
+        np.testing.assert_allclose(ends[1][name], array, atol=5e-5)
 
 
 def test_masked_responses_leave_the_loss_but_not_the_baseline(
