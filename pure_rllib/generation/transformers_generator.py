@@ -14,6 +14,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from pure_rllib.generation.base import Response, SamplingParams, WeightSource
+from pure_rllib.generation.checks import (
+    check_logps,
+    check_request,
+    check_token_id,
+    checked_eos_ids,
+)
 from pure_rllib.generation.eval_mode import evaluation_mode
 from pure_rllib.generation.sampling import choose_tokens, row_uniforms
 from pure_rllib.generation.weights import copy_weights
@@ -55,23 +61,11 @@ class TransformersGenerator:
     ):
         self.model = model
         self.pad_token_id = pad_token_id
-        self.eos_token_ids = tuple(sorted(set(eos_token_ids)))
         self.max_batch_size = max_batch_size
         self.weights_version = 0
         vocab_size = model.get_output_embeddings().weight.shape[0]
-        if not self.eos_token_ids:
-            raise ValueError(
-                "`eos_token_ids` must hold at least one id because responses end "
-                "there. Pass the tokenizer's eos_token_id."
-            )
-        for name, token in [("pad_token_id", pad_token_id)] + [
-            ("eos_token_ids", token) for token in self.eos_token_ids
-        ]:
-            if not 0 <= token < vocab_size:
-                raise ValueError(
-                    f"`{name}` ({token}) must lie in [0, {vocab_size}) because the "
-                    "model has no embedding for it. Use the model's own tokenizer."
-                )
+        self.eos_token_ids = checked_eos_ids(eos_token_ids, vocab_size)
+        check_token_id("pad_token_id", pad_token_id, vocab_size)
         if max_batch_size < 1:
             raise ValueError(
                 f"`max_batch_size` ({max_batch_size}) must be >= 1 because it is the "
@@ -231,25 +225,12 @@ class TransformersGenerator:
         params: SamplingParams,
         seeds: Sequence[int],
     ) -> None:
-        assert len(seeds) == len(prompts), f"{len(seeds)} seeds, {len(prompts)} prompts"
-        assert group_size >= 1, f"group_size {group_size}"
-        if params.max_response_tokens < 1:
-            raise ValueError(
-                f"`max_response_tokens` ({params.max_response_tokens}) must be >= 1 "
-                "because EOS counts too. Set `.env_runners(max_response_tokens=...)`."
-            )
+        check_request(prompts, group_size, params, seeds)
         if not params.temperature >= 0.0:
             raise ValueError(
                 f"`temperature` ({params.temperature}) must be >= 0.0 because it "
                 "divides the logits. Set `.env_runners(temperature=1.0)`."
             )
-        if not 0.0 < params.top_p <= 1.0:
-            raise ValueError(
-                f"`top_p` ({params.top_p}) must lie in (0, 1] because it is the share "
-                "of probability that is kept. Set `.env_runners(top_p=1.0)`."
-            )
-        if min((len(prompt) for prompt in prompts), default=1) < 1:
-            raise ValueError("A prompt must have at least one token; one is empty.")
         config = self.model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None)
         longest = max((len(prompt) for prompt in prompts), default=0)
@@ -276,11 +257,7 @@ class TransformersGenerator:
         """Cuts the `[T, B]` tensors into responses."""
         all_ids = np.ascontiguousarray(token_ids.t().cpu().numpy())
         all_logps = np.ascontiguousarray(logps.t().cpu().numpy())
-        if np.isnan(all_logps).any():
-            raise RuntimeError(
-                f"The policy's logits are NaN (weights version {self.weights_version}),"
-                " so nothing can be sampled from it. Go back to an earlier checkpoint."
-            )
+        check_logps(all_logps, self.weights_version)
         responses = []
         for row, end in enumerate(ends.tolist()):
             ids = all_ids[row, :end].copy()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pure_rllib.generation.base import Response, SamplingParams, WeightSource
+from pure_rllib.generation.checks import check_logps, check_request, checked_eos_ids
 from pure_rllib.generation.load_policy import policy_config
 from pure_rllib.generation.vllm_engine import (
     close_engine,
@@ -67,10 +68,9 @@ class VLLMGenerator:
         check_vllm_installed()
         check_engine_settings(engine_settings)
         self.weights_version = 0
-        self.eos_token_ids = tuple(sorted(set(eos_token_ids)))
         config = policy_config(model, trust_remote_code=trust_remote_code)
         text_config = config.get_text_config()
-        self._check_ids(text_config.vocab_size)
+        self.eos_token_ids = checked_eos_ids(eos_token_ids, text_config.vocab_size)
         asked = engine_settings.pop("max_model_len", None)
         if asked is not None and asked < prompt_and_response_len:
             raise ValueError(
@@ -94,19 +94,6 @@ class VLLMGenerator:
             settings=engine_settings,
         )
         self._vllm = import_vllm()
-
-    def _check_ids(self, vocab_size: int) -> None:
-        if not self.eos_token_ids:
-            raise ValueError(
-                "`eos_token_ids` must hold at least one id because responses end "
-                "there. Pass the tokenizer's eos_token_id."
-            )
-        for token in self.eos_token_ids:
-            if not 0 <= token < vocab_size:
-                raise ValueError(
-                    f"`eos_token_ids` ({token}) must lie in [0, {vocab_size}) because "
-                    "the model has no embedding for it. Use the model's own tokenizer."
-                )
 
     def load_weights(self, weights: WeightSource) -> None:
         """Takes over the policy's weights. See `Generator.load_weights`.
@@ -204,11 +191,7 @@ class VLLMGenerator:
                 f"vLLM ended a response with {output.finish_reason!r} after "
                 f"{len(token_ids)} tokens and {len(logps)} log-probabilities."
             )
-        if np.isnan(logps).any():
-            raise RuntimeError(
-                f"The policy's logits are NaN (weights version {self.weights_version}),"
-                " so nothing can be sampled from it. Go back to an earlier checkpoint."
-            )
+        check_logps(logps, self.weights_version)
         return Response(token_ids, logps, int(token_ids[-1]) in self.eos_token_ids)
 
     def _check(
@@ -218,8 +201,7 @@ class VLLMGenerator:
         params: SamplingParams,
         seeds: Sequence[int],
     ) -> None:
-        assert len(seeds) == len(prompts), f"{len(seeds)} seeds, {len(prompts)} prompts"
-        assert group_size >= 1, f"group_size {group_size}"
+        check_request(prompts, group_size, params, seeds)
         check_vllm_sampling(params.temperature, params.top_p)
         mode = self._logprobs_mode
         if params.top_p < 1.0 and mode != "raw_logprobs":
@@ -233,15 +215,7 @@ class VLLMGenerator:
                 "this engine was made for a `top_p` below 1.0 and tells "
                 "log-probabilities before the temperature. Set it to 1.0."
             )
-        if params.max_response_tokens < 1:
-            raise ValueError(
-                f"`max_response_tokens` ({params.max_response_tokens}) must be >= 1 "
-                "because EOS counts too. Set `.env_runners(max_response_tokens=...)`."
-            )
-        lengths = [len(prompt) for prompt in prompts]
-        if min(lengths, default=1) < 1:
-            raise ValueError("A prompt must have at least one token; one is empty.")
-        longest = max(lengths, default=1)
+        longest = max(map(len, prompts), default=1)
         if longest + params.max_response_tokens > self.max_model_len:
             raise ValueError(
                 f"`max_response_tokens` ({params.max_response_tokens}) and the longest "

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from pure_rllib.generation.checks import check_top_p
+
 _WHOLE = (
     "block_size",
     "kv_cache_memory_bytes",
@@ -126,11 +128,7 @@ def check_vllm_sampling(temperature: float, top_p: float) -> None:
             f"`temperature` ({temperature}) must be 0.0 or lie in [{least}, {most}] "
             "because vLLM samples with no other. Set `.env_runners(temperature=1.0)`."
         )
-    if not 0.0 < top_p <= 1.0:
-        raise ValueError(
-            f"`top_p` ({top_p}) must lie in (0, 1] because it is the share of "
-            "probability that is kept. Set `.env_runners(top_p=1.0)`."
-        )
+    check_top_p(top_p)
     if top_p < 1.0 and temperature not in (0.0, 1.0):
         raise ValueError(
             f"`top_p` ({top_p}) must be 1.0 with a `temperature` ({temperature}) other "
