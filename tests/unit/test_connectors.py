@@ -18,11 +18,10 @@ from pure_rllib.algorithms.connectors.episodes_to_rows import EpisodesToRows
 from pure_rllib.algorithms.connectors.leave_one_out_advantages import (
     LeaveOneOutAdvantages,
 )
+from pure_rllib.algorithms.connectors.model_logps import OldLogps, ReferenceLogps
 from pure_rllib.algorithms.connectors.normalize_advantages import NormalizeAdvantages
-from pure_rllib.algorithms.connectors.old_logps import OldLogps
 from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
 from pure_rllib.algorithms.connectors.process_returns import ProcessReturns
-from pure_rllib.algorithms.connectors.reference_logps import ReferenceLogps
 from pure_rllib.algorithms.pure.episodes import ResponseData, make_episode
 from pure_rllib.algorithms.pure.llm_rl_module import LLMRLModule
 from pure_rllib.credit.presets import CreditConfig

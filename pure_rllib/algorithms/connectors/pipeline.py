@@ -9,10 +9,9 @@ from pure_rllib.algorithms.connectors.episodes_to_rows import EpisodesToRows
 from pure_rllib.algorithms.connectors.leave_one_out_advantages import (
     LeaveOneOutAdvantages,
 )
+from pure_rllib.algorithms.connectors.model_logps import OldLogps, ReferenceLogps
 from pure_rllib.algorithms.connectors.normalize_advantages import NormalizeAdvantages
-from pure_rllib.algorithms.connectors.old_logps import OldLogps
 from pure_rllib.algorithms.connectors.process_returns import ProcessReturns
-from pure_rllib.algorithms.connectors.reference_logps import ReferenceLogps
 from pure_rllib.algorithms.pure.correction import correction_mode
 
 
