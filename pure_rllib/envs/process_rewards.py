@@ -1,6 +1,5 @@
 """From an environment's settings to the step scorer that they name."""
 
-import importlib
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from transformers import (
 
 from pure_rllib.embedded.cache import resolve_model
 from pure_rllib.envs.generative_prm import GenerativeLoader
+from pure_rllib.envs.named_object import import_named
 from pure_rllib.generation.load_policy import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer, ScoringRequest, StepScorer
 from pure_rllib.rewards.prm_checkpoint import default_device, read_checkpoint
@@ -107,7 +107,9 @@ def make_step_scorer(
 
 
 def _given_scorer(given: StepScorer | ScoringFunction | str) -> StepScorer:
-    scorer: Any = _imported(given) if isinstance(given, str) else given
+    scorer: Any = given
+    if isinstance(given, str):
+        scorer = import_named("step_scorer", given)
     if isinstance(scorer, StepScorer):
         return scorer
     if callable(scorer):
@@ -116,23 +118,6 @@ def _given_scorer(given: StepScorer | ScoringFunction | str) -> StepScorer:
         f"`step_scorer` ({given!r}) must be a step scorer or a function, because steps "
         "are scored by it. Set it to a function of the prompt and the steps' texts."
     )
-
-
-def _imported(name: str) -> Any:
-    """Returns what "module:name" names."""
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise ValueError(
-            f'`step_scorer` ("{name}") must be of the form "module:name", because it '
-            'is imported. Set it to something like "my_package.my_module:score".'
-        )
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f'`step_scorer` ("{name}") must be importable in every process that runs '
-            f"the environment; {error}. Set PYTHONPATH, or install the package."
-        ) from error
 
 
 def _check_arguments(settings: Mapping[str, Any]) -> None:

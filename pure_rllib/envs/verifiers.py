@@ -1,12 +1,12 @@
 """A verifier from an environment's settings."""
 
-import importlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pure_rllib.data.problems import ListProblems, ProblemSource
 from pure_rllib.envs.generative_prm import GenerativeLoader
+from pure_rllib.envs.named_object import import_named
 from pure_rllib.rewards.base import Verifier
 from pure_rllib.rewards.hybrid_verifier import (
     GenerativeOpinion,
@@ -93,19 +93,7 @@ def _golds(problems: Sequence[ProblemSource]) -> list[str]:
 
 def _opinion(given: Any) -> Any:
     if isinstance(given, str):
-        module, _, name = given.partition(":")
-        if not name:
-            raise ValueError(
-                f'`second_opinion` ("{given}") must be of the form "module:name", '
-                'because it is imported. Set it to "my_package.judges:same_answer".'
-            )
-        try:
-            return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f'`second_opinion` ("{given}") must name something that can be '
-                f"imported, because it judges answers: {error}. Correct the name."
-            ) from error
+        return import_named("second_opinion", given)
     if not isinstance(given, Mapping):
         return given
     settings = dict(given)

@@ -1,14 +1,13 @@
 """The responses of a run as labelled solutions: a PRM learns from its own hacks."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pure_rllib.credit.steps import SEPARATOR
+from pure_rllib.envs.named_object import import_named
 from pure_rllib.prm_training.solutions import LabelledSolution
 from pure_rllib.run.folder import RunFolder, stored_experiment
 from pure_rllib.run.rollout_files import read_rollouts
@@ -50,7 +49,9 @@ def labelled_rollouts(run: str, labeller: str | None = None) -> LabelledRollouts
             f"`--rollouts` ({run}) must be the folder of a run, and has no "
             "experiment.yaml. Set what `pure-rllib train --out` wrote."
         )
-    label = _imported(labeller) if labeller else _checker(folder, run)
+    label: Labeller = (
+        import_named("--labeller", labeller) if labeller else _checker(folder, run)
+    )
     iterations = read_rollouts(folder.rollouts)
     if not iterations:
         raise FileNotFoundError(
@@ -92,16 +93,3 @@ def _checker(folder: RunFolder, run: str) -> Labeller:
         )
     task = (environment.get("env_config") or {}).get("task", "z")
     return exact_scorer(TASKS[task][0].modulus).function
-
-
-def _imported(name: str) -> Any:
-    module, colon, attribute = name.partition(":")
-    try:
-        if not (module and colon and attribute):
-            raise ValueError("it is not of the form module:name")
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"`--labeller` ({name}) must name a function as module:name, because it is "
-            f"imported; {error}. Set PYTHONPATH, or install the package."
-        ) from error
