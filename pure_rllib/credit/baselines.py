@@ -1,9 +1,8 @@
 """Leave-one-out baselines: what the other responses to the same prompt earned.
 
-Each function returns a `[B, T]` tensor to subtract from returns. B responses, T
-response tokens, S steps (padded), G responses in a group; groups may differ in size and
-their rows may come in any order. R_j is the sum of the credits of response j, n_j the
-number of tokens of its steps, S_j the number of its steps.
+B responses, T response tokens, S steps (padded), G responses in a group; groups may
+differ in size and their rows may come in any order. R_j is the sum of the credits of
+response j, n_j the number of tokens of its steps, S_j the number of its steps.
 """
 
 from typing import Literal, get_args
@@ -19,60 +18,56 @@ Baseline = Literal["token", "step", "length", "response"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
 
-def token_baseline(
+def step_level_baseline(
+    name: Literal["token", "step", "response"],
     step_credits: Tensor,
     step_mask: Tensor,
     step_ends: Tensor,
-    num_tokens: int,
     group_index: Tensor,
     *,
     gamma: float = 1.0,
 ) -> Tensor:
-    """The others' mean reward per token, times the tokens of each step to come.
-
-    b_i = (sum over j != i of R_j) / (sum over j != i of n_j) is taken off once for
-    every token of a step, at the step's end. The form that PURE's authors trained with.
+    """The baselines that are equal for all tokens of a step, once per step.
 
     Args:
+        name: "token": the others' mean reward per token, b_i = (sum over j != i of
+            R_j) / (sum over j != i of n_j), once for every token of the steps to come.
+            The form that PURE's authors trained with.
+            "step": the others' mean reward per step, the mean over j != i of
+            R_j / S_j, once for each step to come. Kept for comparison: of two
+            responses with the same minimum the one with fewer steps pays less, so the
+            policy stops separating.
+            "response": the others' mean return of a whole response, once (RLOO, arXiv
+            2402.14740). Nothing is taken off for length, and the sum form's reward for
+            padding shows.
         step_credits: `[B, S]` credits (see `returns.step_credits`), 0.0 off mask.
         step_mask: `[B, S]` bool, True on real steps.
         step_ends: `[B, S]` int64 positions of the steps' last tokens, rising.
-        num_tokens: T.
         group_index: `[B]` int64, equal for responses to one prompt.
         gamma: discount per step, as in the returns.
 
     Returns:
-        `[B, T]` baseline, equal within a step; 0.0 after the last step's end.
+        `[B, S]` baseline of the tokens of each step; 0.0 off mask.
 
     Raises:
         ValueError: if a group has one response only.
     """
-    baseline = step_level_baseline(
-        "token", step_credits, step_mask, step_ends, group_index, gamma=gamma
-    )
-    return spread_to_tokens(baseline, step_ends, step_mask, num_tokens)
-
-
-def step_baseline(
-    step_credits: Tensor,
-    step_mask: Tensor,
-    step_ends: Tensor,
-    num_tokens: int,
-    group_index: Tensor,
-    *,
-    gamma: float = 1.0,
-) -> Tensor:
-    """The others' mean reward per step, once for each step to come.
-
-    The mean over j != i of R_j / S_j. Kept for comparison: of two responses with the
-    same minimum the one with fewer steps pays less, so the policy stops separating.
-
-    Args and returns: as `token_baseline`.
-    """
-    baseline = step_level_baseline(
-        "step", step_credits, step_mask, step_ends, group_index, gamma=gamma
-    )
-    return spread_to_tokens(baseline, step_ends, step_mask, num_tokens)
+    num_others = _require_siblings(group_index)
+    if name == "response":
+        total = suffix_sums(step_credits.double(), gamma)[:, 0]
+        rate = _others_sum(total, group_index) / num_others
+        return _like_returns(rate[:, None] * step_mask, step_credits)
+    if name == "token":
+        counts = step_lengths(step_ends, step_mask)
+        rate = _others_sum(step_credits.sum(1), group_index) / _others_sum(
+            counts.sum(1), group_index
+        )
+    else:
+        counts = step_mask.long()
+        mean_credit = step_credits.double().sum(1) / counts.sum(1).clamp(min=1)
+        rate = _others_sum(mean_credit, group_index) / num_others
+    to_come = suffix_sums(rate[:, None] * counts, gamma)
+    return _like_returns(to_come.masked_fill(~step_mask, 0.0), step_credits)
 
 
 def length_baseline(
@@ -91,7 +86,7 @@ def length_baseline(
     last step's end (PURE, eq. 6, with its N).
 
     Args:
-        step_credits: as in `token_baseline`, like all that follow.
+        step_credits: as in `step_level_baseline`, like all that follow.
         step_mask: `[B, S]`.
         step_ends: `[B, S]`.
         num_tokens: T.
@@ -119,62 +114,6 @@ def length_baseline(
     return _like_returns(rate[:, None] * tokens_to_come, step_credits)
 
 
-def response_baseline(
-    step_credits: Tensor,
-    step_mask: Tensor,
-    step_ends: Tensor,
-    num_tokens: int,
-    group_index: Tensor,
-    *,
-    gamma: float = 1.0,
-) -> Tensor:
-    """The others' mean return of a whole response, once (RLOO, arXiv 2402.14740).
-
-    The same number for each token of a response. With it nothing is taken off for
-    length, and the sum-form's reward for padding shows.
-
-    Args and returns: as `token_baseline`.
-    """
-    baseline = step_level_baseline(
-        "response", step_credits, step_mask, step_ends, group_index, gamma=gamma
-    )
-    return spread_to_tokens(baseline, step_ends, step_mask, num_tokens)
-
-
-def step_level_baseline(
-    name: Literal["token", "step", "response"],
-    step_credits: Tensor,
-    step_mask: Tensor,
-    step_ends: Tensor,
-    group_index: Tensor,
-    *,
-    gamma: float = 1.0,
-) -> Tensor:
-    """The baselines that are equal for all tokens of a step, once per step.
-
-    Args: as `token_baseline`.
-
-    Returns:
-        `[B, S]` baseline of the tokens of each step; 0.0 off mask.
-    """
-    num_others = _require_siblings(group_index)
-    if name == "response":
-        total = suffix_sums(step_credits.double(), gamma)[:, 0]
-        rate = _others_sum(total, group_index) / num_others
-        return _like_returns(rate[:, None] * step_mask, step_credits)
-    if name == "token":
-        counts = step_lengths(step_ends, step_mask)
-        rate = _others_sum(step_credits.sum(1), group_index) / _others_sum(
-            counts.sum(1), group_index
-        )
-    else:
-        counts = step_mask.long()
-        mean_credit = step_credits.double().sum(1) / counts.sum(1).clamp(min=1)
-        rate = _others_sum(mean_credit, group_index) / num_others
-    to_come = suffix_sums(rate[:, None] * counts, gamma)
-    return _like_returns(to_come.masked_fill(~step_mask, 0.0), step_credits)
-
-
 def process_baseline(
     name: Baseline,
     step_credits: Tensor,
@@ -190,7 +129,7 @@ def process_baseline(
 
     Args:
         name: "token", "step", "length" or "response".
-        step_credits: as in `token_baseline`, like all that follow.
+        step_credits: as in `step_level_baseline`, like all that follow.
         step_mask: `[B, S]`.
         step_ends: `[B, S]`.
         num_tokens: T.
@@ -201,23 +140,26 @@ def process_baseline(
     Returns:
         `[B, T]` baseline to subtract from the returns.
     """
-    args = (step_credits, step_mask, step_ends, num_tokens, group_index)
-    if name == "token":
-        return token_baseline(*args, gamma=gamma)
-    if name == "step":
-        return step_baseline(*args, gamma=gamma)
-    if name == "response":
-        return response_baseline(*args, gamma=gamma)
-    if name != "length":
+    args = (step_credits, step_mask, step_ends)
+    if name not in BASELINES:
         raise ValueError(
             f"`baseline` ({name!r}) must be one of {', '.join(BASELINES)}."
         )
+    if name != "length":
+        baseline = step_level_baseline(name, *args, group_index, gamma=gamma)
+        return spread_to_tokens(baseline, step_ends, step_mask, num_tokens)
     if max_response_tokens is None:
         raise ValueError(
             '`max_response_tokens` (None) must be given: `baseline` "length" divides '
             "by it."
         )
-    return length_baseline(*args, max_response_tokens=max_response_tokens, gamma=gamma)
+    return length_baseline(
+        *args,
+        num_tokens,
+        group_index,
+        max_response_tokens=max_response_tokens,
+        gamma=gamma,
+    )
 
 
 def verifiable_advantages(verifiable_rewards: Tensor, group_index: Tensor) -> Tensor:

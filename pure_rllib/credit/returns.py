@@ -79,7 +79,8 @@ def step_credits(
         credit_assignment: "min": weighted rewards; "strict_min": the worst reward at
             the worst step, 0 elsewhere, the last one of several equally bad steps (so
             that a step's return is the minimum still to come whenever that is the
-            response's minimum); "sum": the rewards themselves.
+            response's minimum; PURE's published code counts the zeros of all other
+            tokens too, which caps every return at 0); "sum": the rewards themselves.
         credit_temperature: read by "min" only.
 
     Returns:
@@ -101,40 +102,6 @@ def step_credits(
     is_worst = (raised == _row_min(raised)) & step_mask
     is_last_worst = is_worst & (suffix_sums(is_worst.long()) == 1)
     return rewards.masked_fill(~is_last_worst, 0.0)
-
-
-def strict_min_returns(step_rewards: Tensor, step_mask: Tensor) -> Tensor:
-    """The minimum of the rewards to come, up to the worst step (PURE, eq. 3).
-
-    Over steps only. PURE's published code also takes the minimum over the zeros of all
-    other tokens and of the padding, which caps every return at 0.
-
-    Args:
-        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
-        step_mask: `[B, S]` bool, True on real steps.
-
-    Returns:
-        `[B, S]` the return of each step's tokens: the row's minimum up to and with its
-        (last) worst step, 0.0 after it and off mask.
-    """
-    credits = step_credits(step_rewards, step_mask, credit_assignment="strict_min")
-    return suffix_sums(credits).masked_fill(~step_mask, 0.0)
-
-
-def sum_returns(
-    step_rewards: Tensor, step_mask: Tensor, *, gamma: float = 1.0
-) -> Tensor:
-    """The discounted sum of the rewards to come (PURE, eq. 2): the form to beat.
-
-    Args:
-        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
-        step_mask: `[B, S]` bool, True on real steps.
-        gamma: discount per step (not per token), in [0, 1].
-
-    Returns:
-        `[B, S]` the return of each step's tokens; 0.0 off mask.
-    """
-    return suffix_sums(_masked(step_rewards, step_mask), gamma)
 
 
 def scatter_to_tokens(

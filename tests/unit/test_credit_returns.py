@@ -15,15 +15,24 @@ from pure_rllib.credit.returns import (
     scatter_to_tokens,
     spread_to_tokens,
     step_credits,
-    strict_min_returns,
-    sum_returns,
     weighted_step_rewards,
 )
+from pure_rllib.credit.tensors import suffix_sums
 
 # Two responses of three steps and of two; the second is padded with rubbish.
 REWARDS = torch.tensor([[0.5, -0.2, 0.1], [0.3, 0.9, 77.0]])
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 ENDS = torch.tensor([[1, 3, 4], [2, 3, -1]])
+
+
+def sum_returns(rewards, mask, gamma=1.0):
+    """Of steps: the discounted sum of the rewards to come (PURE, eq. 2)."""
+    return suffix_sums(step_credits(rewards, mask, credit_assignment="sum"), gamma)
+
+
+def strict_min_returns(rewards, mask):
+    """Of steps: the minimum of the rewards to come, up to the worst (PURE, eq. 3)."""
+    return suffix_sums(step_credits(rewards, mask, credit_assignment="strict_min"))
 
 
 def close(actual, expected):
