@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.testing import tiny_model_config
+from tests.integration.test_pure import flat
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,16 +29,6 @@ MEASURED = (
     "gradient_norm",
     "ratio/first_minibatch_max_deviation",
 )
-
-
-def flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in result.items():
-        if isinstance(value, dict):
-            values |= flat(value, f"{prefix}{name}/")
-        else:
-            values[prefix + name] = value
-    return values
 
 
 def train(config: PUREConfig, folder: Path) -> tuple[list[dict[str, Any]], Any]:
