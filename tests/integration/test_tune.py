@@ -90,7 +90,7 @@ def test_arms_differ_only_in_what_they_set(tmp_path: Path) -> None:
     "scheduler",
     [
         "{type: ASHA, grace_period: 1, reduction_factor: 2}",
-        "{type: PBT, perturbation_interval: 1, quantile_fraction: 0.5, "
+        "{type: PBT, perturbation_interval: 2, quantile_fraction: 0.5, "
         "hyperparam_mutations: {training.lr: {loguniform: [1e-4, 1e-2]}}}",
     ],
 )

@@ -46,12 +46,14 @@ EMBEDDED = [
 # The neural PRM takes minutes to make; the exact scorer judges the same steps.
 EXACT = [*EMBEDDED, "environment.env_config.process_rewards=exact"]
 REAL = [*SMALL, "environment.env_config.max_response_tokens=16"]
+# They sample in this process: it imports vLLM once for all of them.
 ON_A_CPU = [
     *REAL,
-    "env_runners.num_env_runners=1",
+    "env_runners.num_env_runners=0",
     "env_runners.num_gpus_per_env_runner=0",
     "env_runners.generator_kwargs="
     "{enforce_eager: true, kv_cache_memory_bytes: 100000000}",
+    "learners.num_learners=1",
     "learners.num_gpus_per_learner=0",
 ]
 STAND_INS = {
@@ -61,9 +63,9 @@ STAND_INS = {
     "arithmetic_sparse_study": EMBEDDED,
     "arithmetic_sweep": EMBEDDED,
     "math_prompts": REAL,
-    PAPER: [*ON_A_CPU, "learners.num_learners=2"],
-    f"{PAPER}_two_nodes": [*ON_A_CPU, "learners.num_learners=1"],
-    f"{PAPER}_verl": [*ON_A_CPU, "learners.num_learners=1"],
+    PAPER: ON_A_CPU,
+    f"{PAPER}_two_nodes": ON_A_CPU,
+    f"{PAPER}_verl": ON_A_CPU,
 }
 
 
