@@ -1,4 +1,8 @@
-"""`pure-rllib train` for real, in processes of its own, with a tiny random policy."""
+"""`pure-rllib train` for real, with a tiny random policy.
+
+In processes of its own where what it computes is compared with another run's, or where
+it is interrupted; else in this one, which has imported everything already.
+"""
 
 import csv
 import json
@@ -12,6 +16,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from pure_rllib.cli import main
 from pure_rllib.run.rollout_files import read_rollouts
 
 pytestmark = pytest.mark.slow
@@ -54,6 +59,28 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         timeout=240,
         check=False,
     )
+
+
+class Here:
+    """Runs the command in this process, in a folder."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        self._chdir, self._read = monkeypatch.chdir, capsys.readouterr
+
+    def run(self, folder: Path, *words: str) -> tuple[int, str, str]:
+        """Returns exit status, output and errors."""
+        self._chdir(folder)
+        status = main(["train", *words])
+        return status, *self._read()
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_ray: None
+) -> Here:
+    return Here(monkeypatch, capsys)
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
@@ -187,33 +214,35 @@ def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(place: Path) -> 
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_last_checkpoint(
-    place: Path,
+    place: Path, here: Here
 ) -> None:
-    done = run(
+    status, out, err = here.run(
         place,
         *("tiny.yaml", "--out", "nan", "--set", "checkpoint.every=1"),
         *("--set", "training.lr=1e25", "--set", "training.lr_warmup_updates=0"),
     )
-    assert done.returncode == 1
-    assert "error: " in done.stderr and "Traceback" not in done.stderr
+    assert status == 1
+    assert "error: " in err and "Traceback" not in err
     (checkpoint, *_) = (place / "nan" / "checkpoints").iterdir()
-    assert f"Last checkpoint: nan/checkpoints/{checkpoint.name}" in done.stdout
-    assert "pure-rllib train --resume nan" in done.stdout
+    assert f"Last checkpoint: nan/checkpoints/{checkpoint.name}" in out
+    assert "pure-rllib train --resume nan" in out
 
 
-def test_a_wrong_combination_fails_before_a_model_loads(place: Path) -> None:
-    done = run(
+def test_a_wrong_combination_fails_before_a_model_loads(
+    place: Path, here: Here
+) -> None:
+    status, _, err = here.run(
         place,
         *("tiny.yaml", "--out", "none"),
         *("--set", "environment.env_config.process_rewards=none"),
     )
-    assert done.returncode == 2
-    assert "`process_reward_coeff` (1.0) must be 0" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert status == 2
+    assert "`process_reward_coeff` (1.0) must be 0" in err
+    assert "Traceback" not in err
     assert not (place / "none").exists()
 
 
-def test_the_monitor_of_reward_hacking_ends_a_run(tmp_path: Path) -> None:
+def test_the_monitor_of_reward_hacking_ends_a_run(tmp_path: Path, here: Here) -> None:
     """With thresholds so small that any change of the reward is an alarm."""
     (tmp_path / "tiny.yaml").write_text(TINY)
     nothing = 1e-9
@@ -224,7 +253,7 @@ def test_the_monitor_of_reward_hacking_ends_a_run(tmp_path: Path) -> None:
         "no_answer_rise": nothing,
         "repetition_rise": nothing,
     }
-    done = run(
+    status, out, err = here.run(
         tmp_path,
         "tiny.yaml",
         "--out",
@@ -234,8 +263,8 @@ def test_the_monitor_of_reward_hacking_ends_a_run(tmp_path: Path) -> None:
         "--set",
         f"reporting.hacking_thresholds={json.dumps(thresholds)}",
     )
-    assert done.returncode == 0, done.stderr
-    assert "Reward hacking? stopping the trial after iteration 4." in done.stdout
+    assert status == 0, err
+    assert "Reward hacking? stopping the trial after iteration 4." in out
     with (tmp_path / "out" / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["training_iteration"] for row in rows] == ["0", "1", "2", "3", "4"]
