@@ -59,7 +59,11 @@ def read_checkpoint(
     )
     architecture = next(iter(config.get("architectures") or []), None)
     chosen = make_format(
-        prm_format, architecture=architecture, tokenizer=tokenizer, separator=separator
+        prm_format,
+        architecture=architecture,
+        tokenizer=tokenizer,
+        separator=separator,
+        names=(files.path, config.get("_name_or_path")),
     )
     format_ids(chosen, tokenizer, config)
     if architecture and _is_other_process_reward_model(architecture):

@@ -4,8 +4,9 @@ A format says what follows a step (the separator), what stands before the steps 
 prompt) and where the score is read. `docs/rewards.md` shows all of them side by side.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, Literal, get_args
 
 from pure_rllib.credit.steps import single_token_id
@@ -107,6 +108,7 @@ def make_format(
     architecture: str | None,
     tokenizer: Any,
     separator: str | None = None,
+    names: Iterable[str | None] = (),
 ) -> PRMFormat:
     """Returns the format that is set, or the one that the checkpoint is made for.
 
@@ -117,6 +119,9 @@ def make_format(
             if the checkpoint does not say.
         tokenizer: the reward model's.
         separator: changes the separator; None keeps it.
+        names: what the checkpoint is called: its path, the name in its config. A causal
+            model says nowhere else that it was trained like Math-Shepherd: Mistral's
+            and other vocabularies hold its three tokens by chance.
 
     Raises:
         ValueError: no such format, or none fits the checkpoint.
@@ -128,7 +133,7 @@ def make_format(
         if "verdicts" in fields:
             fields["verdicts"] = tuple(fields["verdicts"])
     if given is None or given == "auto":
-        chosen = _detect(architecture, tokenizer)
+        chosen = _detect(architecture, tokenizer, names)
     elif isinstance(given, PRMFormat):
         chosen = given
     elif given in FORMATS:
@@ -150,7 +155,9 @@ def make_format(
     return replace(chosen, **fields)
 
 
-def _detect(architecture: str | None, tokenizer: Any) -> PRMFormat:
+def _detect(
+    architecture: str | None, tokenizer: Any, names: Iterable[str | None]
+) -> PRMFormat:
     """Chooses by class and vocabulary; the rules are those of `docs/rewards.md`."""
     name = architecture or ""
     if name.endswith("ForProcessRewardModel"):
@@ -161,24 +168,24 @@ def _detect(architecture: str | None, tokenizer: Any) -> PRMFormat:
     reason = "no format is known for this class"
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         shepherd = FORMATS["math_shepherd"]
-        if all(_is_one_token(tokenizer, t) for t in _texts_of(shepherd)):
+        texts = [shepherd.separator, *shepherd.verdicts]
+        # A folder's own name: those above it say nothing of the model.
+        own_names = [PurePath(name).name.lower() for name in names if name]
+        is_named = any("shepherd" in name for name in own_names)
+        if is_named and all(_is_one_token(tokenizer, text) for text in texts):
             return shepherd
-        reason = "a causal model is asked with the tokens " + ", ".join(
-            repr(text) for text in _texts_of(shepherd)
-        )
-        reason += ", which are not one id each in its tokenizer"
+        reason = "a causal model may have been trained to be asked in many ways"
+        if is_named:
+            reason = (
+                f"this one is asked with the tokens {', '.join(map(repr, texts))}, "
+                "which are not one id each in its tokenizer"
+            )
     raise ValueError(
         f"`prm` (a {architecture or 'model of an unnamed class'}) must be a token "
-        "classifier with two labels, a `...ForProcessRewardModel` or a causal model "
-        f"like Math-Shepherd's; because {reason}. Set `prm_format` to one of "
+        "classifier with two labels, a `...ForProcessRewardModel`, or a causal model "
+        f'with "shepherd" in its name; because {reason}. Set `prm_format` to one of '
         f'{sorted(FORMATS)}, or to "generative" for a model that answers in words.'
     )
-
-
-def _texts_of(chosen: PRMFormat) -> list[str]:
-    """The texts that must be one id each."""
-    verdicts = chosen.verdicts if chosen.head == "tokens" else ()
-    return [chosen.separator, *verdicts]
 
 
 def _is_one_token(tokenizer: Any, text: str) -> bool:

@@ -47,7 +47,7 @@ class ProcessRewardModel:
         tokenizer: its tokenizer.
         policy_tokenizer: None if the two are the same.
         prm_format: name of a format, or a mapping with `name` and the fields to change.
-            None: by the model's class and the tokenizer.
+            None: by the model's class, tokenizer and name.
         separator: text of the token after each step; exactly one id. None: the
             format's.
         input_format: how rows of ids are built, see `PRMInputBuilder`.
@@ -82,6 +82,7 @@ class ProcessRewardModel:
             architecture=type(model).__name__,
             tokenizer=tokenizer,
             separator=separator,
+            names=(model.config.name_or_path,),
         )
         separator_id, columns = format_ids(self.format, tokenizer, model.config)
         self.tokenizer = tokenizer

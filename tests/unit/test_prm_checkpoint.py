@@ -37,6 +37,7 @@ def prm_tokenizer():
 
 TOKENIZER = prm_tokenizer()
 CONFIG = tiny_model_config(len(TOKENIZER))
+NAMED = {"_name_or_path": "tiny/Math-Shepherd-PRM"}
 
 
 def request(steps=STEPS) -> ScoringRequest:
@@ -119,8 +120,16 @@ def test_qwen_prm_is_loaded_without_its_code(tmp_path):
     assert np.ptp(scores) > 0.01
 
 
-def test_math_shepherd_is_read_at_its_tag(tmp_path):
+def test_a_causal_model_that_says_nothing_of_itself_is_refused(tmp_path):
     path = save(tmp_path, AutoModelForCausalLM)
+    with pytest.raises(ValueError, match=r'must be .*"shepherd" in its name'):
+        ProcessRewardModel.from_pretrained(path)
+    prm = ProcessRewardModel.from_pretrained(path, prm_format="math_shepherd")
+    assert prm.format.name == "math_shepherd"
+
+
+def test_math_shepherd_is_read_at_its_tag(tmp_path):
+    path = save(tmp_path, AutoModelForCausalLM, **NAMED)
     prm = ProcessRewardModel.from_pretrained(
         path, tokenizer=byte_tokenizer(), dtype="float32"
     )
@@ -146,7 +155,7 @@ def test_scores_do_not_depend_on_neighbours_padding_or_micro_batches(tmp_path, k
             tmp_path, AutoModelForTokenClassification, {**CONFIG, "num_labels": 2}
         ),
         "extra_0": lambda: save_qwen_prm(tmp_path),
-        "math_shepherd": lambda: save(tmp_path, AutoModelForCausalLM),
+        "math_shepherd": lambda: save(tmp_path, AutoModelForCausalLM, **NAMED),
     }
     path = saved[kind]()
     rng = np.random.default_rng(0)
@@ -174,7 +183,7 @@ def test_scores_do_not_depend_on_neighbours_padding_or_micro_batches(tmp_path, k
 
 
 def test_the_layout_of_padding_does_not_matter(tmp_path):
-    path = save(tmp_path, AutoModelForCausalLM)
+    path = save(tmp_path, AutoModelForCausalLM, **NAMED)
     prm = ProcessRewardModel.from_pretrained(
         path, tokenizer=byte_tokenizer(), dtype="float32"
     )
@@ -195,9 +204,8 @@ def test_the_layout_of_padding_does_not_matter(tmp_path):
 
 
 def test_overlong_texts_get_the_lowest_score_and_are_counted(tmp_path):
-    path = save(
-        tmp_path, AutoModelForCausalLM, {**CONFIG, "max_position_embeddings": 40}
-    )
+    config = {**CONFIG, "max_position_embeddings": 40}
+    path = save(tmp_path, AutoModelForCausalLM, config, **NAMED)
     prm = ProcessRewardModel.from_pretrained(
         path, tokenizer=byte_tokenizer(), dtype="float32", label_smoothing=0.5
     )

@@ -29,12 +29,31 @@ def choose(given=None, architecture=None, tokenizer=PLAIN, **kwargs) -> PRMForma
         ("LlamaForTokenClassification", SHEPHERD, "newline"),
         ("Qwen2ForTokenClassification", MARKED, "extra_0"),
         ("Qwen2ForProcessRewardModel", PLAIN, "extra_0"),
-        ("MistralForCausalLM", SHEPHERD, "math_shepherd"),
-        ("GPT2LMHeadModel", SHEPHERD, "math_shepherd"),
     ],
 )
 def test_the_checkpoint_chooses(architecture, tokenizer, name):
     assert choose(None, architecture, tokenizer) == FORMATS[name]
+
+
+@pytest.mark.parametrize("architecture", ["MistralForCausalLM", "GPT2LMHeadModel"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("peiyi9979/math-shepherd-mistral-7b-prm",),
+        ("/models/prm", "OpenRLHF/Mistral-7b-PRM-Math-Shepherd"),
+    ],
+)
+def test_a_causal_model_named_after_math_shepherd_is_asked_so(architecture, names):
+    chosen = choose(None, architecture, SHEPHERD, names=names)
+    assert chosen == FORMATS["math_shepherd"]
+
+
+@pytest.mark.parametrize(
+    "names", [(), (None, ""), ("mistralai/Mistral-7B-v0.3",), ("shepherd/chat",)]
+)
+def test_its_tokens_alone_do_not_make_a_math_shepherd(names):
+    with pytest.raises(ValueError, match=r"asked in many ways.* Set `prm_format`"):
+        choose(None, "MistralForCausalLM", SHEPHERD, names=names)
 
 
 def test_a_format_can_be_set_and_changed():
@@ -64,7 +83,11 @@ def test_step_texts_are_numbered():
         ({"given": {"name": "newline", "head": "value"}}, r"head 'value'"),
         ({"given": {"name": "newline", "step": "{n}"}}, r"\{step\} exactly once"),
         ({"given": {"name": "newline", "head": "tokens"}}, "good and the bad verdict"),
-        ({"architecture": "MistralForCausalLM"}, "'ки', '.', '-', which are not one"),
+        (
+            {"architecture": "MistralForCausalLM", "names": ["My-Shepherd"]},
+            "'ки', '.', '-', which are not one",
+        ),
+        ({"architecture": "MistralForCausalLM"}, '"shepherd" in its name'),
         ({"architecture": "Qwen2ForSequenceClassification"}, "no format is known"),
         ({}, "unnamed class"),
     ],
