@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pure_rllib.rewards.base import ScoringRequest, StepScorer
+from pure_rllib.rewards.base import ScoringRequest, StepScorer, counts_of
 
 
 class Scored(NamedTuple):
@@ -18,12 +18,12 @@ class Scored(NamedTuple):
 
     Attributes:
         scores: one `[S]` float32 array per request.
-        num_overlong: responses over the PRM's context that were seen for the first
-            time with this answer; answers that were computed together share a count.
+        counts: what the scorer has counted since the answer before; of answers that
+            were computed together the first has it.
     """
 
     scores: list[np.ndarray]
-    num_overlong: int
+    counts: Counter[str]
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class PRMActor:
         self._worker: asyncio.Task[None] | None = None
         # The event loop stays free to take calls and to say that it is alive.
         self._thread = ThreadPoolExecutor(1)
-        self._num_overlong = 0
+        self._counts: Counter[str] = Counter()
         self._num_batches = 0
 
     async def ping(self) -> int:
@@ -100,10 +100,9 @@ class PRMActor:
         return batch
 
     def _answer(self, batch: list[_Waiting], scores: list[np.ndarray]) -> None:
-        before = self._num_overlong
-        self._num_overlong = int(getattr(self._scorer, "num_overlong", 0))
-        new, start = self._num_overlong - before, 0
+        before, self._counts = self._counts, counts_of(self._scorer)
+        new, start = self._counts - before, 0
         for one in batch:
             end = start + len(one.requests)
             one.future.set_result(Scored(scores[start:end], new))
-            start, new = end, 0
+            start, new = end, Counter()

@@ -3,6 +3,8 @@
 With no actors, the default, each env runner holds its PRM itself.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -12,10 +14,14 @@ from uuid import uuid4
 import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.tune import PlacementGroupFactory
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pure_rllib.algorithms.prm_actor import PRMActor, num_tokens
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
 from pure_rllib.rewards.row_scorer import token_budget_batches
+
+logger = logging.getLogger(__name__)
 
 _PING_EVERY_S = 1.0
 
@@ -64,8 +70,8 @@ class PRMPoolSettings:
 class PRMActors:
     """The actors of a pool; they live as long as this object, or until `stop`.
 
-    Ray starts an actor again whenever its process is lost. Under Ray Tune they take
-    their resources beside the trial's, not out of them.
+    Ray starts an actor again whenever its process is lost. Under Ray Tune each has a
+    bundle of the trial's placement group, see `with_prm_bundles`.
 
     Args:
         scorer: what each actor holds; a deferred one is loaded there.
@@ -85,15 +91,71 @@ class PRMActors:
                 num_gpus=settings.num_gpus,
                 max_restarts=-1,
                 max_concurrency=1000,
-                placement_group=None,
+                **place,
             ).remote(self._scorer_ref, settings.batch_tokens)
-            for name in self.names
+            for name, place in zip(
+                self.names, _places(num_actors, settings), strict=True
+            )
         ]
 
     def stop(self) -> None:
         """Ends the actors."""
         for actor in self.actors:
             ray.kill(actor)
+
+
+def with_prm_bundles(
+    request: PlacementGroupFactory, config: Any
+) -> PlacementGroupFactory:
+    """Adds a bundle for each PRM actor to what a trial of Tune asks for.
+
+    Args:
+        request: RLlib's.
+        config: the `PUREConfig`.
+
+    Returns:
+        The request with the actors' bundles at its end; none for actors that need
+        neither CPUs nor GPUs.
+    """
+    bundle = _bundle(PRMPoolSettings(**config.prm_actor_kwargs))
+    added = [bundle] * config.num_prm_actors if bundle else []
+    # A main process that needs nothing is the first bundle, and left out by Ray.
+    head: list[dict[str, float]] = [{}] if request.head_bundle_is_empty else []
+    return PlacementGroupFactory(
+        [*head, *request.bundles, *added], strategy=request.strategy
+    )
+
+
+def _bundle(settings: PRMPoolSettings) -> dict[str, float]:
+    wanted = {"CPU": settings.num_cpus, "GPU": settings.num_gpus}
+    return {name: amount for name, amount in wanted.items() if amount}
+
+
+def _places(num_actors: int, settings: PRMPoolSettings) -> list[dict[str, Any]]:
+    """Returns the options that give each actor its place.
+
+    An actor that took any free bundle of a trial might leave too little in it for the
+    env runner or learner that it was meant for, which would then wait for ever.
+    """
+    group, bundle = ray.util.get_current_placement_group(), _bundle(settings)
+    outside: list[dict[str, Any]] = [{"placement_group": None}] * num_actors
+    if group is None or not bundle:
+        return outside
+    first = group.bundle_count - num_actors
+    if first < 0 or group.bundle_specs[first:] != [bundle] * num_actors:
+        logger.warning(
+            "The placement group has no bundles for %d PRM actors of %s each at its "
+            "end: they take resources beside it, and the run waits for ever where "
+            "there are none. Have Tune ask `PURE.default_resource_request`, or add "
+            "these bundles.",
+            num_actors,
+            bundle,
+        )
+        return outside
+    return [
+        {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, first + i)}
+        for i in range(num_actors)
+    ]
 
 
 def check_prm_actors(config: Any) -> None:
@@ -175,15 +237,14 @@ class PRMPool:
         settings: see `PRMPoolSettings`.
 
     Attributes:
-        num_overlong: responses over the PRM's context so far.
-        num_retries: batches that were sent again so far.
+        counts: what the scorers have counted so far, and `retries`: batches that were
+            sent again.
     """
 
     def __init__(self, actors: Sequence[Any], settings: PRMPoolSettings | None = None):
         self.actors = list(actors)
         self.settings = settings or PRMPoolSettings()
-        self.num_overlong = 0
-        self.num_retries = 0
+        self.counts: Counter[str] = Counter()
         # Where an actor is down: when it is to be asked again, and since when it is.
         self._down: dict[int, tuple[float, float]] = {}
 
@@ -219,7 +280,7 @@ class PRMPool:
                     self._lost(batch, error)
                     todo.append(batch)
                     continue
-                self.num_overlong += scored.num_overlong
+                self.counts += scored.counts
                 for row, row_scores in zip(batch.rows, scored.scores, strict=True):
                     scores[row] = row_scores
             self._kill_the_stuck(running.values())
@@ -246,7 +307,7 @@ class PRMPool:
         now = monotonic()
         self._down.setdefault(batch.actor, (now, now))
         batch.num_tries += 1
-        self.num_retries += 1
+        self.counts["retries"] += 1
         if batch.num_tries > self.settings.max_retries:
             raise RuntimeError(
                 f"{len(batch.requests)} responses could not be scored: their PRM actor "

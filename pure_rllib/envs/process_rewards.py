@@ -2,6 +2,7 @@
 
 import inspect
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,12 @@ from pure_rllib.embedded.cache import resolve_model
 from pure_rllib.envs.generative_prm import GenerativeLoader
 from pure_rllib.envs.named_object import import_named
 from pure_rllib.generation.load_policy import policy_config, random_model
-from pure_rllib.rewards.base import FunctionScorer, ScoringRequest, StepScorer
+from pure_rllib.rewards.base import (
+    FunctionScorer,
+    ScoringRequest,
+    StepScorer,
+    counts_of,
+)
 from pure_rllib.rewards.prm_checkpoint import default_device, read_checkpoint
 from pure_rllib.rewards.prm_formats import FORMATS, format_ids
 from pure_rllib.rewards.process_reward import ProcessRewardModel, make_builder
@@ -51,9 +57,14 @@ class DeferredScorer:
         return DeferredScorer, (self._make,)
 
     @property
+    def counts(self) -> Counter[str]:
+        """What the scorer has counted so far."""
+        return counts_of(self._scorer)
+
+    @property
     def num_overlong(self) -> int:
         """How many responses were over the PRM's context so far."""
-        return getattr(self._scorer, "num_overlong", 0)
+        return self.counts["overlong"]
 
 
 def make_step_scorer(

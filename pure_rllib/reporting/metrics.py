@@ -45,6 +45,9 @@ accuracy [share, 0 to 1]
 pass_at_g [share, 0 to 1]
     Groups in which at least one response is correct.
     Such groups / groups whose gold answer is known; G is the group size.
+groups/verified [groups, count]
+    Groups whose gold answer is known: what accuracy rests on, as answers go by groups.
+    Count in this iteration.
 groups/no_signal_share [share, 0 to 1]
     Groups that teach nothing, all their responses having earned the same.
     Groups with equal rewards (to 1e-5), but for the response baseline at equal places.
@@ -69,6 +72,18 @@ verifier/timeout [responses, count]
 verifier/error [responses, count]
     Responses on which the checker itself failed.
     Count in this iteration.
+verifier/opinion_accepted [responses, count]
+    Responses that only a hybrid verifier's second opinion accepted: audit these.
+    Count in this iteration; the rules accepted verifier/correct minus these.
+verifier/opinion_rejected [responses, count]
+    Responses that rules and second opinion rejected.
+    Count in this iteration; 0 without a second opinion.
+verifier/opinion_undecided [responses, count]
+    Responses that the second opinion was asked about and had none; they earn 0.
+    Count in this iteration; 0 without a second opinion.
+verifier/opinion_guarded [responses, count]
+    Rejected responses that a guard kept from the second opinion (no box, attacks, ...).
+    Count in this iteration; 0 without a second opinion.
 
 # Process reward model (PRM)
 prm/verifier_agreement [share, 0 to 1]
@@ -80,6 +95,15 @@ prm/overlong [responses, count]
 prm/retries [batches, count]
     Batches of responses that were scored again, their PRM actor having been lost.
     Count in this iteration; 0 without PRM actors.
+prm/verdicts [verdicts, count]
+    Verdicts that a generative PRM sampled for its votes.
+    Count in this iteration, equal questions asked once; 0 without votes.
+prm/unclear_verdicts [verdicts, count]
+    Sampled verdicts with neither of the two words: votes that count for no side.
+    Count in this iteration; 0 without votes.
+prm/ties [questions, count]
+    Questions about a step whose votes cancel out, so that the score is 0.
+    Count in this iteration, equal questions once; 0 without votes.
 
 # Prompts and responses
 prompt/tokens [tokens]

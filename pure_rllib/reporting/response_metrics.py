@@ -68,6 +68,7 @@ def _correctness_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
 def _group_metrics(groups: Sequence[Sequence[ResponseRecord]]) -> dict[str, float]:
     verified = [g for g in groups if any(r.correct is not None for r in g)]
     return {
+        "groups/verified": float(len(verified)),
         "pass_at_g": _mean([any(r.correct for r in g) for g in verified]),
         "prompt/tokens": _mean([g[0].num_prompt_tokens for g in groups]),
     }

@@ -1,6 +1,7 @@
 """What every step scorer and every verifier offers. S steps, T response tokens."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -66,6 +67,18 @@ class Verifier(Protocol):
 
     def verify(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """Returns one verdict per pair of gold answer and response text."""
+
+
+def counts_of(part: object) -> Counter[str]:
+    """Returns what a step scorer or a verifier has counted so far.
+
+    That is its attribute `counts`, a mapping from names to counts, or, of a scorer that
+    only counts responses over its context, `num_overlong`.
+    """
+    counts = getattr(part, "counts", None)
+    if isinstance(counts, Mapping):
+        return Counter(counts)
+    return Counter({"overlong": getattr(part, "num_overlong", 0)})
 
 
 class FunctionScorer:

@@ -1,6 +1,7 @@
 """A causal language model that is asked about each step. N questions, S steps."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -10,7 +11,7 @@ import numpy as np
 
 from pure_rllib.credit.steps import own_bos_id, single_token_id
 from pure_rllib.generation.base import Generator, SamplingParams
-from pure_rllib.rewards.base import ScoringRequest
+from pure_rllib.rewards.base import ScoringRequest, counts_of
 from pure_rllib.rewards.prm_input import PRMRow
 from pure_rllib.rewards.prm_text import chat_ids, plain_ids
 from pure_rllib.rewards.row_scorer import RowScorer
@@ -211,7 +212,8 @@ class VoteJudge:
             limit.
 
     Attributes:
-        num_unclear: sampled texts without a verdict so far.
+        counts: so far sampled `verdicts`, `unclear_verdicts` among them, with neither
+            word, and `ties`: questions whose votes cancel out, so that the score is 0.
     """
 
     def __init__(
@@ -229,7 +231,7 @@ class VoteJudge:
         self.max_prompt_tokens: int | None = None
         if max_model_len is not None:
             self.max_prompt_tokens = max_model_len - settings.max_verdict_tokens
-        self.num_unclear = 0
+        self.counts: Counter[str] = Counter()
         self._values = {
             word.strip().lower(): value
             for word, value in zip(verdicts, (1.0, -1.0), strict=True)
@@ -250,13 +252,16 @@ class VoteJudge:
             [self._vote(response.token_ids.tolist()) for response in group]
             for group in groups
         ]
-        return np.array(votes, np.float32).reshape(len(prompts), -1).mean(1)
+        scores = np.array(votes, np.float32).reshape(len(prompts), -1).mean(1)
+        self.counts["verdicts"] += len(prompts) * settings.num_votes
+        self.counts["ties"] += int((scores == 0.0).sum())
+        return scores
 
     def _vote(self, token_ids: list[int]) -> float:
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         found = self._verdict.findall(text)
         if not found:
-            self.num_unclear += 1
+            self.counts["unclear_verdicts"] += 1
             return 0.0
         return self._values[found[-1].lower()]
 
@@ -291,6 +296,13 @@ class GenerativePRM:
         self.question = question or StepQuestion()
         self.adjustment = adjustment or ScoreAdjustment()
         self.num_overlong = 0
+
+    @property
+    def counts(self) -> Counter[str]:
+        """`overlong` responses, and what the judge counts."""
+        counts = counts_of(self.judge)
+        counts["overlong"] = self.num_overlong
+        return counts
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[np.ndarray]:
         """See `StepScorer.score`."""

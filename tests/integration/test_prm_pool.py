@@ -130,7 +130,7 @@ def test_a_pool_gives_the_scores_of_one_process(prm_pool):
         for first, second in zip(scored, expected, strict=True):
             np.testing.assert_allclose(first, second, atol=1e-5)
             assert first.dtype == np.float32
-    num_overlong = sum(pool.num_overlong for pool in pools)
+    num_overlong = sum(pool.counts["overlong"] for pool in pools)
     assert num_overlong == 3 * scorer.num_overlong > 0
     assert len(found) == 3 and prm_pool.score([]) == []
 
@@ -149,7 +149,7 @@ def test_an_error_of_the_scorer_is_no_reason_to_try_again(scripted):
     pool = scripted.pool()
     with pytest.raises(ValueError, match="a bad prompt"):
         pool.score([*requests(1), asking("error")])
-    assert pool.num_retries == 0
+    assert pool.counts["retries"] == 0
     check_scores(pool.score(requests(1)), requests(1))
 
 
@@ -161,7 +161,7 @@ def test_a_killed_actor_loses_no_response(scripted):
     killer.start()
     check_scores(pool.score(many), many)
     killer.join()
-    assert pool.num_retries >= 1
+    assert pool.counts["retries"] >= 1
     # It is started again, and takes part again.
     assert scripted.pids()[0] != pids[0]
     check_scores(pool.score(many), many)
@@ -173,7 +173,7 @@ def test_a_stuck_actor_is_replaced(scripted):
     scripted.hang_file.touch()
     pool = scripted.pool(timeout_s=8.0)
     check_scores(pool.score(requests(3)), requests(3))
-    assert pool.num_retries == 1 and not scripted.hang_file.exists()
+    assert pool.counts["retries"] == 1 and not scripted.hang_file.exists()
     assert sum(a != b for a, b in zip(pids, scripted.pids(), strict=True)) == 1
 
 

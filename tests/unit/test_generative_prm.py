@@ -123,7 +123,13 @@ def test_votes_are_counted():
             votes.append({"y": 1.0, "n": -1.0, None: 0.0}[last])
         expected.append(np.mean(votes))
     np.testing.assert_allclose(scores, expected, atol=1e-6)
-    assert judge.num_unclear == unclear and 0 < unclear < 18
+    assert 0 < unclear < 18
+    assert prm.counts == {
+        "verdicts": 18,
+        "unclear_verdicts": unclear,
+        "ties": sum(score == 0.0 for score in expected),
+        "overlong": 0,
+    }
     assert np.abs(scores).max() > 0
 
 

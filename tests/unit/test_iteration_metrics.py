@@ -1,6 +1,7 @@
 """From what an iteration did to its metrics."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -53,8 +54,7 @@ def sampled() -> SampledBatch:
         ],
         seconds={"sample": 2.0, "score": 0.5, "verify": 0.25, "sync": 0.125},
         num_resampled=1,
-        num_overlong=3,
-        num_prm_retries=2,
+        counts=Counter({"prm/overlong": 3, "prm/retries": 2}),
         weights_version=6,
     )
 
@@ -112,6 +112,7 @@ def test_metrics_by_hand() -> None:
     assert made["groups/dropped"] == 1.0
     assert made["groups/resampled"] == 1.0
     assert made["prm/overlong"] == 3.0 and made["prm/retries"] == 2.0
+    assert made["verifier/opinion_accepted"] == 0.0
     assert made["throughput/scoring_share"] == 0.5 / 8.0
     assert made["prompt/dropped"] == 2.0
     assert made["epoch"] == 10 / 8
@@ -183,8 +184,8 @@ def test_batches_of_several_rounds_add_up() -> None:
     first.extend(sampled())
     assert [g.group_id for g in first.groups] == [4, 5, 4, 5]
     assert first.seconds["sample"] == 4.0
-    assert (first.num_resampled, first.num_overlong) == (2, 6)
-    assert first.num_prm_retries == 4
+    assert first.num_resampled == 2
+    assert first.counts == {"prm/overlong": 6, "prm/retries": 4}
 
 
 def test_names_become_nested_results() -> None:

@@ -80,6 +80,7 @@ def test_numbers_by_hand(batch):
         # mean 0.25: four times .75^2, twice 1.25^2, twice .25^2
         "advantage/std": math.sqrt((4 * 0.5625 + 2 * 1.5625 + 2 * 0.0625) / 8),
         "accuracy": 0.5,
+        "groups/verified": 1.0,
         "pass_at_g": 1.0,  # of one group with gold answers
         "prm/verifier_agreement": 0.5,  # the wrong response's minimum is above 0
         "response/tokens": 8 / 3,

@@ -4,6 +4,7 @@ G responses per prompt, P prompt tokens, T response tokens.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -26,6 +27,7 @@ from pure_rllib.algorithms.pure.arrival_proof import ArrivalProof
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.episodes import make_episode
 from pure_rllib.algorithms.pure.hack_guard import cap_rewards, mark_group
+from pure_rllib.algorithms.pure.judge_counts import judge_counts
 from pure_rllib.algorithms.pure.records import make_record, total_rewards
 from pure_rllib.algorithms.pure.weight_exchange import WeightReceiver, Weights
 from pure_rllib.data.order import ProblemTicket
@@ -69,15 +71,13 @@ class RunnerSample:
         groups: one per prompt.
         seconds: wall-clock time by phase: `sync` (taking over weights), `sample`,
             `score`, `verify`, and `total`.
-        num_overlong: responses over the PRM's context.
-        num_prm_retries: batches that lost their PRM actor and were sent again.
+        counts: what step scorer and verifier counted, see `JUDGE_COUNTS`.
         logp_gap: what `ArrivalProof` found when it took over the weights.
     """
 
     groups: list[Group] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    num_overlong: int = 0
-    num_prm_retries: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     logp_gap: float = math.nan
 
 
@@ -193,7 +193,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         )
         generated = perf_counter()
         flat = [response for group in responses for response in group]
-        before = _scorer_counts(env)
+        before = judge_counts(env.judge)
         judged, times = env.judge.judge(
             [problem for problem in problems for _ in range(size)],
             [prompt for prompt in prompts for _ in range(size)],
@@ -201,11 +201,8 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             # No figure of the evaluation is made of process rewards.
             score=not evaluation,
         )
-        after = _scorer_counts(env)
         sample = RunnerSample(
-            num_overlong=after[0] - before[0],
-            num_prm_retries=after[1] - before[1],
-            logp_gap=self._logp_gap,
+            counts=judge_counts(env.judge) - before, logp_gap=self._logp_gap
         )
         ids = group_ids if group_ids is not None else range(len(tickets))
         for i, (problem, prompt, group_id) in enumerate(
@@ -359,10 +356,3 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             "num_workers": self.num_workers,
         }
         return (), kwargs
-
-
-def _scorer_counts(env: TokenEnv) -> tuple[int, int]:
-    """Overlong responses and retries since the environment was made."""
-    scorer = env.judge.step_scorer
-    overlong = getattr(scorer, "num_overlong", 0)
-    return int(overlong), int(getattr(scorer, "num_retries", 0))

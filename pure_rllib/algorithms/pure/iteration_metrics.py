@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
+from pure_rllib.algorithms.pure.judge_counts import JUDGE_COUNTS
 from pure_rllib.algorithms.pure.records import has_signal
 from pure_rllib.algorithms.pure.sampling import SampledBatch
 from pure_rllib.reporting.metrics import METRICS
@@ -88,8 +89,7 @@ def iteration_metrics(
         "groups/dropped": float(len(batch.groups) - num_kept),
         "groups/resampled": float(batch.num_resampled),
         "prompt/dropped": float(env.num_dropped_prompts),
-        "prm/overlong": float(batch.num_overlong),
-        "prm/retries": float(batch.num_prm_retries),
+        **{name: float(batch.counts[name]) for name in JUDGE_COUNTS},
         "throughput/scoring_share": phases["score"] / seconds["iteration"],
         "generator_learner_logp_gap": batch.logp_gap,
         "weights/version": float(batch.weights_version),

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic, sleep
@@ -48,8 +49,7 @@ class SampledBatch:
         groups: one per turn.
         seconds: by phase, the slowest env runner's.
         num_resampled: groups that were sampled again after an env runner was lost.
-        num_overlong: responses over the PRM's context.
-        num_prm_retries: batches that lost their PRM actor and were sent again.
+        counts: what step scorers and verifiers counted, see `JUDGE_COUNTS`.
         weights_version: of the policy that was sampled from.
         logp_gap: the largest of those that env runners found when they took over the
             weights.
@@ -58,8 +58,7 @@ class SampledBatch:
     groups: list[Group] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     num_resampled: int = 0
-    num_overlong: int = 0
-    num_prm_retries: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     weights_version: int = 0
     logp_gap: float = math.nan
 
@@ -69,9 +68,8 @@ class SampledBatch:
         for phase, seconds in other.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.num_resampled += other.num_resampled
-        self.num_overlong += other.num_overlong
+        self.counts += other.counts
         self.logp_gap = max(self.logp_gap, other.logp_gap)
-        self.num_prm_retries += other.num_prm_retries
 
 
 @dataclass(slots=True)
@@ -252,8 +250,7 @@ def _collect(
     return SampledBatch(
         groups=[by_id[turn.group_id] for turn in turns],
         seconds=dict(slowest.seconds),
-        num_overlong=sum(result.num_overlong for result in results),
-        num_prm_retries=sum(result.num_prm_retries for result in results),
+        counts=sum((result.counts for result in results), Counter()),
         weights_version=weights.version,
         logp_gap=max(result.logp_gap for result in results),
     )
