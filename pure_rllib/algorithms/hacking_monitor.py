@@ -33,6 +33,9 @@ class RewardHackingMonitor(RLlibCallback):
 
     Going back restores the learners; iterations and problems go on counting, so that
     other problems are asked. It keeps checkpoints of its own in a temporary folder.
+
+    What it remembers is part of the algorithm's checkpoints (`PURE.get_state`), so that
+    a run that is resumed is compared with what it was before.
     """
 
     def __init__(self) -> None:
@@ -43,6 +46,20 @@ class RewardHackingMonitor(RLlibCallback):
         self._folder: Path | None = None
         # With the iteration of each, oldest first.
         self._checkpoints: list[tuple[int, Path]] = []
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns what it remembers, but for the checkpoints to go back to."""
+        return {
+            "rows": list(self._rows),
+            "ringing": sorted(self._ringing),
+            "num_returns": self._num_returns,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `get_state` returned."""
+        self._rows = list(state["rows"])
+        self._ringing = frozenset(state["ringing"])
+        self._num_returns = state["num_returns"]
 
     @override(RLlibCallback)
     def on_train_result(

@@ -1,5 +1,6 @@
 """The monitor in a real run; a callback before it writes the metrics of a hack."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from pure_rllib.algorithms import PURE, PUREConfig, RewardHackingMonitor
+from tests.integration.conftest import TINY_POLICY
 
 pytestmark = pytest.mark.slow
 HACK_STARTS = 5
@@ -91,6 +93,60 @@ def test_it_goes_back_to_the_last_good_policy(tiny_config: PUREConfig) -> None:
         assert any((restored[k] != v).any() for k, v in weights(algo).items())
     finally:
         algo.stop()
+
+
+def test_a_resumed_run_is_compared_with_what_it_was(
+    tiny_config: PUREConfig, tmp_path: Path
+) -> None:
+    algo = build(tiny_config.copy(), "warn")
+    try:
+        for _ in range(ALARM - 1):
+            assert algo.train()["hacking"]["alarm"] == 0.0
+        algo.save_to_path(str(tmp_path / "checkpoint"))
+    finally:
+        algo.stop()
+    algo = build(tiny_config, "warn")
+    try:
+        algo.restore_from_path(str(tmp_path / "checkpoint"))
+        result = algo.train()
+    finally:
+        algo.stop()
+    assert result["training_iteration"] == ALARM
+    assert result["hacking"]["signal"]["one_step"] == 1.0
+
+
+def test_what_judges_count_reaches_the_results(tiny_config: PUREConfig) -> None:
+    prm_kwargs = {
+        "prm_format": "generative",
+        "template": "{step}",
+        "verdicts": ["1", "2"],
+        "votes": {"num_votes": 2, "max_verdict_tokens": 4},
+    }
+    tiny_config.environment(
+        env_config={
+            "process_rewards": "none",
+            "prm": TINY_POLICY,
+            "prm_kwargs": prm_kwargs,
+            "verifier": "hybrid",
+            "verifier_kwargs": {
+                "boxed_only": True,
+                "second_opinion": lambda gold, answer: True,
+            },
+        }
+    )
+    algo = tiny_config.build_algo()
+    try:
+        result = algo.train()
+    finally:
+        algo.stop()
+    prm, verifier = result["prm"], result["verifier"]
+    assert prm["verdicts"] >= prm["unclear_verdicts"] > 0
+    assert prm["verdicts"] % 2 == 0 and 0 < prm["ties"] <= prm["verdicts"] / 2
+    # Everything that gets past the guards is accepted; a random policy boxes little.
+    rejected = verifier["incorrect"] + verifier["no_answer"]
+    assert verifier["opinion_guarded"] == rejected > 8
+    assert verifier["opinion_accepted"] <= verifier["correct"] == 16 - rejected
+    assert verifier["opinion_rejected"] == verifier["opinion_undecided"] == 0
 
 
 def test_caps_reach_episodes_records_and_advantages(tiny_config: PUREConfig) -> None:

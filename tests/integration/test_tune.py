@@ -105,24 +105,43 @@ def test_schedulers_run_trials(tmp_path: Path, scheduler: str) -> None:
     assert all(row["error"] is None for row in table)
 
 
-@pytest.fixture
-def tuner_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+@pytest.fixture(params=[1])
+def tuner_ray(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray with `request.param` CPUs."""
+    ray.init(
+        address="local",
+        num_cpus=request.param,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     # Tune forgets names when Ray is shut down, as the other tests do.
     tune.register_trainable("PURE", PURE)
     yield
     ray.shutdown()
 
 
-def test_tuner_takes_a_config_of_ours(tmp_path: Path, tuner_ray: None) -> None:
-    config = (
+def fit(config: PUREConfig, folder: Path) -> tune.ResultGrid:
+    """Runs trials of one iteration."""
+    results = tune.Tuner(
+        "PURE",
+        param_space=config,
+        run_config=tune.RunConfig(
+            storage_path=str(folder), stop={"training_iteration": 1}, verbose=0
+        ),
+    ).fit()
+    assert not results.errors
+    return results
+
+
+@pytest.fixture
+def tiny() -> PUREConfig:
+    return (
         PUREConfig()
         .environment(
             "pure_rllib/Arithmetic-v0",
             env_config={"process_rewards": "exact", "max_response_tokens": 16},
         )
         .env_runners(num_prompts=2, group_size=4)
-        .training(lr=tune.grid_search([1e-3, 1e-4]))
         .rl_module(
             model_config={
                 "model": {
@@ -137,13 +156,24 @@ def test_tuner_takes_a_config_of_ours(tmp_path: Path, tuner_ray: None) -> None:
             }
         )
     )
-    results = tune.Tuner(
-        "PURE",
-        param_space=config,
-        run_config=tune.RunConfig(
-            storage_path=str(tmp_path), stop={"training_iteration": 1}, verbose=0
-        ),
-    ).fit()
-    assert not results.errors
+
+
+def test_tuner_takes_a_config_of_ours(
+    tmp_path: Path, tuner_ray: None, tiny: PUREConfig
+) -> None:
+    results = fit(tiny.training(lr=tune.grid_search([1e-3, 1e-4])), tmp_path)
     assert sorted(result.config["lr"] for result in results) == [1e-4, 1e-3]
     assert all(result.metrics["reward"]["total"] <= 0 for result in results)
+
+
+@pytest.mark.parametrize("tuner_ray", [2], indirect=True)
+def test_prm_actors_run_on_the_resources_of_their_trial(
+    tmp_path: Path, tuner_ray: None, tiny: PUREConfig
+) -> None:
+    """The trial has both CPUs: beside it, the actor would wait for ever."""
+    assert PURE.default_resource_request(
+        tiny.env_runners(num_prm_actors=1)
+    ).required_resources == {"CPU": 2.0}
+    (result,) = fit(tiny, tmp_path)
+    assert result.metrics["reward"]["process_min"] < 0
+    assert result.metrics["prm"]["retries"] == 0

@@ -1,14 +1,15 @@
 """What waits together is scored together, by a budget of tokens; without Ray."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.algorithms.prm_actor import PRMActor
 from pure_rllib.algorithms.prm_pool import PRMPoolSettings, check_prm_actors
-from pure_rllib.algorithms.pure.pure_config import PUREConfig
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.testing import HashScorer
 
@@ -49,7 +50,7 @@ def test_what_waits_together_is_scored_together():
     expected = HashScorer().score(requests)
     for answer, scores in zip(answers, expected, strict=True):
         np.testing.assert_array_equal(answer.scores[0], scores)
-    assert sum(answer.num_overlong for answer in answers) == 1
+    assert sum((answer.counts for answer in answers), Counter()) == {"overlong": 1}
 
 
 def test_an_error_of_the_scorer_reaches_the_caller_and_no_later_one():
@@ -95,3 +96,33 @@ def test_right_settings():
     )
     check_prm_actors(config)
     assert PRMPoolSettings(**config.prm_actor_kwargs).num_gpus == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "bundle"),
+    [
+        ({}, {"CPU": 1.0}),
+        ({"num_gpus": 0.5}, {"CPU": 1.0, "GPU": 0.5}),
+        ({"num_cpus": 0, "num_gpus": 1}, {"GPU": 1.0}),
+        ({"num_cpus": 0}, None),
+    ],
+)
+def test_a_trial_of_tune_asks_for_the_actors_places(kwargs, bundle):
+    config = PUREConfig().env_runners(num_env_runners=2, num_cpus_per_env_runner=3)
+    config.learners(num_learners=1)
+    without = PURE.default_resource_request(config)
+    config.env_runners(num_prm_actors=2, prm_actor_kwargs=kwargs)
+    request = PURE.default_resource_request(config)
+    assert request.bundles == without.bundles + [bundle] * (2 if bundle else 0)
+    assert request.strategy == without.strategy == config.placement_strategy
+    # As Tune asks: with the settings as a mapping.
+    assert PURE.default_resource_request(config.to_dict()) == request
+
+
+def test_a_main_process_without_resources_stays_so():
+    config = PUREConfig().resources(num_cpus_for_main_process=0)
+    config.learners(num_learners=1, num_cpus_per_learner=1)
+    config.env_runners(num_prm_actors=1, prm_actor_kwargs={"num_cpus": 2})
+    request = PURE.default_resource_request(config)
+    assert request.head_bundle_is_empty
+    assert request.bundles == [{"CPU": 1.0}, {"CPU": 2.0}]

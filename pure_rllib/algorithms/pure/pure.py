@@ -13,10 +13,15 @@ from ray.rllib.connectors.learner.learner_connector_pipeline import (
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.tune import PlacementGroupFactory
 
 from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
-from pure_rllib.algorithms.prm_pool import start_prm_actors
+from pure_rllib.algorithms.prm_pool import start_prm_actors, with_prm_bundles
 from pure_rllib.algorithms.pure import learner_stats
+from pure_rllib.algorithms.pure.callback_state import (
+    callback_states,
+    set_callback_states,
+)
 from pure_rllib.algorithms.pure.checkpoint_files import check_files, named_files
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
@@ -33,7 +38,6 @@ from pure_rllib.algorithms.pure.placement import (
     without_env_runners,
 )
 from pure_rllib.algorithms.pure.pure_config import PUREConfig
-from pure_rllib.algorithms.pure.records import has_signal
 from pure_rllib.algorithms.pure.rollout_queue import RolloutQueue, mark_lags
 from pure_rllib.algorithms.pure.rollouts import records_with_advantages
 from pure_rllib.algorithms.pure.sampling import (
@@ -43,6 +47,7 @@ from pure_rllib.algorithms.pure.sampling import (
 )
 from pure_rllib.algorithms.pure.train_batch import (
     MiniBatchPlan,
+    groups_to_learn_from,
     plan_mini_batches,
 )
 from pure_rllib.algorithms.pure.validation import check_against_env
@@ -52,6 +57,7 @@ from pure_rllib.generation.whole_folder import find_whole, write_whole
 from pure_rllib.reporting.records import ResponseRecord
 
 _STATE = "pure"
+_CALLBACKS = "pure_callbacks"
 # Hashed with the run's seed: evaluation draws other random numbers than training.
 _EVALUATION_EPOCH = -1
 
@@ -70,6 +76,14 @@ class PURE(Algorithm):
     def get_default_config(cls) -> PUREConfig:
         """Returns the defaults."""
         return PUREConfig()
+
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """Returns what a trial of Tune needs: RLlib's bundles and the PRM actors'."""
+        request = super().default_resource_request(config)
+        filled = cls.get_default_config().update_from_dict(config)
+        return with_prm_bundles(request, filled)
 
     @override(Algorithm)
     def setup(self, config: Any) -> None:
@@ -142,7 +156,7 @@ class PURE(Algorithm):
         batch = self._queue.next_batch(self._counts.cursor, self._published())
         self._counts.cursor += len(batch.groups)
         sampled = perf_counter()
-        kept = self._keep(batch)
+        kept = groups_to_learn_from(batch.groups, self.config)
         plan = plan_mini_batches(
             [group.group_id for group in kept],
             groups_per_step=self.config.groups_per_step,
@@ -173,20 +187,6 @@ class PURE(Algorithm):
                 "iteration": perf_counter() - start,
             },
         )
-
-    def _keep(self, batch: SampledBatch) -> list[Group]:
-        """Leaves out groups that teach nothing, if the configuration says so."""
-        if self.config.no_signal_groups == "keep":
-            return batch.groups
-        # Every learner needs a group; one that teaches nothing does no harm.
-        least = max(1, self.config.num_learners)
-        first_useful = sorted(
-            batch.groups, key=lambda group: not has_signal(group.records, self.config)
-        )
-        num_useful = sum(
-            has_signal(group.records, self.config) for group in first_useful
-        )
-        return first_useful[: max(least, num_useful)]
 
     def _sample_again(self, group_ids: Sequence[int]) -> list[Group]:
         """Samples groups that were lost after they were sampled."""
@@ -334,6 +334,7 @@ class PURE(Algorithm):
         """Adds what PURE counts to RLlib's state."""
         state: dict[str, Any] = super().get_state(*args, **kwargs)
         state[_STATE] = self._counts.as_dict()
+        state[_CALLBACKS] = callback_states(self.callbacks)
         return state
 
     @override(Algorithm)
@@ -344,6 +345,7 @@ class PURE(Algorithm):
             self._counts = RunCounts(**state[_STATE])
             self._weights = None
             self._queue.drop()
+        set_callback_states(self.callbacks, state.get(_CALLBACKS, {}))
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -367,14 +369,17 @@ class PURE(Algorithm):
     def go_back(self, path: str | Path) -> None:
         """Restores a checkpoint's policy, and asks other problems from there on.
 
-        Iterations, problems and weight versions go on counting.
+        Iterations, problems and weight versions go on counting, and callbacks keep what
+        they remember.
 
         Args:
             path: of a checkpoint of this run.
         """
         counts, iteration = self._counts, self.iteration
+        callbacks = callback_states(self.callbacks)
         self.restore_from_path(str(path))
         self._counts, self._iteration = counts, iteration
+        set_callback_states(self.callbacks, callbacks)
         self._counts.weights_version += 1
 
     @override(Algorithm)

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from pure_rllib.algorithms.pure.group_env_runner import Group
+from pure_rllib.algorithms.pure.records import has_signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,25 @@ class MiniBatchPlan:
     mini_batches: tuple[tuple[int, ...], ...]
     iteration: int
     max_response_tokens: int
+
+
+def groups_to_learn_from(groups: list[Group], config: Any) -> list[Group]:
+    """Leaves out groups that teach nothing, if the configuration says so.
+
+    Args:
+        groups: the iteration's.
+        config: the `PUREConfig`.
+
+    Returns:
+        At least one group per learner.
+    """
+    if config.no_signal_groups == "keep":
+        return groups
+    # Every learner needs a group; one that teaches nothing does no harm.
+    least = max(1, config.num_learners)
+    teaches = [has_signal(group.records, config) for group in groups]
+    order = sorted(range(len(groups)), key=lambda i: not teaches[i])
+    return [groups[i] for i in order[: max(least, sum(teaches))]]
 
 
 def plan_mini_batches(
