@@ -29,15 +29,19 @@ METRICS = (
     "response/repetition",
     "prm/verifier_agreement",
     "hacking/pseudo_positive_share",
+    "pass_at_g",
+    "groups/verified",
     "loss/policy",
 )
 """What the detector reads, but for the KL to a reference policy, which no run has."""
-# Task, process rewards, verifiable coefficient, baseline, credit assignment.
-ARMS: dict[str, tuple[str, str, float, str, str]] = {
-    "arithmetic": ("z", "neural", 1.0, "token", "min"),
-    "sim_min": ("y", "simulated", 0.0, "response", "min"),
-    "sim_sum": ("y", "simulated", 0.0, "response", "sum"),
-    "weak_sum": ("y", "weak", 0.0, "response", "sum"),
+# Task, process rewards, verifiable coefficient, baseline, credit assignment, share of
+# problems with an answer.
+ARMS: dict[str, tuple[str, str, float, str, str, float]] = {
+    "arithmetic": ("z", "neural", 1.0, "token", "min", 1.0),
+    "sim_min": ("y", "simulated", 0.0, "response", "min", 1.0),
+    "sim_sum": ("y", "simulated", 0.0, "response", "sum", 1.0),
+    "sparse": ("sparse", "simulated", 1.0, "response", "min", 0.1),
+    "weak_sum": ("y", "weak", 0.0, "response", "sum", 1.0),
 }
 Rows = Sequence[Mapping[str, float]]
 
@@ -57,14 +61,18 @@ def run(arm: str, seed: int, num_iterations: int, folder: Path) -> None:
         env.judge.step_scorer = SimulatedPRM(10, believes_wrong=0.5, strict=False)
         return env
 
-    task, rewards, verifiable, baseline, credit = ARMS[arm]
+    task, rewards, verifiable, baseline, credit, answers = ARMS[arm]
     tune.register_env("weak", weak)
     scorer = "simulated" if rewards == "weak" else rewards
     config = (
         PUREConfig()
         .environment(
             "weak" if rewards == "weak" else "pure_rllib/Arithmetic-v0",
-            env_config={"task": task, "process_rewards": scorer},
+            env_config={
+                "task": task,
+                "process_rewards": scorer,
+                "answer_fraction": answers,
+            },
         )
         .training(
             lr=6.0e-4,

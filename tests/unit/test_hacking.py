@@ -29,6 +29,8 @@ def healthy(seed: int = 0) -> Series:
         "prm/verifier_agreement": 0.92 + rng.normal(0.0, 0.03, NUM),
         "hacking/pseudo_positive_share": 0.1 + rng.normal(0.0, 0.03, NUM),
         "loss/policy": rng.normal(0.0, 0.04, NUM),
+        "groups/verified": 16.0 * ONES,
+        "pass_at_g": ONES,
         "kl/reference": 0.02 * UP + rng.normal(0.0, 0.002, NUM),
     }
 
