@@ -95,6 +95,27 @@ def check_model_folder(path: str | Path, setting: str = "model") -> ModelFiles:
     )
 
 
+def read_config(files: ModelFiles, setting: str = "model") -> dict[str, Any]:
+    """Returns the content of config.json, fetched if the model is on the hub.
+
+    Args:
+        files: from `check_model_folder`.
+        setting: the setting that holds the path, named by errors.
+
+    Raises:
+        ValueError: the hub does not give it.
+    """
+    if files.is_local:
+        return dict(files.config)
+    from transformers import PretrainedConfig
+
+    try:
+        return dict(PretrainedConfig.get_config_dict(files.path)[0])
+    except OSError as error:
+        reason = f"there is no such folder, and the hub gives none: {error}".rstrip(".")
+        raise _error(setting, files.path, reason) from error
+
+
 def _is_hub_id(text: str) -> bool:
     parts = text.split("/")
     return len(parts) == 2 and all(parts) and text[0] not in "./~"

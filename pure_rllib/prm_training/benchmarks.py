@@ -58,7 +58,10 @@ def read_processbench(source: str) -> list[BenchmarkItem]:
 
 def _rows(file: Path, option: str) -> Sequence[Mapping[str, Any]]:
     if not file.is_file():
-        raise FileNotFoundError(f"`{option}` ({file}) must exist; there is no file.")
+        raise FileNotFoundError(
+            f"`{option}` ({file}) must exist; there is no such file. Set the path of "
+            "what the benchmark's authors publish."
+        )
     return read_rows(str(file), split="train", subset=None, limit=None)
 
 

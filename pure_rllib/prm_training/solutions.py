@@ -50,7 +50,11 @@ class LabelledSolution:
 
 
 def read_solutions(
-    source: str, *, neutral: Neutral = "good", split: str = "train"
+    source: str,
+    *,
+    neutral: Neutral = "good",
+    split: str = "train",
+    setting: str = "--data",
 ) -> list[LabelledSolution]:
     """Reads labelled solutions; the form is told by the names of the columns.
 
@@ -65,6 +69,7 @@ def read_solutions(
         source: a JSON, JSON Lines or Parquet file, a folder, or a data set on the hub.
         neutral: what a rating of 0 means, with PRM800K.
         split: of a folder written by `datasets` or a data set on the hub.
+        setting: the setting that holds the source, named by errors.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -74,18 +79,24 @@ def read_solutions(
     files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
     solutions: list[LabelledSolution] = []
     for part in [str(file) for file in files] or [source]:
-        rows = read_rows(part, split=split, subset=None, limit=None)
-        solutions += _solutions(rows, part, neutral)
+        try:
+            rows = read_rows(part, split=split, subset=None, limit=None)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"`{setting}` ({source}) must hold labelled steps. {error}"
+            ) from error
+        solutions += _solutions(rows, part, neutral, setting)
     if not any(label is not None for s in solutions for label in s.labels):
         raise ValueError(
-            f"`--data` ({source}) must hold labelled steps, because a PRM learns from "
-            "nothing else; none of its steps has a label. Set another source."
+            f"`{setting}` ({source}) must hold labelled steps, because nothing can be "
+            "learned or measured without; none of its steps has a label. Set another "
+            "source."
         )
     return solutions
 
 
 def _solutions(
-    rows: Sequence[Mapping[str, Any]], source: str, neutral: Neutral
+    rows: Sequence[Mapping[str, Any]], source: str, neutral: Neutral, setting: str
 ) -> list[LabelledSolution]:
     columns = set(rows[0])
     if columns >= {"instruction", "responses", "next_response", "rating"}:
@@ -96,7 +107,7 @@ def _solutions(
         steps = "completions" if "completions" in columns else "steps"
         if not columns >= {"prompt", steps, "labels"}:
             raise ValueError(
-                f"`--data` ({source}) must have the columns prompt, completions and "
+                f"`{setting}` ({source}) must have the columns prompt, completions and "
                 "labels (TRL), prompt, steps and labels, or those of PRM800K, because "
                 f"its form is told by them; it has {sorted(columns)}. Rename them."
             )

@@ -1,8 +1,6 @@
 """The two stages of PRM training on transformers' Trainer."""
 
-import importlib.util
 import json
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,23 +11,18 @@ from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    PretrainedConfig,
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 
 from pure_rllib.data.prompts import PromptTemplate, make_template
-from pure_rllib.generation.model_files import check_model_folder
+from pure_rllib.generation.model_files import check_model_folder, read_config
+from pure_rllib.prm_training.arguments import stage_arguments
 from pure_rllib.prm_training.dataset import Collator, StepRows, step_rows
 from pure_rllib.prm_training.losses import StepLoss
-from pure_rllib.prm_training.settings import (
-    OWN_ARGUMENTS,
-    PRMTrainingSettings,
-    accumulation,
-)
+from pure_rllib.prm_training.settings import PRMTrainingSettings
 from pure_rllib.prm_training.solutions import (
     LabelledSolution,
     prepared,
@@ -78,13 +71,8 @@ def read_base(settings: PRMTrainingSettings) -> PRMBase:
     settings.check()
     make_loss(settings)
     template = make_template(settings.template)
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError(
-            "`accelerate` (not installed) must be there, because transformers' Trainer "
-            "needs it. Install pure-rllib[prm]."
-        )
     files = check_model_folder(settings.model, "model")
-    config = dict(files.config or PretrainedConfig.get_config_dict(files.path)[0])
+    config = read_config(files)
     architecture = next(iter(config.get("architectures") or []), "")
     if architecture.endswith("ForProcessRewardModel"):
         raise ValueError(
@@ -124,60 +112,6 @@ def make_loss(settings: PRMTrainingSettings) -> StepLoss:
     return StepLoss(name, settings.taylor_order, settings.label_smoothing)
 
 
-def training_arguments(
-    settings: PRMTrainingSettings,
-    folder: Path,
-    *,
-    lr: float,
-    epochs: float,
-    deepspeed: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> TrainingArguments:
-    """Translates the settings of one stage.
-
-    Args:
-        settings: all settings.
-        folder: where the Trainer may write.
-        lr: of the stage.
-        epochs: of the stage.
-        deepspeed: a DeepSpeed config file.
-        extra: further arguments by transformers' names, such as `bf16`.
-
-    Raises:
-        ValueError: an argument has a setting of its own, or transformers refuses it.
-    """
-    for name in extra or {}:
-        if name in OWN_ARGUMENTS or name not in TrainingArguments.__dataclass_fields__:
-            own = OWN_ARGUMENTS.get(name)
-            reason = f"it is set by {own}" if own else "transformers has no such one"
-            raise ValueError(
-                f"`--trainer` ({name}) must be an argument of transformers' "
-                f"TrainingArguments that has no setting here; {reason}. Leave it out."
-            )
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    arguments: dict[str, Any] = {
-        "output_dir": str(folder),
-        "learning_rate": lr,
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": settings.micro_batch_size,
-        "gradient_accumulation_steps": accumulation(settings, num_processes),
-        "weight_decay": settings.weight_decay,
-        "adam_beta2": settings.adam_beta2,
-        "warmup_steps": settings.warmup,
-        "lr_scheduler_type": settings.lr_scheduler,
-        "max_grad_norm": settings.max_grad_norm,
-        "logging_steps": settings.log_every,
-        "seed": settings.seed,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        "deepspeed": deepspeed,
-    }
-    return TrainingArguments(**(arguments | dict(extra or {})))
-
-
 def training_rows(
     settings: PRMTrainingSettings,
     base: PRMBase,
@@ -189,6 +123,11 @@ def training_rows(
         taken = random.Random(settings.seed).sample(taken, settings.limit)
     after_first_error: Any = settings.after_first_error
     kept, held_out = split_by_prompt(taken, settings.holdout, settings.seed)
+    if not kept:
+        raise ValueError(
+            f"`holdout` ({settings.holdout}) must leave problems to train on, because "
+            f"all {len(taken)} solutions would be held out. Set --holdout 0.05."
+        )
     builder = make_builder(
         base.format,
         base.tokenizer,
@@ -236,23 +175,9 @@ def train(
     Raises:
         ValueError: an argument of the Trainer is wrong.
     """
-    stages = [
-        ("head", settings.head_lr, settings.head_epochs),
-        ("all", settings.lr, settings.epochs),
-    ]
     path, history = base.path, {}
-    for stage, lr, epochs in stages:
-        if epochs == 0:
-            continue
-        # Before the model: DeepSpeed's ZeRO 3 loads weights straight into shards.
-        arguments = training_arguments(
-            settings,
-            out / "trainer",
-            lr=lr,
-            epochs=epochs,
-            deepspeed=deepspeed,
-            extra=extra,
-        )
+    # Before each model: DeepSpeed's ZeRO 3 loads weights straight into shards.
+    for stage, arguments in stage_arguments(settings, out, deepspeed, extra):
         model = _load(path, base, settings)
         if stage == "head":
             _freeze_body(model)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pure_rllib.generation.model_files import check_model_folder
+from pure_rllib.generation.model_files import check_model_folder, read_config
 from pure_rllib.rewards.prm_formats import PRMFormat, format_ids, make_format
 
 _QWEN_PRM = "Qwen2ForProcessRewardModel"
@@ -49,11 +49,11 @@ def read_checkpoint(
     Raises:
         ValueError: no model there, no format fits, or the set one does not.
     """
-    from transformers import AutoTokenizer, PretrainedConfig
+    from transformers import AutoTokenizer
 
     files = check_model_folder(path, "prm")
     # As a mapping: the config of Qwen2.5-Math-PRM is a class that comes with it.
-    config = files.config or PretrainedConfig.get_config_dict(files.path)[0]
+    config = read_config(files, "prm")
     tokenizer = AutoTokenizer.from_pretrained(
         files.path, trust_remote_code=trust_remote_code
     )
@@ -66,6 +66,13 @@ def read_checkpoint(
         names=(files.path, config.get("_name_or_path")),
     )
     format_ids(chosen, tokenizer, config)
+    if chosen.head == "labels" and (architecture or "").endswith("ForCausalLM"):
+        raise ValueError(
+            f"`prm` ({path}) must be a classifier with two labels for `prm_format` "
+            f"{chosen.name!r}, because scores are read there; it is a {architecture}, "
+            "without labels. Train one from it with pure-rllib prm-train, or set the "
+            "`prm_format` that it was trained for."
+        )
     if architecture and _is_other_process_reward_model(architecture):
         _check_remote_code(path, architecture, config, trust_remote_code)
     return PRMCheckpoint(files.path, architecture, config, tokenizer, chosen)
@@ -148,8 +155,29 @@ def load_model(
 
 
 def default_device(device: str | torch.device | None) -> str | torch.device:
-    """Returns the device, or for None the GPU that this process sees, or the CPU."""
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    """Returns the device, or for None the GPU that this process sees, or the CPU.
+
+    Raises:
+        ValueError: it is no device, or a GPU that is not there.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device is None:
+        return "cuda" if has_gpu else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        reason = "torch knows no such device"
+        raise _device_error(device, reason) from error
+    if kind == "cuda" and not has_gpu:
+        raise _device_error(device, "this process sees no GPU")
+    return device
+
+
+def _device_error(device: str | torch.device, reason: str) -> ValueError:
+    return ValueError(
+        f"`device` ({device}) must be one that is here, because the reward model runs "
+        f"on it; {reason}. Leave it out, or set it to cpu."
+    )
 
 
 def _qwen_process_reward_model(config: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -210,7 +210,7 @@ def format_ids(
         ValueError: the separator or a verdict is not exactly one id, the model has not
             two labels, or there is no chat template though the format wants one.
     """
-    separator_id = single_token_id(tokenizer, chosen.separator)
+    separator_id = _one_id(chosen, tokenizer, "separator", chosen.separator)
     if chosen.prompt == "chat" and not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             f"`prm_format` ({chosen.name}) must not ask for a chat template, because "
@@ -219,13 +219,24 @@ def format_ids(
         )
     if chosen.head == "labels":
         return separator_id, _label_columns(config)
-    good, bad = (single_token_id(tokenizer, verdict) for verdict in chosen.verdicts)
+    good, bad = (_one_id(chosen, tokenizer, "verdict", v) for v in chosen.verdicts)
     if good == bad:
         raise ValueError(
             f"`prm_format` (verdicts {chosen.verdicts}) must name two tokens, because "
             f"the score is their difference; both are id {good}."
         )
     return separator_id, (good, bad)
+
+
+def _one_id(chosen: PRMFormat, tokenizer: Any, role: str, text: str) -> int:
+    try:
+        return single_token_id(tokenizer, text)
+    except ValueError as error:
+        raise ValueError(
+            f"`prm_format` ({chosen.name}, {role} {text!r}) must have a {role} that is "
+            "exactly one token of the reward model's tokenizer, because scores are "
+            f"read there. Set another format, or another {role}."
+        ) from error
 
 
 def _label_columns(config: Any) -> tuple[int, int]:

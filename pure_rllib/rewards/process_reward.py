@@ -133,6 +133,7 @@ class ProcessRewardModel:
         Raises:
             ValueError: no model there, weights are missing, or the format does not fit.
         """
+        device = default_device(device)
         checkpoint = read_checkpoint(
             path,
             prm_format=prm_format,
@@ -146,7 +147,7 @@ class ProcessRewardModel:
             trust_remote_code=trust_remote_code,
         )
         return cls(
-            model.to(default_device(device)),
+            model.to(device),
             checkpoint.tokenizer,
             policy_tokenizer=tokenizer,
             prm_format=checkpoint.format,

@@ -62,7 +62,8 @@ def add_command(commands: Any) -> None:
         "--template", default="plain", help="prompt template: plain, pure, or a text"
     )
     parser.add_argument("--neutral", default="good", choices=["good", "bad", "ignore"])
-    parser.add_argument("--dtype", default="auto")
+    dtypes = ["auto", "float32", "bfloat16", "float16"]
+    parser.add_argument("--dtype", default="auto", choices=dtypes)
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--prm-format", metavar="NAME", help="default: by checkpoint")
     parser.add_argument(
@@ -102,7 +103,9 @@ def _run(options: argparse.Namespace) -> int:
     steps = [
         solution
         for source in options.steps
-        for solution in read_solutions(source, neutral=options.neutral)
+        for solution in read_solutions(
+            source, neutral=options.neutral, setting="--steps"
+        )
     ]
     if options.limit and len(steps) > options.limit:
         steps = random.Random(0).sample(steps, options.limit)

@@ -95,11 +95,6 @@ def _run(options: argparse.Namespace) -> int:
             f"`--labeller` ({options.labeller}) must be left out without --rollouts, "
             "because --data is labelled already."
         )
-    if options.deepspeed is not None and not Path(options.deepspeed).is_file():
-        raise FileNotFoundError(
-            f"`--deepspeed` ({options.deepspeed}) must be a DeepSpeed config file; "
-            "there is none. Leave it out to train without DeepSpeed."
-        )
     extra = dict(_parse(text) for text in options.trainer)
     settings = PRMTrainingSettings(
         **{f.name: getattr(options, f.name) for f in fields(PRMTrainingSettings)}
@@ -110,17 +105,15 @@ def _run(options: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from pure_rllib.embedded.cache import PREFIX, resolve_model
+    from pure_rllib.prm_training.arguments import stage_arguments
     from pure_rllib.prm_training.measure import measure_held_out
     from pure_rllib.prm_training.solutions import read_solutions
-    from pure_rllib.prm_training.trainer import (
-        read_base,
-        train,
-        training_arguments,
-        training_rows,
-    )
+    from pure_rllib.prm_training.trainer import read_base, train, training_rows
     from pure_rllib.run.labelled_rollouts import labelled_rollouts
 
     disable_progress_bar()
+    # Wrong arguments are found before data and weights are read.
+    list(stage_arguments(settings, out, options.deepspeed, extra))
     if settings.model.startswith(PREFIX):
         settings = replace(settings, model=resolve_model(settings.model))
     base = read_base(settings)
@@ -138,8 +131,6 @@ def _run(options: argparse.Namespace) -> int:
         )
         solutions += rollouts.solutions
     rows, held_out = training_rows(settings, base, solutions)
-    # A wrong argument is found before any weight is read.
-    training_arguments(settings, out / "trainer", lr=1.0, epochs=1.0, extra=extra)
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first:
         print(

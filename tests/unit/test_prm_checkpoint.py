@@ -218,6 +218,10 @@ def test_overlong_texts_get_the_lowest_score_and_are_counted(tmp_path):
 def test_missing_weights_are_no_reward_model(tmp_path):
     # A policy's folder: its head for labels would be random numbers.
     path = save(tmp_path, AutoModelForCausalLM)
+    with pytest.raises(ValueError, match="a Qwen2ForCausalLM, without labels"):
+        ProcessRewardModel.from_pretrained(path, prm_format="newline")
+    # The same if its config calls it a classifier.
+    change_config(tmp_path, architectures=["Qwen2ForTokenClassification"])
     with pytest.raises(ValueError, match=r"lacks score.*weight.*'newline'"):
         ProcessRewardModel.from_pretrained(path, prm_format="newline")
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, TrainingArguments
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from pure_rllib.cli import main
 from pure_rllib.prm_training.settings import PRMTrainingSettings, accumulation
@@ -19,6 +20,7 @@ from pure_rllib.prm_training.trainer import (
     train,
     training_rows,
 )
+from pure_rllib.prm_training.zero import check_agreement, read_deepspeed_config
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 
 SOLUTIONS = [
@@ -162,12 +164,52 @@ def test_the_command_refuses_mistakes(
     assert "set by lr" in run([*words, *out, "--trainer", "learning_rate=1"], capsys)
     assert "no such one" in run([*words, *out, "--trainer", "learning=1"], capsys)
     assert "`head_lr`" in run([*words, *out, "--head-lr", "-1"], capsys)
-    assert "no.jsonl" in run([*words[:-1], "no.jsonl", *out], capsys)
+    assert "number or true" in run([*words, *out, "--trainer", "bf16=on it"], capsys)
+    assert "TrainingArguments" in run([*words, *out, "--trainer", "optim=x"], capsys)
+    assert "`lr_scheduler`" in run([*words, *out, "--lr-scheduler", "x"], capsys)
+    assert "`holdout`" in run([*words, *out, "--holdout", "0.999999"], capsys)
+    assert "`--data` (no.jsonl)" in run([*words[:-1], "no.jsonl", *out], capsys)
+    assert "`--data`" in run([*words[:-1], str(tmp_path / "none"), *out], capsys)
     no_data = ["prm-train", "--model", str(policy), *out]
     assert "`--data` or `--rollouts`" in run(no_data, capsys)
     assert "`--rollouts`" in run([*no_data, "--rollouts", str(tmp_path)], capsys)
     assert "`--labeller`" in run([*words, *out, "--labeller", "a:b"], capsys)
     assert not (tmp_path / "prm").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "be JSON"),
+        ("{}", "zero_optimization"),
+        ('{"zero_optimization": {"stage": 3}}', "16bit_weights_on_model_save to true"),
+    ],
+)
+def test_deepspeed_configs_are_checked_before_the_model(
+    config: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "zero.json"
+    file.write_text(config)
+    words = ["prm-train", "--model", "m", "--data", "d", "--out", str(tmp_path / "o")]
+    error = run([*words, "--deepspeed", str(file)], capsys)
+    assert error.startswith(f"error: `--deepspeed` ({file}) must")
+    assert message in error
+
+
+def test_numbers_of_a_deepspeed_config_must_agree(tmp_path: Path):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make engines")
+    file = tmp_path / "zero.json"
+    file.write_text('{"zero_optimization": {"stage": 2}}')
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, max_grad_norm=0.5)
+    config = HfTrainerDeepSpeedConfig(read_deepspeed_config(str(file)))
+    config.trainer_config_process(arguments)
+    check_agreement(str(file), config)
+    # Clipping is filled in: DeepSpeed would not clip by itself.
+    assert config.config["gradient_clipping"] == 0.5
+    config = HfTrainerDeepSpeedConfig({"gradient_clipping": 7})
+    config.trainer_config_process(arguments)
+    with pytest.raises(ValueError, match=r'clipping=7 vs hf max_grad_norm=0.5.*"auto"'):
+        check_agreement(str(file), config)
 
 
 def test_the_evaluation_refuses_mistakes(
@@ -184,3 +226,19 @@ def test_the_evaluation_refuses_mistakes(
     assert "--threshold-subset" in run([*words, "--threshold-subset", "x"], capsys)
     assert "`template`" in run([*words, "--template", "x"], capsys)
     assert "`prm`" in run(words, capsys)
+    assert "`--steps` (no.jsonl)" in run([*words[:-1], "no.jsonl"], capsys)
+    assert "`device` (gpu)" in run([*words, "--device", "gpu"], capsys)
+    if not torch.cuda.is_available():
+        assert "no GPU" in run([*words, "--device", "cuda"], capsys)
+
+
+def test_a_policy_is_no_prm(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    steps = tmp_path / "steps.jsonl"
+    steps.write_text('{"prompt": "p", "steps": ["a"], "labels": [true]}\n')
+    words = ["prm-eval", "--prm", str(policy), "--steps", str(steps)]
+    error = run([*words, "--prm-format", "newline"], capsys)
+    assert "it is a Qwen2ForCausalLM, without labels" in error
+    error = run([*words, "--prm-format", "extra_0"], capsys)
+    assert "`prm_format` (extra_0, separator '<extra_0>')" in error

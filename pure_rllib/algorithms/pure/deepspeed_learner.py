@@ -1,6 +1,5 @@
 """PURE's learner with DeepSpeed ZeRO: the same updates, in less memory per learner."""
 
-import logging
 import math
 import os
 import warnings
@@ -28,6 +27,7 @@ from pure_rllib.algorithms.pure.llm_rl_module import ENTROPY
 from pure_rllib.algorithms.pure.micro_batches import num_micro_batches
 from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
 from pure_rllib.algorithms.pure.zero_policy import ZeroPolicy
+from pure_rllib.generation.deepspeed_import import import_deepspeed
 from pure_rllib.generation.logprobs import sequence_logps
 from pure_rllib.generation.weights import MAX_SHARD_BYTES, export_policy
 
@@ -235,18 +235,11 @@ def _initialize(
             " float16 needs loss scaling, which skips updates. Set "
             '`.rl_module(model_config={"dtype": "bfloat16"})`.'
         )
-    if device.type == "cpu":
-        # Read when DeepSpeed is imported; it would guess from what is installed.
-        os.environ["DS_ACCELERATOR"] = "cpu"
     # A learner sees its own GPU only, or all of them if Ray is told so.
     os.environ["LOCAL_RANK"] = str(device.index or 0)
     os.environ["RANK"] = str(rank())
     os.environ["WORLD_SIZE"] = str(num_ranks())
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import deepspeed
-
-    # Shared-memory sums for CPUs, which the first learner would compile for minutes.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = import_deepspeed(on_cpu=device.type == "cpu")
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     deepspeed.init_distributed(
         dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False
