@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_LABELS = {"f1": "F1", "negative_f1": "F1 of wrong steps", "prm_score": "PRM-Score"}
+
 
 def draw_quality(figures: Mapping[str, Any], path: str | Path) -> Path:
     """Draws one panel per benchmark that was measured.
@@ -38,19 +40,19 @@ def draw_quality(figures: Mapping[str, Any], path: str | Path) -> Path:
             panels[name](axis, figures[name])
             axis.set_ylim(0, 1)
 
-    return save_figure(draw, path, size=(5.2 * len(names), 4.2))
+    return save_figure(draw, path, size=(5.2 * len(names), 4.6))
 
 
 def _processbench(axis: "Axes", figures: Mapping[str, Any]) -> None:
     keys = ("error_accuracy", "correct_accuracy", "f1")
     _bars(axis, figures["subsets"], keys)
-    axis.set_title("ProcessBench")
+    _title(axis, "ProcessBench")
 
 
 def _prmbench(axis: "Axes", figures: Mapping[str, Any]) -> None:
     parts = {**figures["subsets"], "overall": figures["overall"]}
     _bars(axis, parts, ("f1", "negative_f1", "prm_score"))
-    axis.set_title("PRMBench")
+    _title(axis, "PRMBench")
 
 
 def _bars(
@@ -59,11 +61,21 @@ def _bars(
     places = np.arange(len(parts))
     for k, (key, colour) in enumerate(zip(keys, (BLUE, ORANGE, GREEN), strict=True)):
         heights = [part[key] for part in parts.values()]
-        label = key.replace("_", " ")
+        label = _LABELS.get(key, key.replace("_", " "))
         axis.bar(places + (k - 1) * 0.27, heights, 0.27, color=colour, label=label)
-    rotation = 0 if len(parts) < 5 else 60
-    axis.set_xticks(places, list(parts), rotation=rotation)
-    axis.legend(ncols=3, loc="upper center")
+    few = len(parts) < 5
+    names = [name.replace("_", " ") for name in parts]
+    axis.set_xticks(
+        places, names, rotation=0 if few else 45, ha="center" if few else "right"
+    )
+    axis.grid(visible=False, axis="x")
+    # Above the bars, whatever their heights.
+    axis.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+
+
+def _title(axis: "Axes", text: str) -> None:
+    """Leaves a line between title and axes."""
+    axis.set_title(text, pad=24)
 
 
 def _calibration(axis: "Axes", figures: Mapping[str, Any]) -> None:
@@ -82,4 +94,6 @@ def _calibration(axis: "Axes", figures: Mapping[str, Any]) -> None:
     axis.set_xlim(0, 1)
     axis.set_xlabel("p(right) of the PRM")
     axis.set_ylabel("share of steps that are right")
-    axis.set_title(f"Calibration, error {curve['error']:.3f}")
+    _title(axis, f"Calibration, error {curve['error']:.3f}")
+    note = "area of a point: how many steps"
+    axis.text(0, 1.02, note, transform=axis.transAxes, color=GREY)
