@@ -183,7 +183,7 @@ def train_prm(
                 )
         prm = taught.classifier.eval()
         figures = evaluate_prm(
-            prm, policy, tokenizer, recipe.task, num_problems=recipe.num_measured
+            [prm], policy, tokenizer, recipe.task, num_problems=recipe.num_measured
         )
     seconds = time.monotonic() - start
     return prm, {**figures, "updates": recipe.updates, "seconds": seconds}
@@ -221,22 +221,15 @@ def _batches(
     recipe: PRMRecipe, maker: TraceMaker, sampled: list[Trace], pad: int
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yields `[B, L]` ids, labels and teacher's targets without end."""
-    rng, index = random.Random(f"prm/{recipe.seed}"), 0
+    rng = random.Random(f"prm/{recipe.seed}")
+    generated = generated_steps(recipe, maker, rng)
     while True:
         traces = []
         for _ in range(_BUCKETS * recipe.batch_size):
             if rng.random() < recipe.sampled_share:
                 traces.append(rng.choice(sampled))
-                continue
-            repeated = rng.random() < recipe.repeated_share
-            while True:
-                prompt = recipe.task.problem(index, seed=recipe.seed + 2).prompt
-                index += 1
-                if not repeated or _repeats(prompt):
-                    break
-            clean = rng.random() < recipe.clean_share
-            share = 0.0 if clean else recipe.corrupt_share
-            traces.append(maker.trace(prompt, maker.corrupt_steps(prompt, rng, share)))
+            else:
+                traces.append(maker.trace(*next(generated)))
         for batch in bucketed(
             traces, lambda trace: len(trace.ids), recipe.batch_size, rng
         ):
@@ -245,6 +238,23 @@ def _batches(
                 padded([trace.labels for trace in batch], IGNORED),
                 padded([trace.teacher for trace in batch], IGNORED),
             )
+
+
+def generated_steps(
+    recipe: PRMRecipe, maker: TraceMaker, rng: random.Random
+) -> Iterator[tuple[str, list[str]]]:
+    """Yields prompts with steps, many of them corrupt, without end."""
+    index = 0
+    while True:
+        repeated = rng.random() < recipe.repeated_share
+        while True:
+            prompt = recipe.task.problem(index, seed=recipe.seed + 2).prompt
+            index += 1
+            if not repeated or _repeats(prompt):
+                break
+        clean = rng.random() < recipe.clean_share
+        share = 0.0 if clean else recipe.corrupt_share
+        yield prompt, maker.corrupt_steps(prompt, rng, share)
 
 
 def _repeats(prompt: str) -> bool:

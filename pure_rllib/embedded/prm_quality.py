@@ -112,7 +112,7 @@ def score_traces(prm: Any, traces: Sequence[Trace], pad: int) -> list[np.ndarray
 
 
 def evaluate_prm(
-    prm: Any,
+    prms: Sequence[Any],
     policy: Any,
     tokenizer: PreTrainedTokenizerBase,
     task: ArithmeticTask,
@@ -123,7 +123,8 @@ def evaluate_prm(
     """Measures a PRM on held-out problems.
 
     Args:
-        prm: a token classifier with two labels.
+        prms: token classifiers with two labels; of several the lowest score of each
+            step counts.
         policy: whose samples it is measured on, beside generated traces.
         tokenizer: of both.
         task: the family of problems.
@@ -134,8 +135,9 @@ def evaluate_prm(
         `auc`: per kind of error, the chance that a right step scores above an error of
         this kind (kinds with 20 errors or more); `auc_all`: the same for all errors;
         `first_error_f1` on generated traces and `first_error_f1_sampled` on samples;
-        `auc_minimum`: the chance that the smallest score of a correct sample is above
-        that of an incorrect one; `sampled`: the samples' accuracy.
+        `auc_minimum`: the chance that the smallest score of a sample without a wrong
+        step is above that of one with; `sampled`: the samples' accuracy. Right answers
+        by luck count as wrong in `auc_minimum`: a PRM is to see through them.
     """
     problems = task.held_out(num_problems, seed=20_000)
     maker = TraceMaker(task, tokenizer.get_vocab())
@@ -158,10 +160,18 @@ def evaluate_prm(
                     check_steps(problem.prompt, steps, modulus=task.modulus).labels
                 )
     pad = tokenizer.pad_token_id
-    made, sampled = score_traces(prm, traces, pad), score_traces(prm, samples, pad)
+    made, sampled = (
+        [
+            np.minimum.reduce(scores)
+            for scores in zip(
+                *(score_traces(prm, given, pad) for prm in prms), strict=True
+            )
+        ]
+        for given in (traces, samples)
+    )
     right, wrong = _by_kind(traces, made)
     minima = np.array([scores.min() for scores in sampled], dtype=np.float64)
-    hits = np.array(correct, dtype=bool)
+    sound = np.array([labels.all() for labels in checks], dtype=bool)
     return {
         "auc": {
             kind: area_under_curve(right, wrong[kind])
@@ -173,8 +183,8 @@ def evaluate_prm(
             made, [np.array([k == "right" for k in t.kinds]) for t in traces]
         ),
         "first_error_f1_sampled": first_error_f1(sampled, checks),
-        "auc_minimum": area_under_curve(minima[hits], minima[~hits]),
-        "sampled": float(hits.mean()) if len(hits) else 0.0,
+        "auc_minimum": area_under_curve(minima[sound], minima[~sound]),
+        "sampled": float(np.mean(correct)) if correct else 0.0,
     }
 
 

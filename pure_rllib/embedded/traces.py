@@ -63,7 +63,8 @@ class TraceMaker:
 
     def __init__(self, task: ArithmeticTask, vocabulary: dict[str, int]):
         self.task, self.vocabulary = task, vocabulary
-        words = [word for word in vocabulary if not word.startswith("<")]
+        # Sorted: a tokenizer gives its vocabulary in another order each time.
+        words = sorted(word for word in vocabulary if not word.startswith("<"))
         self._words = [word for word in words if word.strip()]
         longest_first = sorted(words, key=len, reverse=True)
         self._pieces = re.compile("|".join(re.escape(w) for w in longest_first))

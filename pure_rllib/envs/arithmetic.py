@@ -16,6 +16,7 @@ from pure_rllib.embedded.task import (
 )
 from pure_rllib.embedded.tokenizer import build_tokenizer
 from pure_rllib.envs.math_env import MathEnv
+from pure_rllib.envs.process_rewards import PRMSetting
 from pure_rllib.rewards.base import StepScorer
 
 TASKS: dict[str, tuple[ArithmeticTask, str, int]] = {
@@ -41,7 +42,7 @@ class ArithmeticEnv(MathEnv):
             operations modulo 20).
         process_rewards: "neural" (a small PRM trained for task "z", made on first use),
             "simulated" (the exact checker with consistent errors), "exact" or "none".
-        prm: another PRM in place of the neural one.
+        prm: another PRM, or a list of PRMs, in place of the neural one.
         num_problems: training problems; drawn procedurally, none of them held out.
         num_eval_problems: held-out problems.
         problem_seed: names the sequence of problems.
@@ -59,7 +60,7 @@ class ArithmeticEnv(MathEnv):
         *,
         task: str = "z",
         process_rewards: str = "neural",
-        prm: str | None = None,
+        prm: PRMSetting = None,
         num_problems: int = 10_000,
         num_eval_problems: int = 200,
         problem_seed: int = 0,

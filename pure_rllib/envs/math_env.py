@@ -9,7 +9,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from pure_rllib.data.problems import ProblemSource, load_problems
 from pure_rllib.data.prompts import PromptTemplate, drop_long_prompts, make_template
 from pure_rllib.embedded.cache import resolve_model
-from pure_rllib.envs.process_rewards import ScoringFunction, make_step_scorer
+from pure_rllib.envs.process_rewards import (
+    PRMSetting,
+    ScoringFunction,
+    make_step_scorer,
+)
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.envs.verifiers import make_verifier
 from pure_rllib.rewards.base import StepScorer, Verifier
@@ -27,7 +31,8 @@ class MathEnv(TokenEnv):
             names, `answer_fraction`, ...), or a problem source (taken as it is).
         eval_problems: the same for held-out problems, or None.
         prm: folder or hub id of a process reward model, or a Hugging Face config (with
-            `model_type`) of one with random weights, or None.
+            `model_type`) of one with random weights, or None. Of a list of these the
+            lowest score of each step counts.
         prm_kwargs: further arguments of `ProcessRewardModel.from_pretrained`, or with
             `prm_format` "generative" of `GenerativeLoader`.
         step_scorer: used in place of a PRM: a step scorer, a function from the prompt's
@@ -51,7 +56,7 @@ class MathEnv(TokenEnv):
         tokenizer: str | PreTrainedTokenizerBase,
         problems: str | Mapping[str, Any] | ProblemSource,
         eval_problems: str | Mapping[str, Any] | ProblemSource | None = None,
-        prm: str | Mapping[str, Any] | None = None,
+        prm: PRMSetting = None,
         prm_kwargs: Mapping[str, Any] | None = None,
         step_scorer: StepScorer | ScoringFunction | str | None = None,
         verifier: str | Verifier | None = "math_verify",

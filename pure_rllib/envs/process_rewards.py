@@ -24,6 +24,7 @@ from pure_rllib.rewards.base import (
     StepScorer,
     counts_of,
 )
+from pure_rllib.rewards.minimum_scorer import MinimumScorer
 from pure_rllib.rewards.prm_checkpoint import default_device, read_checkpoint
 from pure_rllib.rewards.prm_formats import FORMATS, format_ids
 from pure_rllib.rewards.process_reward import ProcessRewardModel, make_builder
@@ -31,6 +32,7 @@ from pure_rllib.rewards.score_adjustment import ScoreAdjustment
 
 GENERATIVE = "generative"
 ScoringFunction = Callable[[str, tuple[str, ...]], Sequence[float]]
+PRMSetting = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None
 
 
 class DeferredScorer:
@@ -68,7 +70,7 @@ class DeferredScorer:
 
 
 def make_step_scorer(
-    prm: str | Mapping[str, Any] | None,
+    prm: PRMSetting,
     prm_kwargs: Mapping[str, Any] | None,
     step_scorer: StepScorer | ScoringFunction | str | None,
     tokenizer: PreTrainedTokenizerBase,
@@ -76,7 +78,8 @@ def make_step_scorer(
     """Makes the step scorer of an environment; a PRM is loaded when it is first used.
 
     Args:
-        prm: folder, hub id or embedded model, or a Hugging Face config, or None.
+        prm: folder, hub id or embedded model, or a Hugging Face config, or None. Of a
+            list of these each scores, and the lowest score of a step counts.
         prm_kwargs: further arguments of `ProcessRewardModel.from_pretrained`, or with
             `prm_format` "generative" of `GenerativeLoader`.
         step_scorer: a step scorer, a function from the prompt's text and the texts of
@@ -100,6 +103,23 @@ def make_step_scorer(
             "because each step has one process reward. Drop one of them."
         )
     settings = dict(prm_kwargs or {})
+    if isinstance(prm, str | Mapping):
+        return _prm_scorer(prm, settings, tokenizer)
+    if not prm:
+        raise ValueError(
+            "`prm` ([]) must name a PRM, because a list without one scores nothing. "
+            "Leave it out to train without process rewards."
+        )
+    return MinimumScorer([_prm_scorer(one, settings, tokenizer) for one in prm])
+
+
+def _prm_scorer(
+    prm: str | Mapping[str, Any],
+    settings: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+) -> StepScorer:
+    """Checks one PRM and makes its scorer."""
+    settings = dict(settings)
     if settings.get("prm_format") == GENERATIVE:
         del settings["prm_format"]
         model = prm if isinstance(prm, Mapping) else resolve_model(prm)

@@ -193,26 +193,30 @@ def _steps_summary(figures: Mapping[str, Any]) -> str:
     )
 
 
-def measure_on_arithmetic(prm: ProcessRewardModel) -> dict[str, Any]:
-    """Measures a PRM of chain arithmetic on held-out problems, by kind of error.
+def measure_on_arithmetic(prms: Sequence[ProcessRewardModel]) -> dict[str, Any]:
+    """Measures PRMs of chain arithmetic on held-out problems, by kind of error.
 
     See `pure_rllib.embedded.prm_quality.evaluate_prm`, which asks the embedded policy
     for samples.
 
+    Args:
+        prms: of several the lowest score of each step counts.
+
     Raises:
-        ValueError: the PRM does not read the task's tokens.
+        ValueError: a PRM does not read the task's tokens.
     """
     tokenizer = build_tokenizer(TASK_Z)
-    difference = differing_tokens(tokenizer, prm.tokenizer)
-    if difference or prm.format.name != "newline":
-        raise ValueError(
-            "`--arithmetic` needs a PRM with the tokenizer of chain arithmetic and "
-            f"`prm_format` newline; it has {prm.format.name}, {difference}. Leave it "
-            "out and give labelled steps."
-        )
+    for prm in prms:
+        difference = differing_tokens(tokenizer, prm.tokenizer)
+        if difference or prm.format.name != "newline":
+            raise ValueError(
+                "`--arithmetic` needs a PRM with the tokenizer of chain arithmetic and "
+                f"`prm_format` newline; it has {prm.format.name}, {difference}. Leave "
+                "it out and give labelled steps."
+            )
     folder = resolve_model(POLICY)
     policy = Qwen2ForCausalLM.from_pretrained(folder).eval()
-    return evaluate_prm(prm.model, policy, prm.tokenizer, TASK_Z)
+    return evaluate_prm([prm.model for prm in prms], policy, tokenizer, TASK_Z)
 
 
 def measure_held_out(

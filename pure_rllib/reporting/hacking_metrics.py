@@ -20,6 +20,9 @@ hacking/chatter_share [share, 0 to 1]
 hacking/pseudo_positive_share [share, 0 to 1]
     Correct responses that are highly repetitive or hold a step rated below -0.5.
     Such responses / correct responses.
+hacking/hacked_share [share, 0 to 1]
+    Incorrect responses whose worst step is rated above 0: the PRM falls for them.
+    Such responses / scored responses whose gold answer is known.
 hacking/alarm [0 or 1]
     Whether any of the signals below has gone off; NaN without a monitor.
     By `reporting.hacking.find_alarms`.

@@ -108,6 +108,13 @@ def _hack_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
         "hacking/pseudo_positive_share": _mean(
             [_is_pseudo_positive(r) for r in correct]
         ),
+        "hacking/hacked_share": _mean(
+            [
+                r.min_reward > 0.0 and not r.correct
+                for r in records
+                if r.min_reward is not None and r.correct is not None
+            ]
+        ),
     }
 
 

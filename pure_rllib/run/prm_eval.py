@@ -34,7 +34,11 @@ def add_command(commands: Any) -> None:
     )
     parser.set_defaults(function=_run)
     parser.add_argument(
-        "--prm", required=True, metavar="FOLDER", help="folder, hub id or embedded:NAME"
+        "--prm",
+        nargs="+",
+        required=True,
+        metavar="FOLDER",
+        help="folder, hub id or embedded:NAME; of several the lowest score counts",
     )
     parser.add_argument("--processbench", metavar="PATH")
     parser.add_argument("--prmbench", metavar="FILE")
@@ -90,6 +94,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     from pure_rllib.prm_training.quality import check_threshold_subset
     from pure_rllib.prm_training.solutions import read_solutions
+    from pure_rllib.rewards.minimum_scorer import MinimumScorer
     from pure_rllib.rewards.process_reward import ProcessRewardModel
 
     disable_progress_bar()
@@ -109,25 +114,32 @@ def _run(options: argparse.Namespace) -> int:
     ]
     if options.limit and len(steps) > options.limit:
         steps = random.Random(0).sample(steps, options.limit)
-    prm = ProcessRewardModel.from_pretrained(
-        resolve_model(options.prm),
-        prm_format=options.prm_format,
-        dtype=options.dtype,
-        device=options.device,
-    )
+    prms: list[ProcessRewardModel] = []
+    for name in options.prm:
+        prms.append(
+            ProcessRewardModel.from_pretrained(
+                resolve_model(name),
+                # All score what the first one's tokenizer encodes.
+                tokenizer=prms[0].tokenizer if prms else None,
+                prm_format=options.prm_format,
+                dtype=options.dtype,
+                device=options.device,
+            )
+        )
+    scorer = MinimumScorer(prms)
     measured = measure(
-        prm,
-        prm.tokenizer,
+        scorer,
+        prms[0].tokenizer,
         Benchmarks(processbench, _drawn(prmbench, options.limit), steps),
         template=template,
         threshold_subset=options.threshold_subset,
         threshold=options.threshold,
     )
     if options.arithmetic:
-        measured.figures["arithmetic"] = measure_on_arithmetic(prm)
+        measured.figures["arithmetic"] = measure_on_arithmetic(prms)
     print(summary(measured.figures))
-    if prm.num_overlong:
-        print(f"{prm.num_overlong} solutions are longer than the PRM's context")
+    if scorer.num_overlong:
+        print(f"{scorer.num_overlong} solutions are longer than the PRM's context")
     if options.out is not None:
         settings = {k: v for k, v in vars(options).items() if k != "function"}
         write(measured, Path(options.out), settings)

@@ -19,7 +19,8 @@ and labels; a folder of such files, or several sources:
   torchrun --nproc-per-node 8 -m pure_rllib.cli prm-train ... --deepspeed zero2.json
 
 With --rollouts RUN the responses that a run kept are labelled by its environment's
-checker, or by --labeller, and added: train, let a policy hack the PRM, train on.
+checker, or by --labeller, and added: train, let a policy hack the PRM, train on. A run
+that is named twice counts twice.
 
 The folder is loaded by `prm: FOLDER` in an experiment. `--trainer` takes any argument
 of transformers' TrainingArguments, such as bf16=true or gradient_checkpointing=true.
@@ -36,7 +37,11 @@ def add_command(commands: Any) -> None:
     )
     parser.set_defaults(function=_run)
     parser.add_argument(
-        "--data", nargs="+", default=[], metavar="SOURCE", help="labelled steps"
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="labelled steps; embedded:arithmetic-steps are made on the spot",
     )
     parser.add_argument(
         "--rollouts",
@@ -52,6 +57,14 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="new folder of the PRM"
+    )
+    parser.add_argument(
+        "--ensemble",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train N PRMs with seeds that follow each other, in DIR/0, DIR/1, ...; "
+        "`prm: [DIR/0, DIR/1]` scores with their minimum (default: 1, in DIR)",
     )
     for setting in fields(PRMTrainingSettings):
         parser.add_argument(
@@ -95,6 +108,11 @@ def _run(options: argparse.Namespace) -> int:
             f"`--labeller` ({options.labeller}) must be left out without --rollouts, "
             "because --data is labelled already."
         )
+    if options.ensemble < 1:
+        raise ValueError(
+            f"`--ensemble` ({options.ensemble}) must be >= 1, because so many PRMs are "
+            "trained. Leave it out for one."
+        )
     extra = dict(_parse(text) for text in options.trainer)
     settings = PRMTrainingSettings(
         **{f.name: getattr(options, f.name) for f in fields(PRMTrainingSettings)}
@@ -106,6 +124,10 @@ def _run(options: argparse.Namespace) -> int:
 
     from pure_rllib.embedded.cache import PREFIX, resolve_model
     from pure_rllib.prm_training.arguments import stage_arguments
+    from pure_rllib.prm_training.arithmetic_steps import (
+        ARITHMETIC_STEPS,
+        arithmetic_steps,
+    )
     from pure_rllib.prm_training.measure import measure_held_out
     from pure_rllib.prm_training.solutions import read_solutions
     from pure_rllib.prm_training.trainer import read_base, train, training_rows
@@ -121,7 +143,11 @@ def _run(options: argparse.Namespace) -> int:
     solutions = [
         solution
         for source in options.data
-        for solution in read_solutions(source, neutral=neutral)
+        for solution in (
+            arithmetic_steps()
+            if source == ARITHMETIC_STEPS
+            else read_solutions(source, neutral=neutral)
+        )
     ]
     for run in options.rollouts:
         rollouts = labelled_rollouts(run, options.labeller)
@@ -139,19 +165,25 @@ def _run(options: argparse.Namespace) -> int:
             f"out), format {base.format.name}",
             flush=True,
         )
-    train(
-        settings,
-        base,
-        rows,
-        out,
-        deepspeed=options.deepspeed,
-        extra=extra,
-        report=lambda line: print(line, flush=True),
-    )
+    several = options.ensemble > 1
+    folders = [out / str(k) for k in range(options.ensemble)] if several else [out]
+    for k, folder in enumerate(folders):
+        train(
+            replace(settings, seed=settings.seed + k),
+            base,
+            rows,
+            folder,
+            deepspeed=options.deepspeed,
+            extra=extra,
+            report=lambda line: print(line, flush=True),
+        )
+        if is_first and held_out:
+            print(measure_held_out(folder, held_out, settings.template))
     if is_first:
-        if held_out:
-            print(measure_held_out(out, held_out, settings.template))
-        print(f"PRM written to {out}; measure it with pure-rllib prm-eval --prm {out}")
+        names = " ".join(map(str, folders))
+        print(
+            f"PRM written to {names}; measure it with pure-rllib prm-eval --prm {names}"
+        )
     return 0
 
 

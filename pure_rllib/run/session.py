@@ -41,9 +41,10 @@ def embedded_models(configs: Iterable[PUREConfig]) -> list[str]:
             is_neural = env_config.get("process_rewards", "neural") == "neural"
             if is_neural and task == "z" and env_config.get("prm") is None:
                 wanted[NEURAL_PRM] = None
-        for reference in (model, *env_config.values()):
-            if isinstance(reference, str) and reference.startswith(cache.PREFIX):
-                wanted[reference] = None
+        for given in (model, *env_config.values()):
+            for reference in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(reference, str) and reference.startswith(cache.PREFIX):
+                    wanted[reference] = None
     return [name.removeprefix(cache.PREFIX) for name in wanted]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from pure_rllib.cli import main
 from pure_rllib.data.prompts import PromptTemplate
+from pure_rllib.embedded.cache import resolve_model
 from pure_rllib.embedded.checker import check_steps
 from pure_rllib.embedded.task import TASK_Z
 from pure_rllib.embedded.tokenizer import build_tokenizer
@@ -106,3 +107,13 @@ def test_train_then_measure_then_score(tmp_path: Path, capsys: pytest.CaptureFix
     measured = [row["scores"] for row in predictions if row["set"] == "steps"]
     for ours, theirs in zip(scores, measured, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+    # Beside another one each step gets the lower score.
+    other = resolve_model("embedded:arithmetic-prm")
+    words = ["prm-eval", "--prm", str(prm_folder), other, "--steps", str(steps)]
+    assert main([*words, "--out", str(out / "both")]) == 0
+    lines = (out / "both" / "predictions.jsonl").read_text().splitlines()
+    others = ProcessRewardModel.from_pretrained(other).score(requests)
+    for line, ours, theirs in zip(lines, scores, others, strict=True):
+        lowest = np.minimum(ours, theirs)
+        np.testing.assert_allclose(json.loads(line)["scores"], lowest, atol=1e-5)

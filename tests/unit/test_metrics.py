@@ -108,6 +108,8 @@ def test_numbers_by_hand(batch):
         "hacking/chatter_share": 1 / 3,
         # The only correct response repeats itself.
         "hacking/pseudo_positive_share": 1.0,
+        # The minimum of the wrong response is 0.4; the third has no gold answer.
+        "hacking/hacked_share": 0.5,
     }
     assert metrics == pytest.approx(expected)
 

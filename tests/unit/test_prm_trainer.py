@@ -173,6 +173,7 @@ def test_the_command_refuses_mistakes(
     no_data = ["prm-train", "--model", str(policy), *out]
     assert "`--data` or `--rollouts`" in run(no_data, capsys)
     assert "`--rollouts`" in run([*no_data, "--rollouts", str(tmp_path)], capsys)
+    assert "`--ensemble`" in run([*words, *out, "--ensemble", "0"], capsys)
     assert "`--labeller`" in run([*words, *out, "--labeller", "a:b"], capsys)
     assert not (tmp_path / "prm").exists()
 
@@ -210,6 +211,25 @@ def test_numbers_of_a_deepspeed_config_must_agree(tmp_path: Path):
     config.trainer_config_process(arguments)
     with pytest.raises(ValueError, match=r'clipping=7 vs hf max_grad_norm=0.5.*"auto"'):
         check_agreement(str(file), config)
+
+
+def test_an_ensemble_is_several_prms(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, out = tmp_path / "steps.jsonl", tmp_path / "prms"
+    row = {"prompt": "p", "steps": ["a", "b"], "labels": [True, False]}
+    data.write_text((json.dumps(row) + "\n") * 4)
+    words = ["prm-train", "--model", str(policy), "--data", str(data), "--out"]
+    words += [str(out), "--ensemble", "2", "--batch-size", "2", "--seed", "5"]
+    assert main([*words, "--micro-batch-size", "2", "--head-epochs", "1"]) == 0
+    assert f"--prm {out / '0'} {out / '1'}" in capsys.readouterr().out
+    settings, heads = [], []
+    for k in "01":
+        settings.append(json.loads((out / k / SETTINGS_FILE).read_text())["settings"])
+        heads.append(load_file(out / k / "model.safetensors")["score.weight"])
+    assert [s.pop("seed") for s in settings] == [5, 6]
+    assert settings[0] == settings[1]
+    assert not torch.equal(*heads)
 
 
 def test_the_evaluation_refuses_mistakes(

@@ -1,5 +1,7 @@
 """The step scorer that an environment's settings name; what is refused at once."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,29 @@ def test_smoothing_and_clamp_reach_the_scores():
     (adjusted,) = rewards_of(make_env(prm=CONFIG, prm_kwargs=kwargs), text)
     np.testing.assert_allclose(adjusted, np.minimum(plain / 2, 0.01), atol=1e-6)
     assert not np.allclose(plain, adjusted)
+
+
+def test_of_several_prms_the_lowest_score_of_each_step_counts(tmp_path):
+    folders = [str(tmp_path / str(seed)) for seed in range(3)]
+    for seed, folder in enumerate(folders):
+        classifier = policy_config({**CONFIG, "num_labels": 2})
+        model = random_model(AutoModelForTokenClassification, classifier, seed)
+        model.save_pretrained(folder)
+        TOKENIZER.save_pretrained(folder)
+    texts = ["a\n\nbc\n\nde\n\nf", "xyz\n\nq"]
+    single = [rewards_of(make_env(prm=folder), *texts) for folder in folders]
+    together = pickle.loads(pickle.dumps(make_env(prm=folders).judge.step_scorer))
+    env = make_env(step_scorer=together)
+    chosen = set()
+    for row, *alone in zip(rewards_of(env, *texts), *single, strict=True):
+        np.testing.assert_array_equal(row, np.min(alone, axis=0))
+        chosen |= set(np.argmin(alone, axis=0))
+    assert len(chosen) > 1, "one PRM is always the lowest: nothing was tested"
+
+
+def test_a_list_without_a_prm_is_refused():
+    with pytest.raises(ValueError, match="must name a PRM"):
+        make_env(prm=[])
 
 
 def test_the_minimum_of_a_bfloat16_prm_is_taken_in_float32(tmp_path):

@@ -142,6 +142,8 @@ def test_embedded_models_are_known_before_an_environment_is_made() -> None:
     assert names(task="y", process_rewards="exact") == ["arithmetic-y-policy"]
     assert names({"model_type": "qwen2"}, process_rewards="exact") == []
     assert names("folder", prm="embedded:arithmetic-prm") == ["arithmetic-prm"]
+    several = ["folder", "embedded:arithmetic-prm"]
+    assert names("folder", prm=several) == ["arithmetic-prm"]
 
 
 def test_half_a_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
