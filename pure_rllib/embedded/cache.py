@@ -17,15 +17,18 @@ from typing import Any
 
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
+from pure_rllib.embedded.commands import prm_by_commands
 from pure_rllib.embedded.prm import train_prm
 from pure_rllib.embedded.recipes import (
     ENTRIES,
+    CommandsEntry,
     PolicyEntry,
-    PRMEntry,
     describe,
+    needed,
     recipe_hash,
 )
 from pure_rllib.embedded.sft import train_policy
+from pure_rllib.embedded.task import TASK_Z
 from pure_rllib.embedded.training import Progress
 
 PREFIX = "embedded:"
@@ -78,9 +81,8 @@ def resolve_model(ref: str, *, progress: Progress | None = None) -> str:
     folder = model_folder(name)
     if not folder.is_dir():
         # Before the lock of this model: what it starts from has a lock of its own.
-        entry = ENTRIES[name]
-        if isinstance(entry, PRMEntry):
-            resolve_model(PREFIX + entry.policy, progress=progress)
+        for other in needed(name):
+            resolve_model(PREFIX + other, progress=progress)
         with _locked(folder, progress):
             if not folder.is_dir():
                 _make(name, folder, progress)
@@ -90,7 +92,7 @@ def resolve_model(ref: str, *, progress: Progress | None = None) -> str:
 def prepare(
     names: Iterable[str], progress: Progress | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Makes several embedded models; a policy that two of them need is made once.
+    """Makes several embedded models; one that two of them need is made once.
 
     Args:
         names: names without the prefix.
@@ -102,7 +104,7 @@ def prepare(
     Raises:
         ValueError: if a name is unknown, before anything is trained.
     """
-    wanted = _with_policies(names)
+    wanted = list(dict.fromkeys(part for name in names for part in _with_needed(name)))
     prepared = {}
     for done, name in enumerate(wanted):
         part = _part_of(progress, done, len(wanted)) if progress else None
@@ -116,16 +118,10 @@ def read_recipe(folder: str | Path) -> dict[str, Any]:
     return json.loads((Path(folder) / RECIPE_FILE).read_text())
 
 
-def _with_policies(names: Iterable[str]) -> list[str]:
-    """Puts before each PRM the policy that it starts from; no name twice."""
-    wanted: dict[str, None] = {}
-    for name in names:
-        model_folder(name)
-        entry = ENTRIES[name]
-        if isinstance(entry, PRMEntry):
-            wanted[entry.policy] = None
-        wanted[name] = None
-    return list(wanted)
+def _with_needed(name: str) -> list[str]:
+    """Puts before a model what it is made from."""
+    model_folder(name)
+    return [*(part for other in needed(name) for part in _with_needed(other)), name]
 
 
 def _part_of(progress: Progress, done: int, total: int) -> Progress:
@@ -169,8 +165,10 @@ def _train(name: str, progress: Progress | None) -> tuple[Any, Any, dict[str, An
     entry = ENTRIES[name]
     if isinstance(entry, PolicyEntry):
         return train_policy(entry.sft, progress)
-    base = resolve_model(PREFIX + entry.policy)
+    base = resolve_model(PREFIX + needed(name)[0])
     tokenizer = AutoTokenizer.from_pretrained(base)
     policy = Qwen2ForCausalLM.from_pretrained(base).eval()
+    if isinstance(entry, CommandsEntry):
+        return prm_by_commands(entry.commands, policy, TASK_Z, progress)
     prm, figures = train_prm(entry.prm, policy, tokenizer, progress)
     return prm, tokenizer, figures

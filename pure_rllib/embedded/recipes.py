@@ -41,7 +41,23 @@ class PRMEntry:
     text: str
 
 
-Entry = PolicyEntry | PRMEntry
+@dataclass(frozen=True, slots=True)
+class CommandsEntry:
+    """A PRM that is made by commands of `pure-rllib`, as a user would make it.
+
+    Attributes:
+        commands: what follows `pure-rllib`; see `prm_by_commands`.
+        needs: embedded models that they start from; the first is the policy whose
+            samples the PRM is measured on.
+        text: one line for lists.
+    """
+
+    commands: tuple[str, ...]
+    needs: tuple[str, ...]
+    text: str
+
+
+Entry = PolicyEntry | PRMEntry | CommandsEntry
 
 ENTRIES: dict[str, Entry] = {
     # A policy stopped in the middle of the sudden rise of accuracy is slow to learn by
@@ -83,6 +99,20 @@ ENTRIES: dict[str, Entry] = {
         "arithmetic-policy",
         "neural PRM for arithmetic-policy",
     ),
+    # The second round: a policy finds what the first PRM lets pass, and the PRM learns
+    # it among fresh errors of every kind. The run counts twice.
+    "arithmetic-prm-rounds": CommandsEntry(
+        (
+            "train arithmetic_prm --seed 0 --out FOLDER/run "
+            "--set report.rollouts_every=1 --set report.max_groups=16",
+            "prm-train --model embedded:arithmetic-prm "
+            "--data embedded:arithmetic-steps --rollouts FOLDER/run FOLDER/run "
+            "--after-first-error keep --head-epochs 0 --head-dropout 0 --lr 1e-3 "
+            "--batch-size 32 --micro-batch-size 32 --out FOLDER/prm",
+        ),
+        ("arithmetic-policy", "arithmetic-prm"),
+        "arithmetic-prm after a second round, on rollouts of a policy trained on it",
+    ),
 }
 
 
@@ -95,10 +125,21 @@ def describe(name: str) -> dict[str, Any]:
         for phase in described["sft"]["phases"]:
             if phase["task"] is None:
                 del phase["task"]  # the recipe's, which stands beside it
+    elif isinstance(entry, CommandsEntry):
+        described["commands"] = list(entry.commands)
+        described["needs"] = {name: describe(name) for name in entry.needs}
     else:
         described["prm"] = asdict(entry.prm)
         described["policy"] = describe(entry.policy)
     return described
+
+
+def needed(name: str) -> tuple[str, ...]:
+    """Names the embedded models that `name` is made from, in the order of making."""
+    entry = ENTRIES[name]
+    if isinstance(entry, PolicyEntry):
+        return ()
+    return entry.needs if isinstance(entry, CommandsEntry) else (entry.policy,)
 
 
 def recipe_hash(name: str) -> str:

@@ -3,12 +3,15 @@
 They are made in the ordinary cache, so a second run of this test takes seconds.
 """
 
+import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from transformers import Qwen2ForCausalLM
 
 from pure_rllib.embedded.cache import prepare, resolve_model
+from pure_rllib.embedded.commands import prm_by_commands
 from pure_rllib.embedded.prm_quality import score_traces
 from pure_rllib.embedded.task import TASK_Z
 from pure_rllib.embedded.traces import TraceMaker
@@ -59,3 +62,29 @@ def test_the_step_scorer_reads_the_prm_as_it_was_taught(prepared):
     [scores] = prm.score([request])
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert scores[0] > 0 > scores[1]
+
+
+def test_commands_make_a_prm(prepared, tmp_path):
+    data = tmp_path / "steps.jsonl"
+    row = {"prompt": "3-2=?", "steps": ["3-2=1"], "labels": [True]}
+    data.write_text(json.dumps(row) + "\n")
+    commands = (
+        f"prm-train --model embedded:arithmetic-prm --data {data} --out FOLDER/first "
+        "--head-epochs 0 --lr 1e-9 --batch-size 1 --micro-batch-size 1",
+        f"prm-train --model FOLDER/first --data {data} --out FOLDER/prm "
+        "--head-epochs 0 --lr 1e-9 --batch-size 1 --micro-batch-size 1",
+    )
+    told = []
+    folder = resolve_model("embedded:arithmetic-policy")
+    policy = Qwen2ForCausalLM.from_pretrained(folder).eval()
+    prm, tokenizer, figures = prm_by_commands(
+        commands, policy, TASK_Z, lambda *progress: told.append(progress)
+    )
+    assert [fraction for _, fraction in told] == [0.0, 0.5]
+    # Hardly trained, it is the PRM that it was.
+    before = prepared["arithmetic-prm"]["figures"]
+    assert figures["first_error_f1"] == pytest.approx(
+        before["first_error_f1"], abs=0.02
+    )
+    assert figures["seconds"] > 0
+    assert tokenizer.get_vocab()["\n"] < prm.config.vocab_size

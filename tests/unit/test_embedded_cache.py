@@ -13,7 +13,7 @@ from transformers import (
 
 from pure_rllib.embedded import cache, recipes
 from pure_rllib.embedded.prm import PRMRecipe
-from pure_rllib.embedded.recipes import PolicyEntry, PRMEntry
+from pure_rllib.embedded.recipes import CommandsEntry, PolicyEntry, PRMEntry
 from pure_rllib.embedded.sft import Phase, SFTRecipe
 from pure_rllib.embedded.task import TASK_Z
 
@@ -111,3 +111,16 @@ def test_two_processes_make_one_model(tiny_entries):
         assert process.exitcode == 0
     assert found[0][1:] == found[1][1:]
     assert len([p for p in tiny_entries.iterdir() if p.is_dir()]) == 1
+
+
+def test_what_a_model_needs_is_made_first_and_once(tiny_entries, monkeypatch):
+    entry = CommandsEntry(("no-such-command",), ("tiny-policy", "tiny-prm"), "")
+    monkeypatch.setitem(recipes.ENTRIES, "tiny-rounds", entry)
+    with pytest.raises(RuntimeError, match="invalid choice: 'no-such-command'"):
+        cache.prepare(["tiny-rounds"])
+    made = {path.name.rsplit("-", 1)[0] for path in tiny_entries.glob("*[!k]")}
+    assert made == {"tiny-policy", "tiny-prm"}
+    before = cache.model_folder("tiny-rounds")
+    policy = PolicyEntry(replace(TINY, seed=1), "tiny")
+    monkeypatch.setitem(recipes.ENTRIES, "tiny-policy", policy)
+    assert cache.model_folder("tiny-rounds") != before
