@@ -1,11 +1,15 @@
 """Ray, started once for all integration tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import ray
 
 from pure_rllib.algorithms import PUREConfig
+from pure_rllib.cli import main
+
+TrainHere = Callable[..., tuple[int, str, str]]
 
 TINY_POLICY = {
     "model_type": "qwen2",
@@ -57,6 +61,21 @@ def no_ray() -> Iterator[None]:
     ray.shutdown()
     if was_there:
         start_ray()
+
+
+@pytest.fixture
+def train_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_ray: None
+) -> TrainHere:
+    """`pure-rllib train` in this process, which has imported everything already."""
+
+    def train(folder: Path, *words: str) -> tuple[int, str, str]:
+        """Returns exit status, output and errors."""
+        monkeypatch.chdir(folder)
+        status = main(["train", *words])
+        return status, *capsys.readouterr()
+
+    return train
 
 
 @pytest.fixture

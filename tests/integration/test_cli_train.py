@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from pure_rllib.cli import main
 from pure_rllib.run.rollout_files import read_rollouts
+from tests.integration.conftest import TrainHere
 
 pytestmark = pytest.mark.slow
 
@@ -59,28 +59,6 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         timeout=240,
         check=False,
     )
-
-
-class Here:
-    """Runs the command in this process, in a folder."""
-
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ):
-        self._chdir, self._read = monkeypatch.chdir, capsys.readouterr
-
-    def run(self, folder: Path, *words: str) -> tuple[int, str, str]:
-        """Returns exit status, output and errors."""
-        self._chdir(folder)
-        status = main(["train", *words])
-        return status, *self._read()
-
-
-@pytest.fixture
-def here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_ray: None
-) -> Here:
-    return Here(monkeypatch, capsys)
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
@@ -185,7 +163,9 @@ def test_an_older_checkpoint_drops_what_came_after(
     assert differences(before, rows_of(whole[0])) == []
 
 
-def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(place: Path) -> None:
+def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(
+    place: Path, train_here: TrainHere
+) -> None:
     process = subprocess.Popen(
         [*COMMAND, "tiny.yaml", "--out", "cut", "--iterations", "100000"],
         cwd=place,
@@ -208,15 +188,15 @@ def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(place: Path) -> 
     assert f"iteration_{last:06d}" in out
     rows = rows_of(place / "cut")
     assert [row["training_iteration"] for row in rows] == list(range(last + 1))
-    resumed = run(place, "--resume", "cut", "--iterations", str(last + 1))
-    assert resumed.returncode == 0, resumed.stderr
+    status, _, err = train_here(place, "--resume", "cut", "--iterations", str(last + 1))
+    assert status == 0, err
     assert len(rows_of(place / "cut")) == last + 2
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_last_checkpoint(
-    place: Path, here: Here
+    place: Path, train_here: TrainHere
 ) -> None:
-    status, out, err = here.run(
+    status, out, err = train_here(
         place,
         *("tiny.yaml", "--out", "nan", "--set", "checkpoint.every=1"),
         *("--set", "training.lr=1e25", "--set", "training.lr_warmup_updates=0"),
@@ -229,9 +209,9 @@ def test_a_loss_that_is_not_a_number_stops_with_the_last_checkpoint(
 
 
 def test_a_wrong_combination_fails_before_a_model_loads(
-    place: Path, here: Here
+    place: Path, train_here: TrainHere
 ) -> None:
-    status, _, err = here.run(
+    status, _, err = train_here(
         place,
         *("tiny.yaml", "--out", "none"),
         *("--set", "environment.env_config.process_rewards=none"),
@@ -242,7 +222,9 @@ def test_a_wrong_combination_fails_before_a_model_loads(
     assert not (place / "none").exists()
 
 
-def test_the_monitor_of_reward_hacking_ends_a_run(tmp_path: Path, here: Here) -> None:
+def test_the_monitor_of_reward_hacking_ends_a_run(
+    tmp_path: Path, train_here: TrainHere
+) -> None:
     """With thresholds so small that any change of the reward is an alarm."""
     (tmp_path / "tiny.yaml").write_text(TINY)
     nothing = 1e-9
@@ -253,7 +235,7 @@ def test_the_monitor_of_reward_hacking_ends_a_run(tmp_path: Path, here: Here) ->
         "no_answer_rise": nothing,
         "repetition_rise": nothing,
     }
-    status, out, err = here.run(
+    status, out, err = train_here(
         tmp_path,
         "tiny.yaml",
         "--out",

@@ -1,4 +1,4 @@
-"""`pure-rllib train` in processes of its own, parts of which are killed (kill -9)."""
+"""`pure-rllib train` in a process of its own, parts of which are killed (kill -9)."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from pure_rllib.run.rollout_files import read_rollouts
+from tests.integration.conftest import TrainHere
 
 pytestmark = pytest.mark.slow
 
@@ -66,12 +67,12 @@ class Training:
         return self.process.returncode, out, err
 
 
-def resume(place: Path, num_more: int) -> int:
+def resume(train_here: TrainHere, place: Path, num_more: int) -> int:
     """Resumes the run; returns the iteration that it began after."""
     last = checkpoints(place)[-1]
-    status, out, err = Training(
+    status, out, err = train_here(
         place, "--resume", "run", "--iterations", str(last + num_more)
-    ).end()
+    )
     assert status == 0, out + err
     assert f"after iteration {last}." in out
     return last
@@ -103,7 +104,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_killed_learner_stops_the_run_which_can_be_resumed(place: Path) -> None:
+def test_a_killed_learner_stops_the_run_which_can_be_resumed(
+    place: Path, train_here: TrainHere
+) -> None:
     training = Training(
         place,
         *("tiny.yaml", "--out", "run"),
@@ -122,12 +125,12 @@ def test_a_killed_learner_stops_the_run_which_can_be_resumed(place: Path) -> Non
     last = checkpoints(place)[-1]
     assert f"Last checkpoint: run/checkpoints/iteration_{last:06d}" in out
     assert "pure-rllib train --resume run" in out
-    assert resume(place, 2) == last
+    assert resume(train_here, place, 2) == last
     check_prompts(place, last + 2)
 
 
 def test_killed_while_it_writes_a_checkpoint_a_run_has_the_one_before(
-    place: Path,
+    place: Path, train_here: TrainHere
 ) -> None:
     training = Training(place, "tiny.yaml", "--out", "run")
     training.until_checkpoint(2)
@@ -141,7 +144,7 @@ def test_killed_while_it_writes_a_checkpoint_a_run_has_the_one_before(
     # Ray's own agents notice late that they are alone.
     for agent in psutil.wait_procs(children, timeout=5)[1]:
         agent.kill()
-    last = resume(place, 4)
+    last = resume(train_here, place, 4)
     assert half[0].name.startswith(f".iteration_{last + 1:06d}.")
     assert list(folder.glob(".*")) == []
     check_prompts(place, last + 4)

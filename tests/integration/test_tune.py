@@ -105,15 +105,10 @@ def test_schedulers_run_trials(tmp_path: Path, scheduler: str) -> None:
     assert all(row["error"] is None for row in table)
 
 
-@pytest.fixture(params=[1])
-def tuner_ray(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ray with `request.param` CPUs."""
-    ray.init(
-        address="local",
-        num_cpus=request.param,
-        include_dashboard=False,
-        log_to_driver=False,
-    )
+@pytest.fixture
+def tuner_ray() -> Iterator[None]:
+    """Ray with two CPUs."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     # Tune forgets names when Ray is shut down, as the other tests do.
     tune.register_trainable("PURE", PURE)
     yield
@@ -166,7 +161,6 @@ def test_tuner_takes_a_config_of_ours(
     assert all(result.metrics["reward"]["total"] <= 0 for result in results)
 
 
-@pytest.mark.parametrize("tuner_ray", [2], indirect=True)
 def test_prm_actors_run_on_the_resources_of_their_trial(
     tmp_path: Path, tuner_ray: None, tiny: PUREConfig
 ) -> None:
