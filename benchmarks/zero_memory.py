@@ -41,19 +41,6 @@ POLICY = {
     "max_position_embeddings": 256,
     "tie_word_embeddings": True,
 }
-# DeepSpeed's own sizes suit models of many billions: smaller ones fit into one bucket.
-BUCKET = 4_000_000
-ZERO: dict[int, dict[str, Any]] = {
-    1: {"stage": 1, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET},
-    2: {"stage": 2, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET},
-    3: {
-        "stage": 3,
-        "reduce_bucket_size": BUCKET,
-        "stage3_prefetch_bucket_size": BUCKET,
-        "stage3_max_live_parameters": BUCKET,
-        "stage3_max_reuse_distance": BUCKET,
-    },
-}
 MIB = 2**20
 
 
@@ -130,7 +117,7 @@ def measure(stage: int, num_learners: int, dtype: str) -> list[dict[str, int]]:
         .learners(
             num_learners=num_learners,
             num_cpus_per_learner=0.5,
-            deepspeed=ZERO[stage] if stage else None,
+            deepspeed={"stage": stage} if stage else None,
         )
     )
     config.validate()

@@ -6,7 +6,11 @@ import pytest
 
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.algorithms.pure import deepspeed_settings
-from pure_rllib.algorithms.pure.deepspeed_settings import KEYS, engine_config
+from pure_rllib.algorithms.pure.deepspeed_settings import (
+    KEYS,
+    default_sizes,
+    engine_config,
+)
 from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
 from pure_rllib.experiment import load_experiment
 from pure_rllib.testing import tiny_model_config
@@ -62,6 +66,7 @@ def test_a_stage_chooses_the_learner(installed: None, stage: int) -> None:
         ({"stage": 2, "gradient_clipping": 1.0}, r"unknown keys.*follow from"),
         ({}, r"`stage` \(None\) .*must be 1, 2 or 3.*For replicas, leave"),
         ({"stage": 0}, r"`stage` \(0\) .*For replicas, leave `deepspeed` out"),
+        ({"stage": 1, "allgather_bucket_size": 7}, r"\(7\) .*must be even.*Add 1"),
         ({"stage": True}, r"`stage` \(True\)"),
         (
             {"stage": 2, "offload_param": {"device": "cpu"}},
@@ -115,12 +120,33 @@ def test_the_command_line_sets_a_stage(installed: None) -> None:
 
 def test_the_engine_follows_the_other_settings() -> None:
     settings = {"stage": 2, "reduce_bucket_size": 1000, "offload_optimizer": None}
-    made = engine_config(settings, grad_clip=None, is_bfloat16=True)
+    made = engine_config(settings, num_parameters=1, grad_clip=None, is_bfloat16=True)
     assert made["gradient_clipping"] == 0.0
     assert made["bf16"]["enabled"] is True
-    assert made["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
-    made = engine_config(settings, grad_clip=0.5, is_bfloat16=False)
+    assert made["zero_optimization"] == {
+        "stage": 2,
+        "reduce_bucket_size": 1000,
+        "allgather_bucket_size": 1_000_000,
+    }
+    made = engine_config(settings, num_parameters=1, grad_clip=0.5, is_bfloat16=False)
     assert made["gradient_clipping"] == 0.5 and made["bf16"]["enabled"] is False
+
+
+def test_sizes_follow_the_policy_up_to_deepspeeds_own() -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    for stage in (1, 2, 3):
+        small = default_sizes(stage, 100_000_000)
+        assert set(small.values()) == {10_000_000} and set(small) <= set(KEYS)
+        assert set(default_sizes(stage, 27_000_019).values()) == {2_700_000}
+        assert default_sizes(stage, 10**12) == {
+            name: getattr(
+                DeepSpeedZeroConfig(),
+                name if name in DeepSpeedZeroConfig.model_fields else name[7:],
+            )
+            for name in small
+        }
 
 
 def test_deepspeed_knows_all_keys() -> None:

@@ -135,6 +135,7 @@ class DeepSpeedLearner(PURETorchLearner):
     @override(PURETorchLearner)
     def _backward(self, loss: Tensor) -> None:
         # DeepSpeed takes the mean over the learners; the loss has its denominator.
+        self._whole.hold_gradients()
         with collective("backward"):
             self._engine.backward(loss * num_ranks())
 
@@ -147,6 +148,7 @@ class DeepSpeedLearner(PURETorchLearner):
             param_group["lr"] = lr
         with collective("optimizer step"):
             self._engine.step()
+        self._whole.free_gradients()
         if not self._engine.was_step_applied():
             return math.nan
         return float(self._engine.get_global_grad_norm())
@@ -249,6 +251,7 @@ def _initialize(
         optimizer=optimizer,
         config=engine_config(
             config.deepspeed,
+            num_parameters=sum(p.numel() for p in policy.parameters()),
             grad_clip=config.grad_clip,
             is_bfloat16=dtype == torch.bfloat16,
         ),

@@ -14,6 +14,16 @@ _SIZES = (
     "stage3_max_live_parameters",
     "stage3_max_reuse_distance",
 )
+# DeepSpeed's own defaults, from which `default_sizes` goes down.
+_BUCKETS = {"reduce_bucket_size": 500_000_000, "allgather_bucket_size": 500_000_000}
+_BUCKETS_OF_STAGE_3 = {
+    "reduce_bucket_size": 500_000_000,
+    "sub_group_size": 1_000_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_max_live_parameters": 1_000_000_000,
+    "stage3_max_reuse_distance": 1_000_000_000,
+}
+_LEAST_BUCKET = 1_000_000
 _SWITCHES = (
     "overlap_comm",
     "contiguous_gradients",
@@ -104,6 +114,11 @@ def _check_values(settings: Mapping[str, Any]) -> None:
                 f"`{name}` ({value!r}) of `deepspeed` must be a whole number >= 0, "
                 "because it counts elements. Write 5e8 as 500_000_000."
             )
+    if settings.get("allgather_bucket_size", 0) % 2:
+        raise ValueError(
+            f"`allgather_bucket_size` ({settings['allgather_bucket_size']}) of "
+            "`deepspeed` must be even, because DeepSpeed aligns what it gathers. Add 1."
+        )
     for name in _SWITCHES:
         if not isinstance(settings.get(name, True), bool):
             raise ValueError(
@@ -126,17 +141,39 @@ def _check_values(settings: Mapping[str, Any]) -> None:
             )
 
 
+def default_sizes(stage: int, num_parameters: int) -> dict[str, int]:
+    """Returns sizes of buckets, in elements, for a policy of any size.
+
+    DeepSpeed's own defaults, a billion live parameters among them, hold all of a small
+    policy, so that stage 3 would save nothing. Here each is a tenth of the policy, and
+    at most DeepSpeed's; and even, which `allgather_bucket_size` has to be.
+
+    Args:
+        stage: 1, 2 or 3.
+        num_parameters: of the whole policy.
+    """
+    share = max(_LEAST_BUCKET, num_parameters // 20 * 2)
+    own = _BUCKETS_OF_STAGE_3 if stage == 3 else _BUCKETS
+    return {name: min(share, size) for name, size in own.items()}
+
+
 def engine_config(
-    settings: Mapping[str, Any], *, grad_clip: float | None, is_bfloat16: bool
+    settings: Mapping[str, Any],
+    *,
+    num_parameters: int,
+    grad_clip: float | None,
+    is_bfloat16: bool,
 ) -> dict[str, Any]:
     """Returns the configuration for `deepspeed.initialize`.
 
     Args:
-        settings: as of `.learners(deepspeed=...)`.
+        settings: as of `.learners(deepspeed=...)`; they win over `default_sizes`.
+        num_parameters: of the whole policy.
         grad_clip: norm to clip to; None: no clipping.
         is_bfloat16: the policy's dtype; ZeRO then keeps float32 masters.
     """
-    zero = {name: value for name, value in settings.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
+    zero = {**default_sizes(given["stage"], num_parameters), **given}
     return {
         # Batches are the learner's own, of any size; it says itself where a step ends.
         "train_micro_batch_size_per_gpu": 1,

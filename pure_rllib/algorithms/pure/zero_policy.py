@@ -30,6 +30,35 @@ class ZeroPolicy:
         self._policy = policy
         self._engine = engine
 
+    def free_gradients(self) -> None:
+        """Gives up stage 3's buffer of gradients until the next backward pass.
+
+        DeepSpeed would keep it between updates, unlike those of stage 2.
+        """
+        buffer = self._gradient_buffer()
+        if buffer is not None:
+            # Gradients are views of it: it must stay, and only its memory goes.
+            buffer.untyped_storage().resize_(0)
+
+    def hold_gradients(self) -> None:
+        """Makes room for gradients again, where `free_gradients` gave it up."""
+        buffer = self._gradient_buffer()
+        if buffer is None:
+            return
+        num_bytes = buffer.numel() * buffer.element_size()
+        if buffer.untyped_storage().nbytes() != num_bytes:
+            buffer.untyped_storage().resize_(num_bytes)
+            # The padding of partitions is read and never written.
+            buffer.zero_()
+
+    def _gradient_buffer(self) -> Tensor | None:
+        """Stage 3's gradients of this learner; None where they may be pinned."""
+        optimizer = self._engine.optimizer
+        if self._engine.zero_optimization_stage() < 3 or optimizer.offload_optimizer:
+            return None
+        buffer: Tensor = optimizer.grad_partitions_flat_buffer
+        return buffer
+
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the policy's tensors on the CPU; empty but on the first learner."""
         state: dict[str, Tensor] = {}
