@@ -15,15 +15,15 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 # Title, file, arguments.
-PARTS: list[tuple[str, str, list[str]]] = [
-    ("Sampling: env runner against vLLM alone", "vllm_sampling.py", []),
+PARTS: list[tuple[str, str, str]] = [
+    ("Sampling: env runner against vLLM alone", "vllm_sampling.py", ""),
     (
         "Learning: against a plain loop, and by two learners",
         "learner.py",
-        ["--learners", "2", "--zero", "1", "2", "3"],
+        "--learners 2 --zero 1 2 3 --prompts 4 --response-tokens 48 --rounds 3",
     ),
-    ("Weights: from the learner to an env runner", "weight_sync.py", []),
-    ("Overlap: max_weight_lag=1 against 0", "weight_lag.py", []),
+    ("Weights: from the learner to an env runner", "weight_sync.py", ""),
+    ("Overlap: max_weight_lag=1 against 0", "weight_lag.py", ""),
 ]
 
 
@@ -33,7 +33,7 @@ def main() -> int:
     failed = []
     for title, name, arguments in PARTS:
         print(f"\n{title}\n", flush=True)
-        command = [sys.executable, str(FOLDER / name), *arguments]
+        command = [sys.executable, str(FOLDER / name), *arguments.split()]
         # One thread per process: with two processes on two cores more would compete.
         done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:

@@ -3,8 +3,9 @@
 The plain loop is forward, clipped loss, backward, clipping and AdamW, with nothing
 else: no connectors, no entropy, no statistics. It cuts the rows into the same
 micro-batches and computes log-probabilities by the same chunks; `--full-logits` makes
-it hold all logits of a micro-batch instead. Rounds alternate, so that a busy machine
-slows both; the table shows medians. Tokens are prompt and response tokens, no padding.
+it hold all logits of a micro-batch instead. Each kind of learner alternates with the
+plain loop round by round, so that a busy machine slows both; only one kind is in memory
+at a time. The table shows medians. Tokens are prompt and response tokens, no padding.
 
     python benchmarks/learner.py                      # ~30M parameters, float32, CPU
     python benchmarks/learner.py --learners 2         # adds 1 and 2 learner actors
@@ -14,9 +15,11 @@ slows both; the table shows medians. Tokens are prompt and response tokens, no p
 
 import argparse
 import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -179,15 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--full-logits", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    # All learner actors stay while rounds alternate; each takes a CPU of Ray's.
-    num_actors = sum(range(options.learners + 1)) + options.learners * len(options.zero)
     ray.init(
-        num_cpus=1 + num_actors,
+        num_cpus=1 + options.learners,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="error",
     )
-
     algo = make_config(options, 0).build_algo()
     learner = algo.learner_group._learner
     groups = algo._sample_again(range(options.prompts))
@@ -199,36 +199,79 @@ def main(arguments: Sequence[str] | None = None) -> None:
         iteration=0,
         max_response_tokens=options.response_tokens,
     )
-    tokens = sum(group.num_tokens for group in groups)
     batch = learner._train_batch([e for group in groups for e in episodes_of(group)])
-    runs: dict[str, Callable[[], None]] = {"ours": lambda: update(algo, groups, plan)}
     policy = copy.deepcopy(learner._policy)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0)
-    runs["plain loop"] = lambda: plain_update(policy, optimizer, batch, plan, options)
-    kinds: list[tuple[int, int | None]] = [
-        (count, None) for count in range(1, options.learners + 1)
-    ]
-    kinds += [(options.learners, stage) for stage in options.zero]
-    remote = {}
-    for count, stage in kinds:
-        name = f"{count} learner actor{'s' * (count > 1)}"
-        name += "" if stage is None else f", ZeRO {stage}"
-        remote[name] = make_config(options, count, stage).build_algo()
-        runs[name] = lambda made=remote[name]: update(made, groups, plan)
 
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    peaks: dict[str, float] = {}
-    for index in range(options.rounds + 1):
-        for name, run in runs.items():
+    def plain() -> None:
+        plain_update(policy, optimizer, batch, plan, options)
+
+    measured = {
+        "ours": measure(lambda: update(algo, groups, plan), plain, options.rounds)
+    }
+    algo.stop()
+    for name, count, stage in learner_actors(options):
+        made = make_config(options, count, stage).build_algo()
+        run = functools.partial(update, made, groups, plan)
+        measured[name] = measure(run, plain, options.rounds)
+        made.stop()
+    report(measured, policy, groups, plan, options)
+
+
+def learner_actors(options: argparse.Namespace) -> list[tuple[str, int, int | None]]:
+    """Name, number of learners and ZeRO stage of what is measured beside "ours"."""
+    counts = range(1, options.learners + 1)
+    return [
+        *((f"{n} learner actor{'s' * (n > 1)}", n, None) for n in counts),
+        *(
+            (
+                f"{options.learners} learner actors, ZeRO {stage}",
+                options.learners,
+                stage,
+            )
+            for stage in options.zero
+        ),
+    ]
+
+
+@dataclass
+class Measured:
+    """Seconds of each round, and the peak of this process's GPU memory in GiB."""
+
+    seconds: list[float]
+    plain_seconds: list[float]
+    peak_gib: float | None
+    plain_peak_gib: float | None
+
+
+def measure(
+    run: Callable[[], None], plain: Callable[[], None], rounds: int
+) -> Measured:
+    """Times both in turn; the first round warms up."""
+    times: dict[Callable[[], None], list[float]] = {run: [], plain: []}
+    peaks: dict[Callable[[], None], float | None] = {run: None, plain: None}
+    for index in range(rounds + 1):
+        for one in (run, plain):
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
-            took = seconds_of(run)
+            took = seconds_of(one)
             if torch.cuda.is_available():
-                peaks[name] = torch.cuda.max_memory_allocated() / 2**30
-            if index:  # the first round warms up
-                seconds[name].append(took)
+                peaks[one] = torch.cuda.max_memory_allocated() / 2**30
+            if index:
+                times[one].append(took)
+    return Measured(times[run], times[plain], peaks[run], peaks[plain])
 
+
+def report(
+    measured: dict[str, Measured],
+    policy: torch.nn.Module,
+    groups: Sequence[Group],
+    plan: MiniBatchPlan,
+    options: argparse.Namespace,
+) -> None:
+    """Prints the table, and what several learners gain over one."""
     parameters = sum(p.numel() for p in policy.parameters())
+    tokens = sum(group.num_tokens for group in groups)
     compute = getattr(torch, options.autocast_dtype or options.dtype)
     rate = matrix_rate(next(policy.parameters()).device, compute)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -239,32 +282,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"optimiser steps, micro-batches of {options.micro_batch_tokens:,} tokens, "
         f"median of {options.rounds} rounds\n"
     )
-    plain = statistics.median(seconds["plain loop"])
-    rows = []
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        ratios = [b / a for a, b in zip(times, seconds["plain loop"], strict=True)]
-        # Forward and backward: 6 FLOP per parameter and token, attention left out.
-        share = 6 * parameters * tokens / median / rate
-        rows.append(
-            [
-                name,
-                f"{tokens / median:,.0f}",
-                f"{plain / median:.2f}",
-                f"{min(ratios):.2f} to {max(ratios):.2f}",
-                f"{share:.2f}",
-                f"{peaks[name]:.1f}" if peaks else "-",
-            ]
-        )
+
+    def cells(
+        name: str, seconds: list[float], ratios: list[float], peak: float | None
+    ) -> list[str]:
+        took = statistics.median(seconds)
+        return [
+            name,
+            f"{tokens / took:,.0f}",
+            f"{statistics.median(ratios):.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+            # Forward and backward: 6 FLOP per parameter and token, without attention.
+            f"{6 * parameters * tokens / took / rate:.2f}",
+            "-" if peak is None else f"{peak:.1f}",
+        ]
+
+    ours = measured["ours"]
+    rows = [cells("plain loop", ours.plain_seconds, [1.0], ours.plain_peak_gib)]
+    gains = {}
+    for name, one in measured.items():
+        pairs = zip(one.plain_seconds, one.seconds, strict=True)
+        ratios = [plain / taken for plain, taken in pairs]
+        gains[name] = statistics.median(ratios)
+        rows.append(cells(name, one.seconds, ratios, one.peak_gib))
     headers = ["", "tokens/s", "of plain", "of plain, by round", "of matrix rate"]
     print(format_table([*headers, "peak GiB"], rows))
-    if options.learners > 1:
-        medians = {name: statistics.median(seconds[name]) for name in remote}
-        one = medians.pop("1 learner actor")
-        for name, median in medians.items():
-            print(f"{name} over 1: {one / median:.2f} times the tokens/s")
-    for made in (algo, *remote.values()):
-        made.stop()
+    for name, gain in list(gains.items())[2:]:
+        print(
+            f"{name} over 1: {gain / gains['1 learner actor']:.2f} times the tokens/s"
+        )
 
 
 if __name__ == "__main__":

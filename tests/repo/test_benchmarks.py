@@ -14,7 +14,7 @@ PARTS = runpy.run_path(str(BENCHMARKS / "engines.py"))["PARTS"]
 
 @pytest.mark.parametrize(("name", "arguments"), [part[1:] for part in PARTS], ids=str)
 def test_a_part_takes_its_arguments(
-    name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+    name: str, arguments: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parse = argparse.ArgumentParser.parse_args
 
@@ -23,6 +23,6 @@ def test_a_part_takes_its_arguments(
         sys.exit("parsed")
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.setattr(sys, "argv", [name, *arguments.split()])
     with pytest.raises(SystemExit, match="parsed"):
         runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
