@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER, DEFAULT_MODULE_ID
 
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.algorithms.pure.collectives import Phase, current_phase
 from pure_rllib.algorithms.pure.learner_calls import on_learners
+from pure_rllib.algorithms.pure.pure_learner_group import PURELearnerGroup
 from pure_rllib.algorithms.pure.zero_policy import ZeroPolicy
 from tests.integration.conftest import TINY_POLICY
 
@@ -88,6 +89,34 @@ def test_a_restored_run_goes_on_like_one_without_interruption(runs: Runs) -> Non
     assert runs.uninterrupted
     for name, array in weights(runs.restored).items():
         np.testing.assert_array_equal(array, runs.uninterrupted[name], err_msg=name)
+
+
+def test_the_driver_never_holds_the_learners_state(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.restored.restore_from_path(str(runs.checkpoint))
+    held: list[list[str]] = []
+    get_state = PURELearnerGroup.get_state
+
+    def watched(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = get_state(*args, **kwargs)
+        held.append(list(state))
+        return state
+
+    monkeypatch.setattr(PURELearnerGroup, "get_state", watched)
+    runs.restored.save_to_path(tmp_path / "checkpoint")
+    assert held and not any(held)
+    # Unless they do not see its folder.
+    monkeypatch.setattr(PURELearnerGroup, "_see", lambda *args, **kwargs: False)
+    runs.restored.save_to_path(tmp_path / "sent")
+    assert held[-1] == [COMPONENT_LEARNER]
+    monkeypatch.undo()
+    before = weights(runs.restored)
+    for name in ("checkpoint", "sent"):
+        runs.restored.train()
+        runs.restored.restore_from_path(str(tmp_path / name))
+        for key, array in weights(runs.restored).items():
+            np.testing.assert_array_equal(array, before[key], err_msg=key)
 
 
 def limit_file_size(algo: PURE, num_bytes: int) -> None:

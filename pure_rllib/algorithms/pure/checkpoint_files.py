@@ -1,9 +1,16 @@
-"""Which files a checkpoint must have, and which of them cannot be read."""
+"""Checkpoints that are whole or absent, and that say what is wrong with them."""
 
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER_GROUP
+from ray.rllib.utils.annotations import override
+
+from pure_rllib.generation.whole_folder import find_whole, write_whole
 
 _STATES = (
     "algorithm_state",
@@ -12,6 +19,50 @@ _STATES = (
 )
 _SUFFIXES = (".pkl", ".msgpack")
 _UNREADABLE = (EOFError, pickle.UnpicklingError)
+
+
+class WholeCheckpoints(Algorithm):
+    """An algorithm that writes whole checkpoints and refuses damaged ones."""
+
+    @override(Algorithm)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        """Writes a checkpoint that is whole or absent, whatever happens meanwhile."""
+        if path is None or _is_elsewhere(path, kwargs):
+            return str(super().save_to_path(path, **kwargs))
+        target = Path(path).absolute()
+        write_whole(target, lambda partial: self._write(partial, **kwargs))
+        return str(target)
+
+    def _write(
+        self, folder: Path, *, state: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if state is not None:
+            super().save_to_path(folder, state=state, **kwargs)
+            return
+        # The learners write theirs themselves: the driver never holds it.
+        state = self.get_state(not_components=COMPONENT_LEARNER_GROUP)
+        super().save_to_path(folder, state=state, **kwargs)
+        self.learner_group.save_to_path(folder / COMPONENT_LEARNER_GROUP, **kwargs)
+        check_files(folder)
+
+    @override(Algorithm)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Restores a checkpoint.
+
+        Raises:
+            ValueError: a file of it is absent or damaged.
+            Exception: what a learner raised.
+        """
+        is_whole = kwargs.get("component") is None and not _is_elsewhere(path, kwargs)
+        # A folder that is absent is RLlib's error.
+        if is_whole and find_whole(Path(path)).exists():
+            check_files(Path(path))
+        with named_files(Path(path)):
+            super().restore_from_path(path, *args, **kwargs)
+
+
+def _is_elsewhere(path: Any, kwargs: dict[str, Any]) -> bool:
+    return kwargs.get("filesystem") is not None or "://" in str(path)
 
 
 def check_files(folder: Path) -> None:

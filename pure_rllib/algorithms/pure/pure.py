@@ -22,7 +22,7 @@ from pure_rllib.algorithms.pure.callback_state import (
     callback_states,
     set_callback_states,
 )
-from pure_rllib.algorithms.pure.checkpoint_files import check_files, named_files
+from pure_rllib.algorithms.pure.checkpoint_files import WholeCheckpoints
 from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
 from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
 from pure_rllib.algorithms.pure.group_delivery import deliver
@@ -53,7 +53,6 @@ from pure_rllib.algorithms.pure.train_batch import (
 from pure_rllib.algorithms.pure.validation import check_against_env
 from pure_rllib.algorithms.pure.weight_exchange import WeightExchange, Weights
 from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
-from pure_rllib.generation.whole_folder import find_whole, write_whole
 from pure_rllib.reporting.records import ResponseRecord
 
 _STATE = "pure"
@@ -62,7 +61,7 @@ _CALLBACKS = "pure_callbacks"
 _EVALUATION_EPOCH = -1
 
 
-class PURE(Algorithm):
+class PURE(WholeCheckpoints):
     """Reinforcement learning of a language model from process rewards.
 
     Every iteration samples `num_prompts` groups of `group_size` responses, turns
@@ -349,19 +348,8 @@ class PURE(Algorithm):
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restores a checkpoint; its weights are published when they are needed.
-
-        Raises:
-            ValueError: a file of it is absent or damaged.
-            Exception: what a learner raised.
-        """
-        if kwargs.get("filesystem") is None and "://" not in str(path):
-            # A folder that is absent is RLlib's error.
-            is_there = find_whole(Path(path)).exists()
-            if is_there and kwargs.get("component") is None:
-                check_files(Path(path))
-        with named_files(Path(path)):
-            super().restore_from_path(path, *args, **kwargs)
+        """Restores a checkpoint; its weights are published when they are needed."""
+        super().restore_from_path(path, *args, **kwargs)
         # The learners' weights arrive after `set_state`.
         self._weights = None
         self._last_batch = SampledBatch()
@@ -381,18 +369,3 @@ class PURE(Algorithm):
         self._counts, self._iteration = counts, iteration
         set_callback_states(self.callbacks, callbacks)
         self._counts.weights_version += 1
-
-    @override(Algorithm)
-    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Writes a checkpoint that is whole or absent, whatever happens meanwhile."""
-        if path is None or kwargs.get("filesystem") is not None or "://" in str(path):
-            return str(super().save_to_path(path, **kwargs))
-
-        def write(partial: Path) -> None:
-            super(PURE, self).save_to_path(partial, **kwargs)
-            if kwargs.get("state") is None:
-                check_files(partial)
-
-        target = Path(path).absolute()
-        write_whole(target, write)
-        return str(target)

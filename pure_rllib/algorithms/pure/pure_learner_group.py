@@ -1,9 +1,11 @@
 """A learner group that raises what its learners raise, also for their state."""
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import ray
+from pyarrow.fs import LocalFileSystem
 from ray.rllib.core import COMPONENT_LEARNER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.actor_manager import (
@@ -23,7 +25,9 @@ class PURELearnerGroup(LearnerGroup):
     RLlib drops what remote learners raise while they save or restore: a checkpoint
     would lack the policy, or a run go on from fresh weights, without a word. It also
     asks the first learner alone for the state, which with DeepSpeed would wait for ever
-    for the parts of the others.
+    for the parts of the others; and it has the driver hold the state to write it, and
+    copies files to learners on other nodes, of 1 GiB at most, where they could read
+    them in place.
     """
 
     @override(LearnerGroup)
@@ -39,18 +43,15 @@ class PURELearnerGroup(LearnerGroup):
             return {}
         wanted = self._get_subcomponents(COMPONENT_LEARNER, components)
         unwanted = self._get_subcomponents(COMPONENT_LEARNER, not_components)
+        states = self._on_state_holders(
+            lambda learner: learner.get_state(wanted, not_components=unwanted, **kwargs)
+        )
+        return {COMPONENT_LEARNER: states[0]}
+
+    def _on_state_holders(self, call: Callable[[Any], Any]) -> list[Any]:
+        """Calls all learners if each holds a part of the state, else the first."""
         has_parts = self.config.deepspeed is not None
-
-        def state_of(learner: Any) -> dict[str, Any]:
-            if not has_parts and rank() != 0:
-                return {}
-            state: dict[str, Any] = learner.get_state(
-                wanted, not_components=unwanted, **kwargs
-            )
-            return state
-
-        states = on_learners(self, state_of)
-        return {COMPONENT_LEARNER: next(state for state in states if state)}
+        return on_learners(self, call, only=None if has_parts else [0])
 
     @override(LearnerGroup)
     def set_state(self, state: dict[str, Any]) -> None:
@@ -63,10 +64,69 @@ class PURELearnerGroup(LearnerGroup):
         on_learners(self, lambda learner, share: learner.set_state(share), shares)
 
     @override(LearnerGroup)
+    def save_to_path(
+        self,
+        path: Any = None,
+        *,
+        state: dict[str, Any] | None = None,
+        filesystem: Any = None,
+        use_msgpack: bool = False,
+    ) -> str:
+        """Has the first learner write the state, unless it does not see the folder."""
+        options = {"filesystem": filesystem, "use_msgpack": use_msgpack}
+        if self.is_local or state is not None or path is None or _is_cloud(filesystem):
+            return str(super().save_to_path(path, state=state, **options))
+        # Without a state of the learners: only what describes the group.
+        folder = Path(super().save_to_path(path, state={}, **options))
+        if not self._see(folder, only=[0]):
+            state = self.get_state()
+            return str(super().save_to_path(folder, state=state, **options))
+        target = folder / COMPONENT_LEARNER
+
+        def save(learner: Any) -> None:
+            state = learner.get_state()
+            if rank() == 0:
+                learner.save_to_path(target, state=state, use_msgpack=use_msgpack)
+
+        self._on_state_holders(save)
+        return str(folder)
+
+    @override(LearnerGroup)
+    def restore_from_path(
+        self,
+        path: Any,
+        *,
+        component: str | None = None,
+        filesystem: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Has all learners read the state, unless one does not see the folder."""
+        folder = Path(path)
+        in_place = self.is_remote and component is None and not _is_cloud(filesystem)
+        if in_place and self._see(folder):
+            source = folder / COMPONENT_LEARNER
+            on_learners(
+                self, lambda learner: learner.restore_from_path(source, **kwargs)
+            )
+        else:
+            super().restore_from_path(
+                path, component=component, filesystem=filesystem, **kwargs
+            )
+
+    def _see(self, folder: Path, only: list[int] | None = None) -> bool:
+        """Whether learners see the driver's folder, which has a group's checkpoint."""
+        file = folder / self.METADATA_FILE_NAME
+        return all(on_learners(self, lambda learner: file.is_file(), only=only))
+
+    @override(LearnerGroup)
     def get_checkpointable_components(self) -> list[tuple[str, Any]]:
         """Returns the learners."""
         learners = self._learner if self.is_local else _RemoteLearners(self)
         return [(COMPONENT_LEARNER, learners)]
+
+
+def _is_cloud(filesystem: Any) -> bool:
+    return filesystem is not None and not isinstance(filesystem, LocalFileSystem)
 
 
 class _RemoteLearners(FaultTolerantActorManager):
