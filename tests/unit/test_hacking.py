@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from pure_rllib.reporting.hacking import SIGNALS, HackingThresholds, find_alarms
+from pure_rllib.reporting.hacking import (
+    SIGNALS,
+    HackingThresholds,
+    _student,
+    find_alarms,
+)
 from pure_rllib.reporting.metrics import METRICS
 
 Series = dict[str, np.ndarray]
@@ -139,3 +144,52 @@ def test_wrong_thresholds_are_named(settings: dict, message: str) -> None:
 def test_every_signal_is_a_metric() -> None:
     registered = {n for n in METRICS if n.startswith("hacking/signal/")}
     assert registered == {f"hacking/signal/{name}" for name in SIGNALS}
+
+
+def test_a_window_is_a_mean_over_groups() -> None:
+    accuracy = np.array([0.9, 0.8] * 5 + [0.0, 0.5])
+    groups = np.array([10.0] * 10 + [9.0, 1.0])
+    rows = [
+        {"accuracy": a, "groups/verified": n}
+        for a, n in zip(accuracy, groups, strict=True)
+    ]
+    limits = HackingThresholds(window=2, memory=12, noise=0.5)
+    (alarm,) = find_alarms(rows, limits)
+    assert alarm.signal == "accuracy_collapse"
+    # (0.9 + 0.8) / 2; (9 * 0.0 + 1 * 0.5) / 10
+    assert (alarm.before, alarm.now) == pytest.approx((0.85, 0.05))
+
+
+@pytest.mark.parametrize(("num_groups", "is_seen"), [(1.0, True), (0.8, False)])
+def test_windows_of_few_groups_are_not_looked_at(
+    num_groups: float, is_seen: bool
+) -> None:
+    """Windows of five iterations; of four groups an alarm would know too little."""
+    series = {**healthy(), **CHANGES["accuracy_collapse"]}
+    series["groups/verified"] = num_groups * ONES
+    assert ("accuracy_collapse" in signals(series)) == is_seen
+
+
+def test_groups_that_hang_together_raise_no_alarm() -> None:
+    """Eight responses to a prompt are right or wrong together; 1.6 groups a turn."""
+    noisy = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        num = rng.binomial(16, 0.1, 90).astype(float)
+        series = {
+            "accuracy": [rng.binomial(int(n), 0.7) / n if n else math.nan for n in num],
+            "groups/verified": num,
+        }
+        rows = [
+            dict(zip(series, row, strict=True))
+            for row in zip(*series.values(), strict=True)
+        ]
+        noisy += any(find_alarms(rows[:i]) for i in range(1, 91))
+    assert noisy == 0
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(5, 2.571), (10, 2.228), (30, 2.042), (120, 1.980)]
+)
+def test_students_quantiles(degrees: int, quantile: float) -> None:
+    assert _student(1.959964, degrees) == pytest.approx(quantile, rel=0.01)
