@@ -62,6 +62,7 @@ def make_generator(
     eos_token_ids: Iterable[int],
     max_model_len: int,
     top_p: float = 1.0,
+    transfer_backend: str | None = None,
 ) -> Generator:
     """Makes a generator; its weights are to be loaded before it samples.
 
@@ -74,6 +75,7 @@ def make_generator(
         eos_token_ids: the ids that end a response.
         max_model_len: tokens of the longest prompt and response together.
         top_p: nucleus size of the responses that will be asked for.
+        transfer_backend: with which vLLM receives weights; None: it reads files.
     """
     assert kind in GENERATORS, kind
     if kind == "vllm":
@@ -84,6 +86,7 @@ def make_generator(
             dtype=model_config["dtype"],
             trust_remote_code=model_config["trust_remote_code"],
             top_p=top_p,
+            transfer_backend=transfer_backend,
             **generator_kwargs,
         )
     policy = load_policy(

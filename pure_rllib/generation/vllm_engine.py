@@ -209,16 +209,17 @@ def load_from_folder(llm: Any, folder: Path) -> None:
         "update_config", args=({"load_config": {"load_format": "safetensors"}},)
     )
     llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-    _finish(llm)
+    finish_loading(llm)
 
 
 def load_from_tensors(llm: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Gives an engine of this process weights, one tensor at a time."""
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
-    _finish(llm)
+    finish_loading(llm)
 
 
-def _finish(llm: Any) -> None:
+def finish_loading(llm: Any) -> None:
+    """Brings an engine's packed copies and caches up to its new weights."""
     run_in_workers(llm, _repack_tied_head)
     if not llm.reset_prefix_cache():
         raise RuntimeError(

@@ -28,6 +28,11 @@ from pure_rllib.generation.vllm_settings import (
     check_vllm_sampling,
 )
 from pure_rllib.generation.weight_files import FolderWeights
+from pure_rllib.generation.weight_transfer import (
+    join_transfer,
+    load_from_transfer,
+    transfer_settings,
+)
 
 
 class VLLMGenerator:
@@ -47,6 +52,7 @@ class VLLMGenerator:
         trust_remote_code: allow code that comes with the model.
         top_p: of the responses that will be asked for. Below 1.0 their temperature
             must be 1.0 or 0.0; see `check_vllm_sampling`.
+        transfer_backend: by which `receive_weights` receives; see `weight_transfer`.
         **engine_settings: see `ENGINE_SETTINGS`.
 
     Raises:
@@ -63,6 +69,7 @@ class VLLMGenerator:
         dtype: str = "float32",
         trust_remote_code: bool = False,
         top_p: float = 1.0,
+        transfer_backend: str | None = None,
         **engine_settings: Any,
     ):
         check_vllm_installed()
@@ -91,7 +98,7 @@ class VLLMGenerator:
             max_model_len=self.max_model_len,
             logprobs_mode=self._logprobs_mode,
             trust_remote_code=trust_remote_code,
-            settings=engine_settings,
+            settings={**engine_settings, **transfer_settings(transfer_backend)},
         )
         self._vllm = import_vllm()
 
@@ -123,6 +130,26 @@ class VLLMGenerator:
             self._check_names(seen)
         self._is_loaded = True
         self.weights_version = weights.version
+
+    def join_transfer(self, init_info: Mapping[str, Any]) -> None:
+        """Gets ready for weights of a learner that calls with `init_info`."""
+        join_transfer(self._llm, init_info)
+
+    def receive_weights(self, version: int, update_info: Mapping[str, Any]) -> None:
+        """Takes over weights that a learner sends at the same time.
+
+        Args:
+            version: the update they come from.
+            update_info: names, dtypes and shapes, as vLLM's trainer tells them.
+
+        Raises:
+            ValueError: a parameter is missing.
+        """
+        self._is_loaded = False
+        load_from_transfer(self._llm, update_info)
+        self._check_names(set(update_info["names"]))
+        self._is_loaded = True
+        self.weights_version = version
 
     def _check_names(self, given: set[str]) -> None:
         missing = sorted(self._names - given)

@@ -24,16 +24,20 @@ def untied_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def cut_into_shards(
-    tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int = MAX_SHARD_BYTES
+    tensors: Iterable[tuple[str, Tensor]],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    *,
+    on_cpu: bool = True,
 ) -> Iterator[dict[str, Tensor]]:
     """Gathers tensors to shards.
 
     Args:
         tensors: by name, on any device; taken one by one as shards are asked for.
         max_shard_bytes: see `MAX_SHARD_BYTES`.
+        on_cpu: False leaves them where they are.
 
     Yields:
-        Shards on the CPU; tensors that are there already are not copied.
+        Shards, on the CPU; tensors that are there already are not copied.
     """
     shard: dict[str, Tensor] = {}
     size = 0
@@ -41,7 +45,7 @@ def cut_into_shards(
         if shard and size + tensor.nbytes > max_shard_bytes:
             yield shard
             shard, size = {}, 0
-        shard[name] = tensor.detach().cpu()
+        shard[name] = tensor.detach().cpu() if on_cpu else tensor.detach()
         size += tensor.nbytes
     if shard:
         yield shard

@@ -39,6 +39,25 @@ def test_one_learner_has_nobody_to_wait_for() -> None:
     assert threading.active_count() == before
 
 
+def test_one_learner_that_sends_weights_is_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[float] = []
+    watched = threading.Event()
+
+    def watch(timeout_s: float) -> None:
+        limits.append(timeout_s)
+        watched.set()
+
+    context = SimpleNamespace(get_actor_id=lambda: "ab")
+    monkeypatch.setattr(watchdog.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(watchdog, "_watch", watch)
+    monkeypatch.setattr(watchdog, "_report", block)
+    start_watchdog(1.0, sends_weights=True)
+    assert watched.wait(2.0)
+    assert limits == [1.0]
+
+
 def test_the_error_names_who_waited_where_and_what_others_did() -> None:
     now = time()
     beats = {

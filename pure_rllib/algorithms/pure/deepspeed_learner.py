@@ -176,10 +176,10 @@ class DeepSpeedLearner(PURETorchLearner):
 
     @override(PURETorchLearner)
     def weight_shards(
-        self, max_shard_bytes: int = MAX_SHARD_BYTES
+        self, max_shard_bytes: int = MAX_SHARD_BYTES, *, on_cpu: bool = True
     ) -> Iterator[dict[str, Tensor]]:
         """Yields whole tensors, gathered shard by shard."""
-        return self._whole.shards(max_shard_bytes)
+        return self._whole.shards(max_shard_bytes, on_cpu=on_cpu)
 
     @override(PURETorchLearner)
     def num_weight_bytes(self) -> int:

@@ -29,7 +29,12 @@ from pure_rllib.algorithms.pure.episodes import make_episode
 from pure_rllib.algorithms.pure.hack_guard import cap_rewards, mark_group
 from pure_rllib.algorithms.pure.judge_counts import judge_counts
 from pure_rllib.algorithms.pure.records import make_record, total_rewards
+from pure_rllib.algorithms.pure.weight_broadcast import (
+    BroadcastWeights,
+    WeightReceiving,
+)
 from pure_rllib.algorithms.pure.weight_exchange import WeightReceiver, Weights
+from pure_rllib.algorithms.pure.weight_transport import transfer_backend
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.token_env import TokenEnv
@@ -81,7 +86,7 @@ class RunnerSample:
     logp_gap: float = math.nan
 
 
-class GroupEnvRunner(EnvRunner, Checkpointable):
+class GroupEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
     """An RLlib env runner that samples whole responses, G to a prompt.
 
     The generator writes the responses in one batch, the environment's batched path
@@ -125,7 +130,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         return env
 
     @property
-    def generator(self) -> Generator:
+    def generator(self) -> Generator:  # type: ignore[override]
         """The generator, made at the first use."""
         if self._generator is None:
             self._generator = self._make_generator()
@@ -141,6 +146,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             eos_token_ids=env.eos_token_ids,
             max_model_len=env.max_prompt_tokens + env.max_response_tokens,
             top_p=self.config.top_p,
+            transfer_backend=transfer_backend(self.config),
         )
 
     @override(EnvRunner)
@@ -300,7 +306,10 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             return
         # Not this one's any more from here on, if anything fails.
         self._publication = None
-        self.generator.load_weights(self._receiver.receive(weights.source))
+        if isinstance(weights.source, BroadcastWeights):
+            self.check_held(weights.version, weights.publication)
+        else:
+            self.generator.load_weights(self._receiver.receive(weights.source))
         logps = self.generator.logps(weights.probe.token_ids)
         self._logp_gap = self._proof.check(weights.version, weights.probe, logps)
         self._publication = weights.publication

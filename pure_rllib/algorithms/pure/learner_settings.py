@@ -14,6 +14,7 @@ class LearnerSettings(AlgorithmConfig):
         super().__init__(algo_class=algo_class)
         self.deepspeed: Mapping[str, Any] | None = None
         self.collective_timeout_s = 1800.0
+        self.weight_transport = "auto"
 
     @override(AlgorithmConfig)
     def learners(
@@ -21,6 +22,7 @@ class LearnerSettings(AlgorithmConfig):
         *,
         deepspeed: Mapping[str, Any] | None = NotProvided,
         collective_timeout_s: float = NotProvided,
+        weight_transport: str = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets how many learners there are and how they work together.
@@ -31,10 +33,17 @@ class LearnerSettings(AlgorithmConfig):
                 docs/engines.md. None: each learner holds a replica.
             collective_timeout_s: how long a learner may wait for another, in seconds,
                 before the run ends with an error that says where.
+            weight_transport: how weights get to env runners: "files", "broadcast"
+                (vLLM's own transfer), or "auto": broadcast where learners and vLLM's
+                engines have whole GPUs, else files.
             **kwargs: RLlib's own, such as `num_learners`.
         """
         super().learners(**kwargs)
-        return self._set(deepspeed=deepspeed, collective_timeout_s=collective_timeout_s)
+        return self._set(
+            deepspeed=deepspeed,
+            collective_timeout_s=collective_timeout_s,
+            weight_transport=weight_transport,
+        )
 
     def _set(self, **settings: Any) -> Self:
         for name, value in settings.items():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pure_rllib.algorithms.pure.collectives import rank
 from pure_rllib.algorithms.pure.lora import has_lora, merged_tensors, save_merged
+from pure_rllib.algorithms.pure.weight_broadcast import WeightSender
 from pure_rllib.algorithms.pure.weight_exchange import WeightPublisher
 from pure_rllib.generation.logprobs import sequence_logps
 from pure_rllib.generation.weights import (
@@ -28,19 +29,21 @@ class LearnerWeights:
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.publisher = WeightPublisher()
+        self.sender = WeightSender()
 
     @property
     def _policy(self) -> Any:
         return self.module[DEFAULT_MODULE_ID].unwrapped().policy
 
     def weight_shards(
-        self, max_shard_bytes: int = MAX_SHARD_BYTES
+        self, max_shard_bytes: int = MAX_SHARD_BYTES, *, on_cpu: bool = True
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the policy's weights under their Hugging Face names, LoRA merged in.
 
         All learners call it together; the first learner's shards count.
         """
-        return cut_into_shards(merged_tensors(self._policy), max_shard_bytes)
+        tensors = merged_tensors(self._policy)
+        return cut_into_shards(tensors, max_shard_bytes, on_cpu=on_cpu)
 
     def num_weight_bytes(self) -> int:
         """Returns the size of what `weight_shards` yields."""

@@ -108,9 +108,8 @@ class PURE(WholeCheckpoints):
         self._exchange = WeightExchange(
             self.learner_group,
             self._env_summary.probe_ids,
-            keep=1 + config.max_weight_lag,
-            in_process=self.env_runner_group.num_remote_env_runners() == 0
-            and config.generator == "transformers",
+            config,
+            in_process=self.env_runner_group.num_remote_env_runners() == 0,
         )
 
     def _check_env(self, config: Any) -> EnvSummary:

@@ -33,6 +33,7 @@ from pure_rllib.algorithms.pure.masters import Masters
 from pure_rllib.algorithms.pure.micro_batches import micro_batches
 from pure_rllib.algorithms.pure.train_batch import MiniBatchPlan
 from pure_rllib.algorithms.pure.watchdog import start_watchdog
+from pure_rllib.algorithms.pure.weight_transport import transfer_backend
 from pure_rllib.credit.kl import kl_estimate
 from pure_rllib.credit.policy_loss import (
     aggregate_loss,
@@ -77,7 +78,8 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         All learners start from the first one's weights.
         """
         assert config is not None
-        start_watchdog(config.collective_timeout_s)
+        sends_weights = transfer_backend(config) is not None
+        start_watchdog(config.collective_timeout_s, sends_weights=sends_weights)
         broadcast_parameters(self._policy.state_dict().values())
         params = self._optimized_tensors()
         optimizer = torch.optim.AdamW(

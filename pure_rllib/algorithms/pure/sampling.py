@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import Any
@@ -18,6 +18,10 @@ from ray.exceptions import (
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from pure_rllib.algorithms.pure.group_env_runner import Group
+from pure_rllib.algorithms.pure.weight_broadcast import (
+    BroadcastWeights,
+    WeightsNotHeldError,
+)
 from pure_rllib.algorithms.pure.weight_exchange import Weights
 from pure_rllib.data.order import ProblemTicket, shard
 
@@ -78,7 +82,8 @@ class SamplingCall:
 
     Attributes:
         turns: which prompts.
-        weights: must stay readable until the call is collected.
+        weights: must stay readable until the call is collected; newer ones where they
+            are sent and an env runner has to be sent them again.
         kwargs: further arguments of `GroupEnvRunner.sample`.
         calls: id of the env runner and its values to come, as `sample_apart` returns
             them; none where the local env runner samples, which begins when the call
@@ -170,7 +175,7 @@ def _ask(
     env_runners: EnvRunnerGroup, call: SamplingCall, turns: Sequence[Turn]
 ) -> list[tuple[int, list[ray.ObjectRef]]]:
     """Deals turns to the healthy env runners, which begin at once."""
-    ids = _living(env_runners)
+    ids = _ready(env_runners, call)
     if not ids:
         raise RuntimeError(
             "No env runner is alive. Ray's logs say why they died; the last checkpoint "
@@ -197,17 +202,32 @@ def _answers(
     env_runners: EnvRunnerGroup, calls: Sequence[tuple[int, list[ray.ObjectRef]]]
 ) -> list[Any]:
     """Waits for calls; returns what the env runners that live made."""
+    samples = _results(env_runners, {i: first for i, (first, *_) in calls})
+    for i, (_, *episodes) in calls:
+        if i in samples:
+            for group, ref in zip(samples[i].groups, episodes, strict=True):
+                group.episodes = ref
+    return list(samples.values())
+
+
+def _results(
+    env_runners: EnvRunnerGroup, calls: Mapping[int, ray.ObjectRef]
+) -> dict[int, Any]:
+    """Waits for one value of each env runner; returns those of the ones that live."""
     manager, limit_s = env_runners._worker_manager, _sample_timeout_s(env_runners)
-    made, deadline = [], monotonic() + limit_s
-    for i, (first, *episodes) in calls:
+    results, deadline = {}, monotonic() + limit_s
+    for i, call in calls.items():
         left_s = max(FETCH_S, deadline - monotonic())
         try:
-            sample = ray.get(first, timeout=left_s if math.isfinite(left_s) else None)
+            results[i] = ray.get(
+                call, timeout=left_s if math.isfinite(left_s) else None
+            )
+        except WeightsNotHeldError:
+            continue  # Ray started it anew since it was asked what it holds
         except RayTaskError:
             raise  # its own error, also where that is one of Ray's
         except RayActorError:
             manager.set_actor_state(i, healthy=False)
-            continue
         except GetTimeoutError:
             _LOGGER.warning(
                 "Env runner %d did not answer within `sample_timeout_s` (%g); it is "
@@ -217,16 +237,26 @@ def _answers(
             )
             manager.set_actor_state(i, healthy=False)
             ray.kill(manager.actors()[i], no_restart=False)
-            continue
-        for group, ref in zip(sample.groups, episodes, strict=True):
-            group.episodes = ref
-        made.append(sample)
-    return made
+    return results
 
 
 def _sample_timeout_s(env_runners: EnvRunnerGroup) -> float:
     limit_s: float | None = env_runners._remote_config.sample_timeout_s
     return math.inf if limit_s is None else limit_s
+
+
+def _ready(env_runners: EnvRunnerGroup, call: SamplingCall) -> list[int]:
+    """Ids of env runners that live and hold the call's weights, or can read them."""
+    ids = _living(env_runners)
+    actors = env_runners._worker_manager.actors()
+    while ids and isinstance(call.weights.source, BroadcastWeights):
+        held = _results(env_runners, {i: actors[i].held_weights.remote() for i in ids})
+        if held:
+            assert call.weights.source.hand_over is not None, "the driver's own"
+            call.weights = call.weights.source.hand_over(actors, held)
+            return list(held)
+        ids = _living(env_runners)
+    return ids
 
 
 def _living(env_runners: EnvRunnerGroup) -> list[int]:

@@ -11,6 +11,10 @@ from pure_rllib.algorithms.pure.deepspeed_settings import check_deepspeed
 from pure_rllib.algorithms.pure.env_summary import EnvSummary
 from pure_rllib.algorithms.pure.hack_guard import check_hack_settings
 from pure_rllib.algorithms.pure.lora import check_lora
+from pure_rllib.algorithms.pure.weight_transport import (
+    WEIGHT_TRANSPORTS,
+    check_weight_transport,
+)
 from pure_rllib.credit.rollout_correction import ROLLOUT_CORRECTIONS
 from pure_rllib.generation.load_policy import DTYPES, policy_config
 from pure_rllib.generation.make_generator import GENERATORS, check_generator
@@ -21,6 +25,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "rollout_correction": (None, *ROLLOUT_CORRECTIONS),
     "max_weight_lag": (0, 1),
     "generator": GENERATORS,
+    "weight_transport": WEIGHT_TRANSPORTS,
 }
 _AT_LEAST: dict[str, float] = {
     "num_prompts": 1,
@@ -117,6 +122,7 @@ def check_config(config: Any) -> None:
         temperature=config.temperature,
         top_p=config.top_p,
     )
+    check_weight_transport(config)
     _check_whole_numbers(config)
     check_prm_actors(config)
     check_hack_settings(config)

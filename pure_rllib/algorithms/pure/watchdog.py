@@ -38,7 +38,7 @@ _PREFIX = "pure_rllib_watchdog:"
 
 
 class CollectiveTimeoutError(RuntimeError):
-    """Learners waited for another one for longer than `collective_timeout_s`."""
+    """A learner waited for another process longer than `collective_timeout_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +60,21 @@ class Beat:
     at: float
 
 
-def start_watchdog(timeout_s: float) -> None:
+def start_watchdog(timeout_s: float, *, sends_weights: bool = False) -> None:
     """Watches the phases of this process, a learner's, until it ends.
 
-    With one learner there is nobody to wait for, and no threads.
+    Where there is nobody to wait for, there are no threads.
 
     Args:
-        timeout_s: limit of a phase that waits for other learners.
+        timeout_s: limit of a phase that waits for other processes.
+        sends_weights: it waits for env runners, too, to receive weights.
     """
-    if num_ranks() == 1:
+    if num_ranks() > 1:
+        # The backend's own limit comes after ours: its error names no phase.
+        limit = timedelta(seconds=timeout_s + 2 * _EXIT_S)
+        dist.distributed_c10d._set_pg_timeout(limit)
+    elif not sends_weights:
         return
-    # The backend's own limit comes after ours: its error names no phase.
-    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s + 2 * _EXIT_S))
     key = _PREFIX + ray.get_runtime_context().get_actor_id()
     # Two, because a report waits for as long as Ray does not answer.
     for name, run, arguments in (
@@ -166,7 +169,8 @@ def timeout_error(
             )
     return CollectiveTimeoutError(
         f"`collective_timeout_s` ({timeout_s:g}) must be longer than one learner waits "
-        f"for another, because all of them end every phase together: "
+        "for another, because all of them end every phase together, or for env runners "
+        f'in phase "broadcast": '
         f"{'; '.join(told)}. If that learner was only slow, raise "
         "`.learners(collective_timeout_s=...)`; else look at its log. The run stops; "
         "its last checkpoint is intact: resume from it."

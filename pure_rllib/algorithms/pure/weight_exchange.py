@@ -1,8 +1,9 @@
 """Weights on their way from learners to env runners, and the proof that they arrived.
 
-Learners write a version once, as safetensors in the shared memory of their node. Env
-runners of that node read it there; another node fetches it through Ray's object store,
-once, into its own shared memory. The driver passes on only where the weights are.
+By files, learners write a version once, as safetensors in the shared memory of their
+node. Env runners of that node read it there; another node fetches it through Ray's
+object store, once, into its own shared memory. The driver passes on only where the
+weights are. `weight_broadcast` does without files.
 """
 
 import os
@@ -21,6 +22,10 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from pure_rllib.algorithms.pure.arrival_proof import Probe
 from pure_rllib.algorithms.pure.collectives import phase, rank
 from pure_rllib.algorithms.pure.learner_calls import on_learners
+from pure_rllib.algorithms.pure.weight_broadcast import (
+    BroadcastWeights,
+    WeightBroadcast,
+)
 from pure_rllib.generation.base import WeightSource
 from pure_rllib.generation.weight_files import (
     FolderWeights,
@@ -61,13 +66,13 @@ class Weights:
         version: how many iterations they have been through.
         publication: names this publication: after a checkpoint was restored, a version
             comes a second time with other weights.
-        source: the weights, or where they lie.
+        source: the weights, where they lie, or that they are sent.
         probe: to prove that they arrived.
     """
 
     version: int
     publication: str
-    source: LiveWeights | PublishedFiles
+    source: LiveWeights | PublishedFiles | BroadcastWeights
     probe: Probe
 
 
@@ -191,40 +196,52 @@ class WeightExchange:
     Args:
         learners: of the algorithm.
         probe_ids: see `Probe`.
-        keep: publications that stay readable: one, and one per version that env
-            runners may lag behind.
-        in_process: generators of this process read a local learner's own tensors.
+        config: the `PUREConfig`.
+        in_process: there is no env runner but that of this process.
     """
 
     def __init__(
         self,
         learners: LearnerGroup,
         probe_ids: Sequence[Sequence[int]],
+        config: Any,
         *,
-        keep: int,
         in_process: bool,
     ):
         self._learners = learners
         self._probe_ids = tuple(tuple(ids) for ids in probe_ids)
-        self._keep = keep
-        self._in_process = in_process and learners.is_local
+        # One, and one per version that env runners may lag behind.
+        self._keep = 1 + config.max_weight_lag
+        # The generator reads a local learner's own tensors.
+        self._in_process = (
+            in_process and learners.is_local and config.generator == "transformers"
+        )
+        self._broadcast = WeightBroadcast.of(learners, config)
 
     def publish(self, version: int) -> Weights:
         """Makes the learners' present weights available to env runners."""
         publication = uuid.uuid4().hex[:12]
         probe_ids, keep, in_process = self._probe_ids, self._keep, self._in_process
+        broadcast, is_sent = self._broadcast, self._broadcast is not None
 
         def publish(learner: Any) -> Any:
             logps = learner.probe_logps(probe_ids)
             if in_process:
                 return LiveWeights(version, learner.weight_shards), logps
+            if is_sent:
+                return None, logps
             source = learner.publisher.publish(learner, version, publication, keep)
             return source, logps
 
         # All learners: they may hold one part of the weights each.
         source, logps = on_learners(self._learners, publish)[0]
         probe = Probe(probe_ids, tuple(logps))
-        return Weights(version, publication, source, probe)
+        if broadcast is None:
+            return Weights(version, publication, source, probe)
+        source = BroadcastWeights(version, broadcast.hand_over)
+        weights = Weights(version, publication, source, probe)
+        broadcast.offer(weights)
+        return weights
 
     def close(self, env_runners: EnvRunnerGroup) -> None:
         """Removes what was published; what lost processes hold goes with the next run.

@@ -98,18 +98,21 @@ class ZeroPolicy:
         """Returns the size of the whole policy, tied tensors counted once."""
         return sum(_num_bytes(tensor) for _, tensor in self._untied_tensors())
 
-    def shards(self, max_shard_bytes: int) -> Iterator[dict[str, Tensor]]:
-        """Yields the policy's tensors on the CPU, each of tied ones once.
+    def shards(
+        self, max_shard_bytes: int, *, on_cpu: bool = True
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields the policy's tensors, each of tied ones once.
 
         At most one shard is whole at a time, on the device and on the CPU.
 
         Args:
             max_shard_bytes: of a shard; a tensor that alone is larger is a shard.
+            on_cpu: on the CPU; else copies on the device where they were gathered.
         """
         for names, tensors in _cut(self._untied_tensors(), max_shard_bytes):
             with _gathered(tensors):
                 yield {
-                    name: tensor.detach().cpu()
+                    name: tensor.detach().cpu() if on_cpu else tensor.detach().clone()
                     for name, tensor in zip(names, tensors, strict=True)
                 }
 
