@@ -132,12 +132,14 @@ def prm800k(out: Path, data: Path, settings: Mapping[str, Any]) -> None:
     words = ["prm-train", "--model", f"{out}/start", "--out", f"{out}/prm"]
     words += ["--data", f"{steps}/phase1_train_plus.stepwise-critic.parquet"]
     run(words, settings)
-    words = ["prm-eval", "--prm", f"{out}/prm", "--out", f"{out}/quality"]
-    words += ["--processbench", f"{data}/process/processbench"]
+    measure = ["prm-eval", "--prm", f"{out}/prm"]
+    test = f"{steps}/phase1_test.stepwise-critic.parquet"
+    run([*measure, "--steps", test], {"out": f"{out}/steps_quality"})
     prmbench = next((data / "process").rglob("subset400_target_data.jsonl"))
+    words = [*measure, "--processbench", f"{data}/process/processbench"]
     words += ["--prmbench", str(prmbench)]
-    words += ["--steps", f"{steps}/phase1_test.stepwise-critic.parquet"]
-    run(words, {})
+    # Per subset: the benchmarks' solutions are long.
+    run(words, {"out": f"{out}/quality", "limit": 100})
 
 
 if __name__ == "__main__":
@@ -147,7 +149,7 @@ if __name__ == "__main__":
     parser.add_argument("task", choices=["arithmetic", "prm800k"])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, help="folder of the published data")
-    parser.add_argument("--solutions", type=int, default=40_000, help="of arithmetic")
+    parser.add_argument("--solutions", type=int, default=16_000, help="of arithmetic")
     options = parser.parse_args()
     small = {"head-epochs": 0, "batch-size": 32, "micro-batch-size": 32}
     if options.task == "arithmetic":
@@ -156,5 +158,6 @@ if __name__ == "__main__":
     elif options.data is None:
         parser.error("prm800k needs --data")
     else:
-        chosen = small | {"lr": 1e-3, "max-length": 1024}
+        chosen = small | {"lr": 1e-3, "max-length": 512, "limit": 2000}
+        chosen["micro-batch-size"] = 8
         prm800k(options.out, options.data, chosen)

@@ -69,7 +69,12 @@ def add_command(commands: Any) -> None:
     dtypes = ["auto", "float32", "bfloat16", "float16"]
     parser.add_argument("--dtype", default="auto", choices=dtypes)
     parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--prm-format", metavar="NAME", help="default: by checkpoint")
+    parser.add_argument(
+        "--prm-format",
+        type=_format,
+        metavar="FORMAT",
+        help="a name, or a mapping as in docs/rewards.md (default: by checkpoint)",
+    )
     parser.add_argument(
         "--traceback", action="store_true", help="show tracebacks of errors"
     )
@@ -179,6 +184,16 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.out is not None and Path(options.out).is_file():
         raise ValueError(f"`--out` ({options.out}) must be a folder, and is a file.")
+
+
+def _format(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        # argparse names the option and the text.
+        raise argparse.ArgumentTypeError(f"{text!r} is no name and no JSON") from error
 
 
 def _drawn(items: Sequence[Any], limit: int | None) -> list[Any]:

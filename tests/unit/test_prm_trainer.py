@@ -262,3 +262,7 @@ def test_a_policy_is_no_prm(
     assert "it is a Qwen2ForCausalLM, without labels" in error
     error = run([*words, "--prm-format", "extra_0"], capsys)
     assert "`prm_format` (extra_0, separator '<extra_0>')" in error
+    # Unless it is asked as a causal model may be.
+    asked = {"name": "math_shepherd", "separator": "\n", "verdicts": ["y", "n"]}
+    assert main([*words, "--prm-format", json.dumps(asked)]) == 0
+    assert "steps: 1, right 1.000" in capsys.readouterr().out
