@@ -38,9 +38,10 @@ TINY = {
     "tie_word_embeddings": True,
 }
 SMALL = ["env_runners.num_prompts=2", "stop.training_iteration=1"]
+ARITHMETIC = json.dumps({**TINY, "vocab_size": 32})
 EMBEDDED = [
     *SMALL,
-    f"rl_module.model_config.model={json.dumps({**TINY, 'vocab_size': 32})}",
+    f"rl_module.model_config.model={ARITHMETIC}",
     "environment.env_config.max_response_tokens=16",
 ]
 # The neural PRM takes minutes to make; the exact scorer judges the same steps.
@@ -59,6 +60,7 @@ ON_A_CPU = [
 STAND_INS = {
     "arithmetic": EXACT,
     "arithmetic_prm": EXACT,
+    "arithmetic_prm_rounds": [*EMBEDDED, f"environment.env_config.prm={ARITHMETIC}"],
     "arithmetic_credit_study": EMBEDDED,
     "arithmetic_sparse_study": EMBEDDED,
     "arithmetic_sweep": EMBEDDED,

@@ -44,6 +44,7 @@ def test_the_examples_of_the_documentation_are_there() -> None:
     assert {path.stem for path in FILES} >= {
         "arithmetic",
         "arithmetic_prm",
+        "arithmetic_prm_rounds",
         "arithmetic_credit_study",
         "arithmetic_sparse_study",
         "arithmetic_sweep",
