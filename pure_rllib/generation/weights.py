@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pure_rllib.generation.base import WeightSource
 from pure_rllib.generation.whole_folder import write_whole
 
+CPU = torch.device("cpu")
 MAX_SHARD_BYTES = 2**26
 """Size of a shard; a tensor that alone is larger is a shard of its own."""
 
@@ -27,17 +28,17 @@ def cut_into_shards(
     tensors: Iterable[tuple[str, Tensor]],
     max_shard_bytes: int = MAX_SHARD_BYTES,
     *,
-    on_cpu: bool = True,
+    device: torch.device = CPU,
 ) -> Iterator[dict[str, Tensor]]:
     """Gathers tensors to shards.
 
     Args:
         tensors: by name, on any device; taken one by one as shards are asked for.
         max_shard_bytes: see `MAX_SHARD_BYTES`.
-        on_cpu: False leaves them where they are.
+        device: of the shards.
 
     Yields:
-        Shards, on the CPU; tensors that are there already are not copied.
+        Shards; tensors that are on the device already are not copied.
     """
     shard: dict[str, Tensor] = {}
     size = 0
@@ -45,7 +46,7 @@ def cut_into_shards(
         if shard and size + tensor.nbytes > max_shard_bytes:
             yield shard
             shard, size = {}, 0
-        shard[name] = tensor.detach().cpu() if on_cpu else tensor.detach()
+        shard[name] = tensor.detach().to(device)
         size += tensor.nbytes
     if shard:
         yield shard

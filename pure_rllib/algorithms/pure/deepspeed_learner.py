@@ -29,7 +29,7 @@ from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
 from pure_rllib.algorithms.pure.zero_policy import ZeroPolicy
 from pure_rllib.generation.deepspeed_import import import_deepspeed
 from pure_rllib.generation.logprobs import sequence_logps
-from pure_rllib.generation.weights import MAX_SHARD_BYTES, export_policy
+from pure_rllib.generation.weights import CPU, MAX_SHARD_BYTES, export_policy
 
 
 class _Root(nn.Module):
@@ -176,10 +176,10 @@ class DeepSpeedLearner(PURETorchLearner):
 
     @override(PURETorchLearner)
     def weight_shards(
-        self, max_shard_bytes: int = MAX_SHARD_BYTES, *, on_cpu: bool = True
+        self, max_shard_bytes: int = MAX_SHARD_BYTES, *, device: torch.device = CPU
     ) -> Iterator[dict[str, Tensor]]:
         """Yields whole tensors, gathered shard by shard."""
-        return self._whole.shards(max_shard_bytes, on_cpu=on_cpu)
+        return self._whole.shards(max_shard_bytes, device=device)
 
     @override(PURETorchLearner)
     def num_weight_bytes(self) -> int:

@@ -13,6 +13,7 @@ from pure_rllib.algorithms.pure.weight_broadcast import WeightSender
 from pure_rllib.algorithms.pure.weight_exchange import WeightPublisher
 from pure_rllib.generation.logprobs import sequence_logps
 from pure_rllib.generation.weights import (
+    CPU,
     MAX_SHARD_BYTES,
     cut_into_shards,
     export_policy,
@@ -36,14 +37,14 @@ class LearnerWeights:
         return self.module[DEFAULT_MODULE_ID].unwrapped().policy
 
     def weight_shards(
-        self, max_shard_bytes: int = MAX_SHARD_BYTES, *, on_cpu: bool = True
+        self, max_shard_bytes: int = MAX_SHARD_BYTES, *, device: torch.device = CPU
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the policy's weights under their Hugging Face names, LoRA merged in.
 
         All learners call it together; the first learner's shards count.
         """
         tensors = merged_tensors(self._policy)
-        return cut_into_shards(tensors, max_shard_bytes, on_cpu=on_cpu)
+        return cut_into_shards(tensors, max_shard_bytes, device=device)
 
     def num_weight_bytes(self) -> int:
         """Returns the size of what `weight_shards` yields."""

@@ -170,14 +170,13 @@ class WeightSender:
         if self._trainer is not None:
             self._trainer.shutdown()
         self._client = EngineClient(transfer)
-        on_cpu = transfer.backend != NCCL
         self._trainer = open_trainer(
             transfer.backend,
             rank=rank(),
             host=ray.util.get_node_ip_address(),
             num_workers=len(transfer.env_runners) * transfer.workers_per_engine,
             client=self._client,
-            source=ShardSource(lambda: learner.weight_shards(on_cpu=on_cpu)),
+            source=ShardSource(lambda: learner.weight_shards(device=learner._device)),
             timeout_s=transfer.timeout_s,
         )
         self._group = transfer.group

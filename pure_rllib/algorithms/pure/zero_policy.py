@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pure_rllib.algorithms.pure.collectives import collective, num_ranks, rank
+from pure_rllib.generation.weights import CPU
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -99,7 +100,7 @@ class ZeroPolicy:
         return sum(_num_bytes(tensor) for _, tensor in self._untied_tensors())
 
     def shards(
-        self, max_shard_bytes: int, *, on_cpu: bool = True
+        self, max_shard_bytes: int, *, device: torch.device = CPU
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the policy's tensors, each of tied ones once.
 
@@ -107,12 +108,13 @@ class ZeroPolicy:
 
         Args:
             max_shard_bytes: of a shard; a tensor that alone is larger is a shard.
-            on_cpu: on the CPU; else copies on the device where they were gathered.
+            device: of the shards.
         """
         for names, tensors in _cut(self._untied_tensors(), max_shard_bytes):
             with _gathered(tensors):
                 yield {
-                    name: tensor.detach().cpu() if on_cpu else tensor.detach().clone()
+                    # A GPU sends later than it is told to.
+                    name: tensor.detach().to(device, copy=device != CPU)
                     for name, tensor in zip(names, tensors, strict=True)
                 }
 
