@@ -24,7 +24,6 @@ from ray.util import placement_group_table
 
 from pure_rllib.algorithms import PURE
 from pure_rllib.algorithms.pure.episodes import ResponseData
-from pure_rllib.algorithms.pure.group_env_runner import Group
 from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
 from pure_rllib.algorithms.pure.sampling import SampledBatch
 from pure_rllib.data.order import ProblemOrder
@@ -70,23 +69,11 @@ class RecordingLearner(PURETorchLearner):
         return super()._train_batch(episodes)
 
 
-class AccidentalPURE(PURE):
-    """Something happens between sampling and learning."""
-
-    accident: Callable[[], None] | None = None
-
-    def _keep(self, batch: SampledBatch) -> list[Group]:
-        accident, self.accident = self.accident, None
-        if accident is not None:
-            accident()
-        return super()._keep(batch)
-
-
 @dataclass
 class Run:
     """A run on three nodes."""
 
-    algo: AccidentalPURE
+    algo: PURE
     cluster: Cluster
     trained: Path
 
@@ -111,6 +98,19 @@ class Run:
     def env_runner(self, index: int) -> tuple[int, str]:
         """Process id and node of an env runner."""
         return where(self.algo.env_runner_group._worker_manager.actors()[index])
+
+    def after_sampling(self, accident: Callable[[], object]) -> None:
+        """Has something happen between the next iteration's sampling and learning."""
+        queue = self.algo._queue
+        next_batch = queue.next_batch
+
+        def with_accident(*args: Any) -> SampledBatch:
+            vars(queue).pop("next_batch")
+            batch = next_batch(*args)
+            accident()
+            return batch
+
+        vars(queue)["next_batch"] = with_accident
 
     def until_all_are_back(self) -> None:
         """Trains until both env runners sample again."""
@@ -164,7 +164,7 @@ def run(cluster: tuple[Cluster, Path]) -> Iterator[Run]:
     # This file cannot be imported where learners run.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     config.learners(learner_class=RecordingLearner)
-    config.algo_class = AccidentalPURE
+    config.algo_class = PURE
     algo = config.build_algo()
     yield Run(algo, nodes, trained)
     algo.stop()
@@ -212,7 +212,7 @@ def test_an_env_runner_killed_while_it_samples_is_replaced(run: Run) -> None:
 
 def test_what_a_killed_env_runner_has_sampled_is_not_lost(run: Run) -> None:
     pid, _ = run.env_runner(2)
-    run.algo.accident = lambda: kill(pid)
+    run.after_sampling(lambda: kill(pid))
     assert run.train()["groups"]["resampled"] == 0
     # The next call finds it dead, or started again.
     run.until_all_are_back()
@@ -222,7 +222,7 @@ def test_what_a_killed_env_runner_has_sampled_is_not_lost(run: Run) -> None:
 def test_groups_of_a_lost_node_are_sampled_again(run: Run) -> None:
     _, lost = run.env_runner(1)
     (node,) = [n for n in run.cluster.worker_nodes if n.node_id == lost]
-    run.algo.accident = lambda: run.cluster.remove_node(node, allow_graceful=False)
+    run.after_sampling(lambda: run.cluster.remove_node(node, allow_graceful=False))
     result = run.train()
     assert result["groups"]["resampled"] == NUM_PROMPTS // 2
     assert [len(g.records) for g in run.algo._last_batch.groups] == [4] * NUM_PROMPTS
