@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.rllib.core import COMPONENT_LEARNER, DEFAULT_MODULE_ID
 
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.algorithms.pure.collectives import Phase, current_phase
 from pure_rllib.algorithms.pure.learner_calls import on_learners
-from pure_rllib.algorithms.pure.pure_learner_group import PURELearnerGroup
+from pure_rllib.algorithms.pure.pure_learner_group import PURELearnerGroup, _stamp
 from pure_rllib.algorithms.pure.zero_policy import ZeroPolicy
 from tests.integration.conftest import TINY_POLICY
 
@@ -117,6 +118,33 @@ def test_the_driver_never_holds_the_learners_state(
         runs.restored.restore_from_path(str(tmp_path / name))
         for key, array in weights(runs.restored).items():
             np.testing.assert_array_equal(array, before[key], err_msg=key)
+
+
+def test_learners_write_to_storage_that_is_on_no_node(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
+    runs.restored.restore_from_path(str(runs.checkpoint))
+    before = weights(runs.restored)
+    monkeypatch.setattr(PURELearnerGroup, "get_state", lambda *args, **kwargs: {})
+    runs.restored.save_to_path("checkpoint", filesystem=storage)
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoint" / MODULE_FILE).is_file()
+    runs.restored.train()
+    runs.restored.restore_from_path("checkpoint", filesystem=storage)
+    for key, array in weights(runs.restored).items():
+        np.testing.assert_array_equal(array, before[key], err_msg=key)
+
+
+def test_a_checkpoint_is_told_from_another_at_the_same_place(tmp_path: Path) -> None:
+    for name, content in (("one", b"1"), ("two", b"2")):
+        (tmp_path / name / "learner_group").mkdir(parents=True)
+        (tmp_path / name / "algorithm_state.pkl").write_bytes(content)
+        (tmp_path / name / "learner_group/metadata.json").write_bytes(b"{}")
+    one, two, absent = (
+        _stamp(tmp_path / name / "learner_group") for name in ("one", "two", "three")
+    )
+    assert one != two and one != absent
 
 
 def limit_file_size(algo: PURE, num_bytes: int) -> None:

@@ -27,23 +27,25 @@ class WholeCheckpoints(Algorithm):
     @override(Algorithm)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         """Writes a checkpoint that is whole or absent, whatever happens meanwhile."""
-        if path is None or _is_elsewhere(path, kwargs):
+        if path is None or kwargs.get("state") is not None:
             return str(super().save_to_path(path, **kwargs))
+        if _is_elsewhere(path, kwargs):
+            return self._write(path, **kwargs)
         target = Path(path).absolute()
-        write_whole(target, lambda partial: self._write(partial, **kwargs))
+
+        def write(partial: Path) -> None:
+            self._write(partial, **kwargs)
+            check_files(partial)
+
+        write_whole(target, write)
         return str(target)
 
-    def _write(
-        self, folder: Path, *, state: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        if state is not None:
-            super().save_to_path(folder, state=state, **kwargs)
-            return
+    def _write(self, path: Any, **kwargs: Any) -> str:
         # The learners write theirs themselves: the driver never holds it.
         state = self.get_state(not_components=COMPONENT_LEARNER_GROUP)
-        super().save_to_path(folder, state=state, **kwargs)
-        self.learner_group.save_to_path(folder / COMPONENT_LEARNER_GROUP, **kwargs)
-        check_files(folder)
+        folder = super().save_to_path(path, state=state, **kwargs)
+        self.learner_group.save_to_path(f"{path}/{COMPONENT_LEARNER_GROUP}", **kwargs)
+        return str(folder)
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:

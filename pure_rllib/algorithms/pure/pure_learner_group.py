@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from pyarrow.fs import LocalFileSystem
+from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.rllib.core import COMPONENT_LEARNER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.actor_manager import (
@@ -73,23 +73,25 @@ class PURELearnerGroup(LearnerGroup):
         use_msgpack: bool = False,
     ) -> str:
         """Has the first learner write the state, unless it does not see the folder."""
+        if path is not None:
+            filesystem, path = _place(filesystem, path)
         options = {"filesystem": filesystem, "use_msgpack": use_msgpack}
-        if self.is_local or state is not None or path is None or _is_cloud(filesystem):
+        if self.is_local or state is not None or path is None:
             return str(super().save_to_path(path, state=state, **options))
         # Without a state of the learners: only what describes the group.
-        folder = Path(super().save_to_path(path, state={}, **options))
-        if not self._see(folder, only=[0]):
+        super().save_to_path(path, state={}, **options)
+        if not self._see(path, filesystem, only=[0]):
             state = self.get_state()
-            return str(super().save_to_path(folder, state=state, **options))
-        target = folder / COMPONENT_LEARNER
+            return str(super().save_to_path(path, state=state, **options))
 
         def save(learner: Any) -> None:
             state = learner.get_state()
             if rank() == 0:
-                learner.save_to_path(target, state=state, use_msgpack=use_msgpack)
+                target = f"{path}/{COMPONENT_LEARNER}"
+                learner.save_to_path(target, state=state, **options)
 
         self._on_state_holders(save)
-        return str(folder)
+        return str(path)
 
     @override(LearnerGroup)
     def restore_from_path(
@@ -101,22 +103,30 @@ class PURELearnerGroup(LearnerGroup):
         **kwargs: Any,
     ) -> None:
         """Has all learners read the state, unless one does not see the folder."""
-        folder = Path(path)
-        in_place = self.is_remote and component is None and not _is_cloud(filesystem)
-        if in_place and self._see(folder):
-            source = folder / COMPONENT_LEARNER
+        filesystem, path = _place(filesystem, path)
+        if self.is_remote and component is None and self._see(path, filesystem):
+            source = f"{path}/{COMPONENT_LEARNER}"
             on_learners(
-                self, lambda learner: learner.restore_from_path(source, **kwargs)
+                self,
+                lambda learner: learner.restore_from_path(
+                    source, filesystem=filesystem, **kwargs
+                ),
             )
         else:
             super().restore_from_path(
                 path, component=component, filesystem=filesystem, **kwargs
             )
 
-    def _see(self, folder: Path, only: list[int] | None = None) -> bool:
+    def _see(
+        self, path: str, filesystem: FileSystem, only: list[int] | None = None
+    ) -> bool:
         """Whether learners see the driver's folder, which has a group's checkpoint."""
-        file = folder / self.METADATA_FILE_NAME
-        return all(on_learners(self, lambda learner: file.is_file(), only=only))
+        if not isinstance(filesystem, LocalFileSystem):
+            return True  # it is on no node
+        stamp = _stamp(Path(path))
+        return all(
+            on_learners(self, lambda learner: _stamp(Path(path)) == stamp, only=only)
+        )
 
     @override(LearnerGroup)
     def get_checkpointable_components(self) -> list[tuple[str, Any]]:
@@ -125,8 +135,18 @@ class PURELearnerGroup(LearnerGroup):
         return [(COMPONENT_LEARNER, learners)]
 
 
-def _is_cloud(filesystem: Any) -> bool:
-    return filesystem is not None and not isinstance(filesystem, LocalFileSystem)
+def _place(filesystem: FileSystem | None, path: Any) -> tuple[FileSystem, str]:
+    """A path as RLlib takes it: without a file system it is local, or a URI."""
+    if filesystem is not None:
+        return filesystem, str(path)
+    found: tuple[FileSystem, str] = FileSystem.from_uri(str(path))
+    return found
+
+
+def _stamp(folder: Path) -> list[bytes]:
+    """The small files in and beside a group's checkpoint, which tell it from others."""
+    files = [*folder.glob("*.*"), *folder.parent.glob("algorithm_state.*")]
+    return [file.read_bytes() for file in sorted(files)]
 
 
 class _RemoteLearners(FaultTolerantActorManager):
