@@ -4,10 +4,12 @@
     python benchmarks/prm_training.py prm800k OUT --data DATA
 
 `arithmetic` writes labelled solutions of chain arithmetic: generated ones with errors,
-and samples of the embedded policy, on held-out problems for the benchmark. `prm800k`
-takes PRM800K, ProcessBench, PRMBench and the tokenizer of Qwen2.5 as published from
-DATA. Both start from a Qwen2 of random weights. The commands are printed, and can be
-run by hand; what they print and write are the figures of docs/prm_training.md.
+and samples of the embedded policy, on held-out problems for the benchmark. It starts
+from that policy: a few minutes from random weights do not teach the arithmetic. The
+embedded PRM is measured beside. `prm800k` takes PRM800K, ProcessBench, PRMBench and the
+tokenizer of Qwen2.5 as published from DATA, and starts from a Qwen2 of random weights.
+The commands are printed, and can be run by hand; what they print and write are the
+figures of docs/prm_training.md.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from pure_rllib.embedded.traces import TraceMaker
 from pure_rllib.embedded.training import sample_texts, steps_of
 
 POLICY = "embedded:arithmetic-policy"
+PRM = "embedded:arithmetic-prm"
 Row = dict[str, Any]
 
 
@@ -109,9 +112,10 @@ def arithmetic(out: Path, num_solutions: int, settings: Mapping[str, Any]) -> No
     write_rows(out / "held_out.jsonl", [*measured["generated"], *measured["sampled"]])
     words = ["prm-train", "--model", POLICY, "--data", f"{out}/steps"]
     run([*words, "--out", f"{out}/prm"], settings)
-    words = ["prm-eval", "--prm", f"{out}/prm", "--processbench", f"{out}/bench"]
-    words += ["--steps", f"{out}/held_out.jsonl", "--arithmetic"]
-    run(words, {"out": f"{out}/quality"})
+    for prm, name in ((f"{out}/prm", "quality"), (PRM, "quality_embedded")):
+        words = ["prm-eval", "--prm", prm, "--processbench", f"{out}/bench"]
+        words += ["--steps", f"{out}/held_out.jsonl", "--arithmetic"]
+        run(words, {"out": f"{out}/{name}"})
 
 
 def prm800k(out: Path, data: Path, settings: Mapping[str, Any]) -> None:
