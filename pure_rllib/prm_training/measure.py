@@ -133,8 +133,7 @@ def write(measured: Measured, folder: Path, settings: Mapping[str, Any]) -> None
     (folder / "prm_eval.json").write_text(_json(report))
     lines = [json.dumps(row) + "\n" for row in measured.predictions]
     (folder / "predictions.jsonl").write_text("".join(lines))
-    if measured.predictions:
-        draw_quality(measured.figures, folder / "prm_eval.png")
+    draw_quality(measured.figures, folder / "prm_eval.png")
 
 
 def _json(figures: Any) -> str:

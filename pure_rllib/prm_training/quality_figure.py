@@ -29,6 +29,7 @@ def draw_quality(figures: Mapping[str, Any], path: str | Path) -> Path:
         "processbench": _processbench,
         "prmbench": _prmbench,
         "steps": _calibration,
+        "arithmetic": _arithmetic,
     }
     names = [name for name in panels if name in figures]
     if not names:
@@ -38,7 +39,6 @@ def draw_quality(figures: Mapping[str, Any], path: str | Path) -> Path:
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
             panels[name](axis, figures[name])
-            axis.set_ylim(0, 1)
 
     return save_figure(draw, path, size=(5.2 * len(names), 4.6))
 
@@ -64,6 +64,7 @@ def _bars(
         label = _LABELS.get(key, key.replace("_", " "))
         axis.bar(places + (k - 1) * 0.27, heights, 0.27, color=colour, label=label)
     few = len(parts) < 5
+    axis.set_ylim(0, 1)
     names = [name.replace("_", " ") for name in parts]
     axis.set_xticks(
         places, names, rotation=0 if few else 45, ha="center" if few else "right"
@@ -71,6 +72,17 @@ def _bars(
     axis.grid(visible=False, axis="x")
     # Above the bars, whatever their heights.
     axis.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+
+
+def _arithmetic(axis: "Axes", figures: Mapping[str, Any]) -> None:
+    parts = {**figures["auc"], "all errors": figures["auc_all"]}
+    axis.barh(list(parts), list(parts.values()), color=BLUE)
+    axis.invert_yaxis()
+    axis.axvline(0.5, color=GREY, linewidth=1, dashes=(4, 2))
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("AUC of right steps against errors of the kind")
+    axis.grid(visible=False, axis="y")
+    _title(axis, "Chain arithmetic")
 
 
 def _title(axis: "Axes", text: str) -> None:
@@ -92,6 +104,7 @@ def _calibration(axis: "Axes", figures: Mapping[str, Any]) -> None:
         zorder=3,
     )
     axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1)
     axis.set_xlabel("p(right) of the PRM")
     axis.set_ylabel("share of steps that are right")
     _title(axis, f"Calibration, error {curve['error']:.3f}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 DESCRIPTION = """\
-Measures a process reward model (PRM), of any format, on what is given:
+Measures a process reward model (PRM), of any format but the generative one, on what is
+given:
 
   --processbench  ProcessBench's folder or a file of it: is the first error found?
   --prmbench      a file of PRMBench: is each step judged right?

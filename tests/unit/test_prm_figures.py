@@ -203,6 +203,9 @@ def test_the_figure_has_a_panel_per_benchmark(tmp_path: Path):
     assert draw_quality(figures, tmp_path / "all.png").stat().st_size > 10_000
     one = draw_quality({"steps": figures["steps"]}, tmp_path / "one.png")
     assert 0 < one.stat().st_size < (tmp_path / "all.png").stat().st_size
+    by_kind = {"auc": {"result": 0.9, "after_box": 0.5}, "auc_all": 0.8}
+    alone = draw_quality({"arithmetic": by_kind}, tmp_path / "arithmetic.png")
+    assert alone.stat().st_size > 5_000
 
 
 @pytest.mark.parametrize(
