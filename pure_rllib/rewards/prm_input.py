@@ -1,19 +1,16 @@
 r"""What a process reward model reads: the steps, each followed by a separator id.
 
-B rows, P prompt tokens (padded), T response tokens (padded), S steps (padded),
-L columns. Separators are put in as ids, never as text: tokenizing a full stop and a
-newline again could give another token.
+B rows, P prompt tokens, T response tokens, S steps, L columns. Separators are put in as
+ids, never as text: tokenizing a full stop and a newline again could give another token.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from pure_rllib.credit.steps import StepSplitter, step_lengths
+from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.rewards.base import ScoringRequest
 
 InputFormat = Literal["pure_rllib", "pure_openrlhf", "pure_verl"]
@@ -39,7 +36,8 @@ class PRMInputBuilder:
 
     In our own format a step is shown as it reads: white space and special tokens around
     it are left out, a token such as `.\n\n` is replaced by the ids of its visible part,
-    and the separator follows. The published formats replace the last token of each
+    and the separator follows. The published formats (`make_experience` of PURE's main
+    branch, `_build_inputs_for_prm` of its verl branch) replace the last token of each
     step by the separator, so the full stop is lost, and so is the last token of a
     response that was cut by its budget.
 
@@ -173,130 +171,4 @@ def pad_rows(
     for i, row in enumerate(rows):
         ids[i, : len(row.input_ids)] = row.input_ids
         mask[i, : len(row.input_ids)] = 1
-    return ids, mask
-
-
-class OpenRLHFPRMInput(NamedTuple):
-    """What PURE's OpenRLHF branch gives its reward model.
-
-    Attributes:
-        input_ids: `[B, L]`, L = P + the response up to the last step end of all rows.
-        attention_mask: `[B, L]` 1 on prompts, responses and newlines.
-        num_tokens_per_step: `[B, S]` tokens of each step without its end; 0 off mask.
-        score_positions: `[B, S]` columns of the scores; -1 off mask.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    num_tokens_per_step: Tensor
-    score_positions: Tensor
-
-
-class VerlPRMInput(NamedTuple):
-    """What PURE's verl branch gives its reward model; scores stand at P + step end.
-
-    Attributes:
-        input_ids: `[B, P + T]`, T the whole response buffer.
-        attention_mask: `[B, P + T]` 1 on prompts, responses and newlines.
-        position_ids: `[B, P + T]` positions; padding repeats the position before it.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-
-
-def openrlhf_prm_input(
-    prompt_ids: Tensor,
-    response_ids: Tensor,
-    attention_mask: Tensor,
-    step_ends: Tensor,
-    step_mask: Tensor,
-    *,
-    prm_newline_id: int,
-    pad_token_id: int,
-) -> OpenRLHFPRMInput:
-    """Replaces each step end by a newline (`make_experience`, PURE's main branch).
-
-    Args:
-        prompt_ids: `[B, P]` prompts, padded on the left.
-        response_ids: `[B, T]` responses with the EOS that the branch writes after their
-            last real token, padded on the right.
-        attention_mask: `[B, P + T]` 1 from the first real token to EOS.
-        step_ends: `[B, S]` positions of the steps' last tokens in the response.
-        step_mask: `[B, S]` bool, True on real steps; at least one per row.
-        prm_newline_id: the reward model's newline.
-        pad_token_id: fills the columns behind a row's last step.
-
-    Returns:
-        Rows that are cut behind the last step end of all.
-    """
-    positions = (step_ends + prompt_ids.shape[1]).masked_fill(~step_mask, -1)
-    ids, mask = _replace_step_ends(
-        torch.cat([prompt_ids, response_ids], 1),
-        attention_mask,
-        positions,
-        prm_newline_id,
-        pad_token_id,
-    )
-    width = int(positions.max()) + 1
-    num_tokens = (step_lengths(step_ends, step_mask) - 1).masked_fill(~step_mask, 0)
-    return OpenRLHFPRMInput(ids[:, :width], mask[:, :width], num_tokens, positions)
-
-
-def verl_prm_input(
-    prompt_ids: Tensor,
-    response_ids: Tensor,
-    attention_mask: Tensor,
-    step_ends: Tensor,
-    step_mask: Tensor,
-    *,
-    prm_newline_id: int,
-    pad_token_id: int,
-) -> VerlPRMInput:
-    """Replaces each step end by a newline (`_build_inputs_for_prm`, verl branch).
-
-    Where a response is cut on a separator, that step end may be listed twice; the row
-    that the branch then makes is one too long and cut back to these same columns.
-
-    Args:
-        prompt_ids: `[B, P]` prompts, padded on the left.
-        response_ids: `[B, T]` responses, padded on the right to the buffer.
-        attention_mask: `[B, P + T]` 1 on the prompt and up to EOS, and on the whole
-            buffer where there is none.
-        step_ends: `[B, S]` positions of the steps' last tokens in the response.
-        step_mask: `[B, S]` bool, True on real steps; at least one per row.
-        prm_newline_id: the reward model's newline.
-        pad_token_id: fills the columns behind a row's last step.
-
-    Returns:
-        Rows as wide as prompts and buffer together.
-    """
-    ids, mask = _replace_step_ends(
-        torch.cat([prompt_ids, response_ids], 1),
-        attention_mask,
-        (step_ends + prompt_ids.shape[1]).masked_fill(~step_mask, -1),
-        prm_newline_id,
-        pad_token_id,
-    )
-    return VerlPRMInput(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
-
-
-def _replace_step_ends(
-    sequences: Tensor,
-    attention_mask: Tensor,
-    end_columns: Tensor,
-    newline_id: int,
-    pad_token_id: int,
-) -> tuple[Tensor, Tensor]:
-    """Puts newlines at the end columns (-1: none) and pads behind each row's last."""
-    columns = torch.arange(sequences.shape[1], device=sequences.device)
-    # One column more, dropped again, takes the steps that are none.
-    is_end = torch.zeros(
-        len(sequences), sequences.shape[1] + 1, dtype=torch.bool, device=columns.device
-    )
-    is_end = is_end.scatter_(1, end_columns % is_end.shape[1], True)[:, :-1]
-    behind = columns > end_columns.amax(1, keepdim=True)
-    ids = sequences.masked_fill(is_end, newline_id).masked_fill(behind, pad_token_id)
-    mask = attention_mask.long().masked_fill(is_end, 1).masked_fill(behind, 0)
     return ids, mask

@@ -1,102 +1,102 @@
-"""The published reward model inputs against vectors made by the published code."""
+"""The rows of `PRMInputBuilder` against the published code's reward model inputs."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
-from pure_rllib.credit import pure_openrlhf, pure_verl
-from pure_rllib.credit.steps import pack_step_ends
-from pure_rllib.rewards.prm_input import openrlhf_prm_input, verl_prm_input
+from pure_rllib.credit.steps import StepSplitter
+from pure_rllib.rewards.prm_input import PRMInputBuilder, PRMRow
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("PURE_GOLDEN_DIR", ROOT / "../shared/reference/golden"))
 
 
 def cases(name: str) -> list[Any]:
+    """One parameter set (the file's words, case) for each case of a file."""
     file = FOLDER / name
     if not file.is_file():
         reason = f"no golden vectors: {file} is absent, set PURE_GOLDEN_DIR"
-        return [pytest.param(None, id=name, marks=pytest.mark.skip(reason=reason))]
-    loaded = json.loads(file.read_text())["cases"]
-    assert loaded, f"{file} has no cases"
-    return [pytest.param(case, id=case["id"]) for case in loaded]
+        skip = pytest.mark.skip(reason=reason)
+        return [pytest.param(None, None, id=name, marks=skip)]
+    golden = json.loads(file.read_text())
+    assert golden["cases"], f"{file} has no cases"
+    words = golden["meta"]["vocab"]
+    return [pytest.param(words, case, id=case["id"]) for case in golden["cases"]]
 
 
-def left_pad(rows: list[list[int]], pad: int) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+def build(
+    words: list[str], given: dict[str, Any], responses: list[list[int]], input_format
+) -> tuple[list[PRMRow], list[np.ndarray]]:
+    """Our rows, and the step spans that they are made of."""
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
+    backend.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>"
+    )
+    splitter = StepSplitter.from_tokenizer(tokenizer)
+    separators = np.flatnonzero(splitter.is_separator)
+    assert separators.tolist() == given["separator_ids"]
+    builder = PRMInputBuilder(tokenizer, given["prm_newline_id"], input_format)
+    spans = [splitter.step_spans(np.array(r), blank_steps="keep") for r in responses]
+    rows = map(builder.row, given["prompts"], responses, spans)
+    return list(rows), spans
 
 
-def right_pad(rows: list[list[int]], pad: int, width: int | None = None) -> Tensor:
-    width = width or max(map(len, rows))
-    return torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+def unpadded(expected: dict[str, Any], key: str) -> list[list[int]]:
+    """A golden tensor's rows without their padding."""
+    pairs = zip(expected[key], expected["attention_mask"], strict=True)
+    return [
+        [x for x, kept in zip(row, mask, strict=True) if kept] for row, mask in pairs
+    ]
 
 
-def is_separator(responses: Tensor, given: dict[str, Any]) -> Tensor:
-    return torch.isin(responses, torch.tensor(given["separator_ids"]))
-
-
-def equal(actual: Tensor, expected: list[list[int]]) -> None:
-    assert actual.long().tolist() == torch.tensor(expected).long().tolist()
-
-
-@pytest.mark.parametrize("case", cases("openrlhf_prm_input.json"))
-def test_openrlhf_input(case):
+@pytest.mark.parametrize(("words", "case"), cases("openrlhf_prm_input.json"))
+def test_openrlhf_input(words, case):
     given, expected = case["inputs"], case["outputs"]
-    pad, eos = given["pad_token_id"], given["eos_token_id"]
-    prompts = left_pad(given["prompts"], pad)
-    responses = right_pad(given["responses"], pad)
-    sequences = pure_openrlhf.build_sequences(
-        prompts, responses, eos_token_id=eos, pad_token_id=pad
-    )
-    responses = sequences.token_ids[:, prompts.shape[1] :]
-    steps = pack_step_ends(
-        pure_openrlhf.step_end_mask(
-            is_separator(responses, given), sequences.action_mask
-        )
-    )
-    result = openrlhf_prm_input(
-        prompts,
-        responses,
-        sequences.attention_mask,
-        *steps,
-        prm_newline_id=given["prm_newline_id"],
-        pad_token_id=pad,
-    )
-    equal(result.input_ids, expected["input_ids"])
-    equal(result.attention_mask, expected["attention_mask"])
-    equal(result.num_tokens_per_step, expected["num_tokens_per_step"])
-    equal(result.score_positions, expected["score_positions"])
-    equal(result.score_positions >= 0, expected["score_mask"])
+    eos, width = given["eos_token_id"], max(map(len, given["responses"]))
+    # The branch writes an EOS behind a response that ends before the buffer does.
+    responses = [
+        r if eos in r or len(r) == width else [*r, eos] for r in given["responses"]
+    ]
+    rows, spans = build(words, given, responses, "pure_openrlhf")
+    assert [row.input_ids.tolist() for row in rows] == unpadded(expected, "input_ids")
+    longest_prompt = max(map(len, given["prompts"]))
+    for number, (row, steps) in enumerate(zip(rows, spans, strict=True)):
+        padding = longest_prompt - len(given["prompts"][number])
+        places = [p - padding for p in expected["score_positions"][number] if p >= 0]
+        assert row.score_positions.tolist() == places
+        lengths = np.array(expected["num_tokens_per_step"][number])
+        mask = np.array(expected["score_mask"][number], bool)
+        assert (np.diff(steps)[:, 0] - 1).tolist() == lengths[mask].tolist()
 
 
-@pytest.mark.parametrize("case", cases("verl_prm_input.json"))
-def test_verl_input(case):
+@pytest.mark.parametrize(("words", "case"), cases("verl_prm_input.json"))
+def test_verl_input(words, case):
     given, expected = case["inputs"], case["outputs"]
-    pad, eos, buffer = (
-        given[key] for key in ("pad_token_id", "eos_token_id", "response_buffer")
+    eos, pad, width = (
+        given[key] for key in ("eos_token_id", "pad_token_id", "response_buffer")
     )
-    prompts = left_pad(given["prompts"], pad)
-    responses = right_pad(given["responses"], pad, buffer)
-    mask = pure_verl.response_mask(responses, eos)
-    width = prompts.shape[1]
-    lengths = torch.tensor([[len(prompt)] for prompt in given["prompts"]])
-    prompt_mask = torch.arange(width) >= width - lengths
-    steps, is_end = pure_verl.split_steps(is_separator(responses, given), mask)
-    result = verl_prm_input(
-        prompts,
-        responses,
-        torch.cat([prompt_mask, mask], 1),
-        *steps,
-        prm_newline_id=given["prm_newline_id"],
-        pad_token_id=pad,
-    )
-    equal(result.input_ids, expected["input_ids"])
-    equal(result.attention_mask, expected["attention_mask"])
-    equal(result.position_ids, expected["position_ids"])
-    equal(is_end, expected["reward_mask"])
+    # Without an EOS the branch takes the whole buffer for the response.
+    responses = [
+        r if eos in r else r + [pad] * (width - len(r)) for r in given["responses"]
+    ]
+    rows, _ = build(words, given, responses, "pure_verl")
+    assert [row.input_ids.tolist() for row in rows] == unpadded(expected, "input_ids")
+    for row, prompt, is_end, positions in zip(
+        rows,
+        given["prompts"],
+        expected["reward_mask"],
+        unpadded(expected, "position_ids"),
+        strict=True,
+    ):
+        assert row.score_positions.tolist() == [
+            len(prompt) + column for column in np.flatnonzero(is_end)
+        ]
+        # What a model counts by itself, for our rows are padded on the right.
+        assert positions == list(range(len(row.input_ids)))
