@@ -281,7 +281,7 @@ class GenerativePRM:
         judge: answers the questions.
         tokenizer: the judge's.
         question: what is asked; None: our own words.
-        adjustment: of the scores; None leaves them.
+        adjustment: of the judge's scores; None leaves them.
     """
 
     def __init__(
@@ -322,14 +322,13 @@ class GenerativePRM:
         ]
         answers: dict[tuple[int, ...], float] = {}
         if distinct:
-            answers.update(zip(distinct, self.judge.judge(distinct), strict=True))
+            scores = self.adjustment.apply(self.judge.judge(distinct))
+            answers.update(zip(distinct, scores, strict=True))
         self.num_overlong += sum(
             any(ids not in answers for ids in questions) for questions in asked
         )
         return [
-            self.adjustment.apply(
-                np.array([answers.get(ids, LOWEST_SCORE) for ids in questions])
-            )
+            np.array([answers.get(ids, LOWEST_SCORE) for ids in questions], np.float32)
             for questions in asked
         ]
 

@@ -76,7 +76,7 @@ class ProcessRewardModel:
         label_smoothing: float = 0.0,
         score_clamp: Sequence[float] = (-1.0, 1.0),
     ):
-        self.adjustment = ScoreAdjustment(label_smoothing, score_clamp)
+        adjustment = ScoreAdjustment(label_smoothing, score_clamp)
         self.format = make_format(
             prm_format,
             architecture=type(model).__name__,
@@ -101,6 +101,7 @@ class ProcessRewardModel:
             columns,
             pad_token_id=pad if pad is not None else separator_id,
             micro_batch_tokens=micro_batch_tokens,
+            adjustment=adjustment,
         )
 
     @classmethod
@@ -175,7 +176,7 @@ class ProcessRewardModel:
 
     def score_rows(self, rows: Sequence[PRMRow]) -> list[np.ndarray]:
         """Scores rows that are built already; see `score`."""
-        return [self.adjustment.apply(s) for s in self.scorer.score_rows(rows)]
+        return self.scorer.score_rows(rows)
 
 
 def make_builder(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pure_rllib.rewards.prm_input import PRMRow, pad_rows
-from pure_rllib.rewards.score_adjustment import LOWEST_SCORE
+from pure_rllib.rewards.score_adjustment import LOWEST_SCORE, ScoreAdjustment
 
 # Padded tokens per forward pass. On the CPU measured: three times as fast as one large
 # batch, which has more padding and leaves the processor's cache.
@@ -34,6 +34,7 @@ class RowScorer:
         pad_token_id: fills the columns behind shorter rows; never attended to.
         micro_batch_tokens: padded tokens per forward pass, >= 1; a longer row runs
             alone. None: 1,024 on the CPU, else 16,384.
+        adjustment: of the scores that the model gives; None leaves them.
 
     Attributes:
         num_overlong: rows over the context so far.
@@ -46,6 +47,7 @@ class RowScorer:
         *,
         pad_token_id: int,
         micro_batch_tokens: int | None = None,
+        adjustment: ScoreAdjustment | None = None,
     ):
         if micro_batch_tokens is None:
             on_cpu = next(model.parameters()).device.type == "cpu"
@@ -59,6 +61,7 @@ class RowScorer:
         self.columns = columns
         self.pad_token_id = pad_token_id
         self.micro_batch_tokens = micro_batch_tokens
+        self.adjustment = adjustment or ScoreAdjustment()
         self.num_overlong = 0
         self._context = getattr(
             model.config.get_text_config(), "max_position_embeddings", None
@@ -79,7 +82,7 @@ class RowScorer:
         for batch in token_budget_batches(lengths, self.micro_batch_tokens):
             results = self._forward([fitting[i] for i in batch])
             for i, result in zip(batch, results, strict=True):
-                scores[i][: len(result)] = result
+                scores[i][: len(result)] = self.adjustment.apply(result)
         return scores
 
     def _cut(self, row: PRMRow) -> PRMRow:

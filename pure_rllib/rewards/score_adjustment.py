@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LOWEST_SCORE = -1.0
-"""Score of a step that a reward model could not be shown."""
+"""Score of a step that a reward model could not be shown; it is never adjusted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Loading reward models of each format from folders, without running their code."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -148,16 +149,59 @@ def test_math_shepherd_is_read_at_its_tag(tmp_path):
     assert [len(s) for s in scores] == [2, 3, 1]
 
 
-@pytest.mark.parametrize("kind", ["newline", "extra_0", "math_shepherd"])
-def test_scores_do_not_depend_on_neighbours_padding_or_micro_batches(tmp_path, kind):
-    saved = {
-        "newline": lambda: save(
-            tmp_path, AutoModelForTokenClassification, {**CONFIG, "num_labels": 2}
-        ),
-        "extra_0": lambda: save_qwen_prm(tmp_path),
-        "math_shepherd": lambda: save(tmp_path, AutoModelForCausalLM, **NAMED),
-    }
-    path = saved[kind]()
+@pytest.mark.parametrize("template", [CHAT, None])
+def test_newline_reads_another_vocabularys_steps_as_its_own(tmp_path, template):
+    path = SAVE["newline"](tmp_path)
+    tokenizer = prm_tokenizer()
+    tokenizer.chat_template = template
+    if template is None:
+        (tmp_path / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(tmp_path)
+    given = request()
+    load = partial(
+        ProcessRewardModel.from_pretrained, path, prm_format="newline", dtype="float32"
+    )
+    reads_texts = load(tokenizer=byte_tokenizer())
+    (row,) = reads_texts.builder.rows([given])
+    # By hand: the problem, then each step in the PRM's tokens and one newline.
+    prompt = tokenizer.encode("[user]2+3?[assistant]" if template else "2+3?")
+    steps = [tokenizer(s, split_special_tokens=True)["input_ids"] for s in STEPS]
+    (newline,) = tokenizer.encode("\n")
+    ids, places = list(prompt), []
+    for step in steps:
+        places.append(len(ids) + len(step))
+        ids += [*step, newline]
+    assert row.input_ids.tolist() == ids and row.score_positions.tolist() == places
+    # A policy that has the PRM's own vocabulary and says the same.
+    reads_ids = load()
+    blank = tokenizer.encode("\n\n")
+    ends = np.cumsum([len(step) + len(blank) for step in steps])
+    same = ScoringRequest(
+        given.prompt,
+        None,
+        np.array(prompt),
+        np.array([token for step in steps for token in (*step, *blank)]),
+        np.stack([np.concatenate([[0], ends[:-1]]), ends], 1),
+        STEPS,
+    )
+    assert type(reads_ids.builder) is not type(reads_texts.builder)
+    (expected,) = reads_ids.score([same])
+    np.testing.assert_allclose(reads_texts.score([given])[0], expected, atol=1e-5)
+    assert np.ptp(expected) > 0.01
+
+
+SAVE = {
+    "newline": lambda folder: save(
+        folder, AutoModelForTokenClassification, {**CONFIG, "num_labels": 2}
+    ),
+    "extra_0": save_qwen_prm,
+    "math_shepherd": lambda folder: save(folder, AutoModelForCausalLM, **NAMED),
+}
+
+
+@pytest.mark.parametrize("kind", SAVE)
+def test_scores_do_not_depend_on_neighbours_or_micro_batches(tmp_path, kind):
+    path = SAVE[kind](tmp_path)
     rng = np.random.default_rng(0)
     texts = ["2+3=5", "so", "a longer step, with words", "x" * 40]
     many = [
@@ -165,7 +209,7 @@ def test_scores_do_not_depend_on_neighbours_padding_or_micro_batches(tmp_path, k
         for _ in range(7)
     ]
     scored = []
-    for side, tokens in (("right", 1), ("left", 100), ("right", 100_000)):
+    for tokens in (1, 100, 100_000):
         prm = ProcessRewardModel.from_pretrained(
             path,
             tokenizer=byte_tokenizer(),
@@ -173,7 +217,6 @@ def test_scores_do_not_depend_on_neighbours_padding_or_micro_batches(tmp_path, k
             dtype="float32",
             micro_batch_tokens=tokens,
         )
-        prm.tokenizer.padding_side = side
         scored.append(np.concatenate(prm.score(many)))
         alone = [prm.score([one])[0] for one in many[::-1]][::-1]
         np.testing.assert_allclose(scored[-1], np.concatenate(alone), atol=1e-5)
@@ -182,10 +225,13 @@ def test_scores_do_not_depend_on_neighbours_padding_or_micro_batches(tmp_path, k
     assert np.ptp(scored[0]) > 0.01
 
 
-def test_the_layout_of_padding_does_not_matter(tmp_path):
-    path = save(tmp_path, AutoModelForCausalLM, **NAMED)
+@pytest.mark.parametrize("kind", SAVE)
+def test_the_layout_of_padding_does_not_matter(tmp_path, kind):
     prm = ProcessRewardModel.from_pretrained(
-        path, tokenizer=byte_tokenizer(), dtype="float32"
+        SAVE[kind](tmp_path),
+        tokenizer=byte_tokenizer(),
+        prm_format=kind,
+        dtype="float32",
     )
     (row,) = prm.builder.rows([request()])
     (scores,) = prm.score_rows([row])
@@ -212,7 +258,9 @@ def test_overlong_texts_get_the_lowest_score_and_are_counted(tmp_path):
     long, short = request(("a", "b" * 50, "c")), request(("a",))
     scores, whole = prm.score([long, short])
     np.testing.assert_allclose(scores[0], whole[0], atol=1e-5)
-    assert scores[1:].tolist() == [-0.5, -0.5] and prm.num_overlong == 1
+    # Smoothing is for what the PRM said; a tail that it did not see never pays.
+    assert scores[1:].tolist() == [-1.0, -1.0] and prm.num_overlong == 1
+    assert np.abs(whole).max() <= 0.5
 
 
 def test_missing_weights_are_no_reward_model(tmp_path):
