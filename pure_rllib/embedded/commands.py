@@ -50,7 +50,7 @@ def prm_by_commands(
         for done, command in enumerate(commands):
             if progress:
                 progress(f"PRM: pure-rllib {command}", done / len(commands))
-            _run(command.replace(FOLDER, folder).split())
+            _run([word.replace(FOLDER, folder) for word in command.split()])
         written = Path(folder, "prm")
         prm = Qwen2ForTokenClassification.from_pretrained(written).eval()
         tokenizer = AutoTokenizer.from_pretrained(written)
