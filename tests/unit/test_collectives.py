@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,19 @@ def test_two_processes_sum_gradients_and_share_parameters(tmp_path: Path) -> Non
     assert report["scalar"] == 6.0  # 2.5 + 3.5
     assert report["moments"] == [2.0, 1.0]
     assert report["broadcast"] == [0.0, 0.0]
+
+
+def test_what_breaks_while_items_are_made_is_a_broken_collective() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("connection closed")
+
+    made = collectives.collectively("gather", items())
+    assert next(made) == 1
+    assert collectives.current_phase() is None, "who uses an item is no collective"
+    with pytest.raises(collectives.CollectiveBrokenError, match=r'"gather".*closed'):
+        next(made)
+    assert list(collectives.collectively("gather", iter([1, 2]))) == [1, 2]
 
 
 def test_with_one_learner_nothing_changes() -> None:

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 _BUCKET_ELEMENTS = 2**25
+
+_Item = TypeVar("_Item")
 
 
 def num_ranks() -> int:
@@ -91,6 +94,17 @@ def collective(name: str) -> Iterator[None]:
                 "it talks to the others. One of them is most likely gone; its own "
                 f"error or log says why. Reason: {error}"
             ) from error
+
+
+def collectively(name: str, items: Iterator[_Item]) -> Iterator[_Item]:
+    """Yields items that are each made in a `collective` of this name."""
+    while True:
+        with collective(name):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 def current_phase() -> Phase | None:

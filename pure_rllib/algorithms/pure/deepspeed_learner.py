@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pure_rllib.algorithms import columns
 from pure_rllib.algorithms.pure.collectives import (
     collective,
+    collectively,
     max_over_learners,
     num_ranks,
     rank,
@@ -179,7 +180,8 @@ class DeepSpeedLearner(PURETorchLearner):
         self, max_shard_bytes: int = MAX_SHARD_BYTES, *, device: torch.device = CPU
     ) -> Iterator[dict[str, Tensor]]:
         """Yields whole tensors, gathered shard by shard."""
-        return self._whole.shards(max_shard_bytes, device=device)
+        shards = self._whole.shards(max_shard_bytes, device=device)
+        return collectively("gather weights", shards)
 
     @override(PURETorchLearner)
     def num_weight_bytes(self) -> int:
