@@ -6,10 +6,10 @@ here to vLLM's factories, and differs only in how a tensor travels.
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ from pure_rllib.generation.vllm_engine import finish_loading, import_vllm
 NCCL, GLOO = "nccl", "gloo"
 """How tensors travel between GPUs, and between CPUs."""
 
+JOIN_S = 60.0
+"""How long engines, which are made by then, may take to join a transfer."""
+
 
 class GlooGroup:
     """Passes tensors on CPUs from rank 0 to all other ranks.
@@ -30,7 +33,7 @@ class GlooGroup:
         port: free there.
         rank: of this process.
         world_size: number of ranks.
-        timeout_s: how long one rank waits for another.
+        timeout_s: how long one rank waits for another; `JOIN_S` at most for it to join.
 
     Raises:
         RuntimeError: not all ranks came in time.
@@ -39,11 +42,10 @@ class GlooGroup:
     def __init__(
         self, host: str, port: int, rank: int, world_size: int, timeout_s: float
     ):
-        timeout = timedelta(seconds=timeout_s)
-        store = dist.TCPStore(
-            host, port, world_size, is_master=rank == 0, timeout=timeout
-        )
-        self._group: Any = dist.ProcessGroupGloo(store, rank, world_size, timeout)
+        self._timeout = timedelta(seconds=timeout_s)
+        join = min(self._timeout, timedelta(seconds=JOIN_S))
+        store = dist.TCPStore(host, port, world_size, is_master=rank == 0, timeout=join)
+        self._group: Any = dist.ProcessGroupGloo(store, rank, world_size, join)
 
     def broadcast(self, tensor: Tensor) -> None:
         """Fills a contiguous tensor of any dtype with that of rank 0.
@@ -53,6 +55,7 @@ class GlooGroup:
         """
         options = dist.BroadcastOptions()
         options.rootRank = 0
+        options.timeout = self._timeout
         # Bytes: gloo does not know every dtype.
         content = tensor.view(-1).view(torch.uint8)
         self._group.broadcast([content], options).wait()
@@ -92,10 +95,9 @@ class ShardSource:
 
 @cache
 def _register_gloo() -> Any:
-    """Adds "gloo" to vLLM's factories; returns what its trainer is made from."""
+    """Adds "gloo" to what vLLM's engines know; returns the class of its trainers."""
     from vllm.distributed.weight_transfer import (
         WeightTransferEngineFactory,
-        WeightTransferTrainerFactory,
         nccl_engine,
     )
 
@@ -104,11 +106,6 @@ def _register_gloo() -> Any:
 
     @dataclass(kw_only=True)
     class GlooInitInfo(nccl.NCCLWeightTransferInitInfo):
-        timeout_s: float
-
-    @dataclass(kw_only=True)
-    class GlooTrainerInitInfo(nccl.NCCLTrainerInitInfo):
-        backend = GLOO
         timeout_s: float
 
     class GlooEngine(nccl.NCCLWeightTransferEngine):
@@ -139,38 +136,6 @@ def _register_gloo() -> Any:
                 self.model.load_weights([(name, tensor)])
 
     class GlooTrainer(nccl.NCCLTrainerWeightTransferEngine):
-        init_info_cls = GlooTrainerInitInfo
-
-        @classmethod
-        def trainer_init(
-            cls, init_info: Any, *, client: Any, source: Any = None
-        ) -> Any:
-            trainer = cls(
-                client=client,
-                source=source,
-                is_sender=init_info.is_sender,
-                packed=False,
-            )
-            if not trainer.is_sender:
-                return trainer
-            address = (init_info.master_address, init_info.master_port)
-            shared = (init_info.world_size, init_info.timeout_s)
-            workers_info = GlooInitInfo(
-                master_address=address[0],
-                master_port=address[1],
-                rank_offset=1,
-                world_size=shared[0],
-                timeout_s=shared[1],
-            )
-            with ThreadPoolExecutor(max_workers=1) as pool:
-                # Both sides wait for each other.
-                joined = pool.submit(
-                    client.init_weight_transfer_engine, asdict(workers_info)
-                )
-                trainer.model_update_group = GlooGroup(*address, 0, *shared)
-                joined.result()
-            return trainer
-
         def _broadcast(self, source: Any, meta: Any) -> None:
             if not self.is_sender:
                 return super()._broadcast(source, meta)
@@ -178,8 +143,7 @@ def _register_gloo() -> Any:
                 self.model_update_group.broadcast(tensor.contiguous())
 
     WeightTransferEngineFactory.register_engine(GLOO, GlooEngine)
-    WeightTransferTrainerFactory.register_engine(GLOO, GlooTrainer)
-    return GlooTrainerInitInfo
+    return GlooTrainer
 
 
 def open_trainer(
@@ -203,29 +167,52 @@ def open_trainer(
         num_workers: of all engines together.
         client: calls the engines, as vLLM's `VLLMWeightSyncClient`.
         source: this learner's weights.
-        timeout_s: how long one end waits for the other; with NCCL for ever.
+        timeout_s: how long one end waits for the other; with NCCL it may be for ever.
 
     Returns:
         vLLM's trainer. Its `send_weights()` sends the source's present weights.
+
+    Raises:
+        Exception: what kept the engines, or this end, from joining; the first failure.
     """
     import_vllm()
-    from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+    from vllm.distributed.weight_transfer import nccl_common, nccl_engine
 
-    settings: dict[str, Any] = {
-        "rank": rank,
-        "master_address": host,
-        "master_port": _free_port(),
-        "world_size": 1 + num_workers,
+    # Not by vLLM's factory: its trainers join without looking at what engines raise.
+    nccl: Any = nccl_engine.NCCLTrainerWeightTransferEngine
+    trainer = (_register_gloo() if backend == GLOO else nccl)(
+        client=client,
+        source=source,
+        is_sender=rank == 0,
         # One by one, without a buffer: parameters are sent from where they are.
-        "packed": False,
+        packed=False,
+    )
+    if not trainer.is_sender:
+        return trainer
+    port, world_size = _free_port(), 1 + num_workers
+    init_info = {
+        "master_address": host,
+        "master_port": port,
+        "world_size": world_size,
+        "rank_offset": 1,
     }
     if backend == GLOO:
-        init_info = _register_gloo()(**settings, timeout_s=timeout_s)
+        init_info["timeout_s"] = timeout_s
+        join: Any = partial(GlooGroup, host, port, 0, world_size, timeout_s)
     else:
-        init_info = NCCLTrainerInitInfo(**settings)
-    factory: Any = WeightTransferTrainerFactory
-    return factory.trainer_init(init_info, client=client, source=source)
+        # Asked here: each thread has a current GPU of its own.
+        gpu = torch.accelerator.current_device_index()
+        connect = nccl_common.stateless_init_process_group
+        join = partial(connect, host, port, 0, world_size, gpu)
+    # Both ends wait for each other; the first that fails says why.
+    pool = ThreadPoolExecutor(max_workers=2)
+    here = pool.submit(join)
+    there = pool.submit(client.init_weight_transfer_engine, init_info)
+    pool.shutdown(wait=False)
+    for end in as_completed((here, there)):
+        end.result()
+    trainer.model_update_group = here.result()
+    return trainer
 
 
 def _free_port() -> int:

@@ -4,7 +4,7 @@ import copy
 import importlib.util
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -15,13 +15,20 @@ import numpy as np
 import pytest
 import torch
 
+from pure_rllib.algorithms.pure.arrival_proof import (
+    ArrivalProof,
+    Probe,
+    StaleWeightsError,
+)
 from pure_rllib.generation.base import Response, SamplingParams
 from pure_rllib.generation.load_policy import load_policy
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.generation.vllm_generator import VLLMGenerator
 from pure_rllib.generation.weight_files import FolderWeights, write_weights
+from pure_rllib.generation.weight_transfer import GLOO
 from pure_rllib.generation.weights import LiveWeights, cut_into_shards, untied_tensors
 from pure_rllib.testing import tiny_model_config
+from tests.integration.test_weight_broadcast import Client, open_gloo
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,7 +103,7 @@ def make(tied: bool, **settings: Any) -> VLLMGenerator:
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     tied, top_p = request.param
     before = process_state()
-    generator = make(tied, top_p=top_p)
+    generator = make(tied, top_p=top_p, transfer_backend=GLOO)
     for name, state in process_state().items():
         assert state == before[name], f"making an engine changed {name}"
     models = [load_policy(policy_config(tied), seed=seed) for seed in range(2)]
@@ -181,6 +188,35 @@ def test_one_stale_tensor_is_seen(engine: Engine) -> None:
     weights = LiveWeights(1, partial(cut_into_shards, tensors.items(), SHARD_BYTES))
     engine.generator.load_weights(weights)
     assert engine.gap(model) > 0.1
+
+
+def test_sent_weights_arrive_and_what_was_not_sent_is_found(engine: Engine) -> None:
+    new, old = (
+        {name: tensor.detach() for name, tensor in untied_tensors(model)}
+        for model in engine.models
+    )
+    logps = [teacher_forced(engine.models[0], ids, 1) for ids in SEQUENCES]
+    probe = Probe(tuple(map(tuple, SEQUENCES)), tuple(logps))
+    client, proof = Client(engine.generator), ArrivalProof(limit=0.01)
+
+    def send(tensors: Mapping[str, torch.Tensor]) -> None:
+        trainer = open_gloo(client, tensors)
+        trainer.send_weights()
+        trainer.shutdown()
+
+    engine.load(1)
+    send(new)
+    assert proof.check(1, probe, engine.generator.logps(SEQUENCES)) <= 1e-4
+    stale = "model.layers.1.mlp.up_proj.weight"
+    send({**new, stale: old[stale]})
+    with pytest.raises(StaleWeightsError, match=r"`max_logp_gap` .*version 2 both"):
+        proof.check(2, probe, engine.generator.logps(SEQUENCES))
+    send(new)
+    assert proof.check(3, probe, engine.generator.logps(SEQUENCES)) <= 1e-4
+    del new["model.norm.weight"]
+    with pytest.raises(ValueError, match=r"missing: \['model.norm.weight'\]"):
+        send(new)
+    assert engine.generator.weights_version == 3
 
 
 def test_vllms_own_reload_leaves_a_tied_head_stale(engine: Engine) -> None:

@@ -3,7 +3,11 @@
 import importlib.util
 import os
 import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +15,20 @@ import ray
 import torch
 
 from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms.pure.collectives import CollectiveBrokenError
+from pure_rllib.algorithms.pure.learner_calls import LearnerLostError, on_learners
 from pure_rllib.algorithms.pure.weight_broadcast import (
     BroadcastWeights,
     HeldWeights,
+    Transfer,
+    WeightSender,
     WeightTransferError,
+)
+from pure_rllib.generation.weight_transfer import (
+    GLOO,
+    GlooGroup,
+    ShardSource,
+    open_trainer,
 )
 from pure_rllib.testing import tiny_model_config
 from tests.integration.test_hung_env_runner import process_of
@@ -56,11 +70,34 @@ def die_when_weights_come(runner: Any) -> None:
     runner.generator.receive_weights = lambda *_: os._exit(1)
 
 
+def die_when_sampling(runner: Any) -> None:
+    runner.sample = lambda **_: os._exit(1)
+
+
+def die_when_gathering(learner: Any) -> None:
+    learner.weight_shards = lambda **_: os._exit(1)
+
+
+def count_gathers(learner: Any) -> None:
+    shards, learner.num_gathers = learner.weight_shards, 0
+
+    def counted(**kwargs: Any) -> Any:
+        learner.num_gathers += 1
+        return shards(**kwargs)
+
+    learner.weight_shards = counted
+
+
+def env_runner(algo: PURE, index: int) -> Any:
+    return algo.env_runner_group._worker_manager.actors()[index]
+
+
 def test_an_env_runner_is_lost_between_batches_and_within_a_transfer(
     tiny_config: PUREConfig, tmp_path: Path
 ) -> None:
     with built(broadcasting(tiny_config)) as algo:
         results = [flat(algo.train())]
+        on_learners(algo.learner_group, count_gathers)
         first = held_by(algo)
         assert isinstance(algo._published().source, BroadcastWeights)
         path = algo.save_to_path(tmp_path / "checkpoint")
@@ -75,8 +112,10 @@ def test_an_env_runner_is_lost_between_batches_and_within_a_transfer(
         assert {one.group for one in last} == {last[0].group}
         assert last[0].group not in (None, first[0].group)
         assert {one.publication for one in last} != {first[0].publication}
-        actor = algo.env_runner_group._worker_manager.actors()[2]
-        ray.get(actor.__ray_call__.remote(die_when_weights_come))
+        # Names and shapes were known: once for each version, whatever the engines.
+        gathers = on_learners(algo.learner_group, lambda learner: learner.num_gathers)
+        assert gathers == [3]
+        ray.get(env_runner(algo, 2).__ray_call__.remote(die_when_weights_come))
         with pytest.raises(WeightTransferError, match=r"weights of version 2 must"):
             algo.train()
     assert [result["weights/version"] for result in results] == [0.0, 1.0, 2.0, 1.0]
@@ -98,10 +137,88 @@ def test_learners_gather_what_the_first_one_sends(tiny_config: PUREConfig) -> No
         algo.evaluate()
         held = {one.publication for one in held_by(algo)}
         assert held == {algo._published().publication}
-    assert [result["weights/version"] for result in results] == [0.0, 0.0, 1.0]
-    assert [result["weights/lag_max"] for result in results] == [0.0, 1.0, 1.0]
+        # After the batch that is under way.
+        ray.get(env_runner(algo, 1).__ray_call__.remote(die_when_sampling))
+        results += [flat(algo.train()) for _ in range(2)]
+        on_learners(algo.learner_group, die_when_gathering, only=[1])
+        with pytest.raises(LearnerLostError, match=r"Learner 1 \(of 0 to 1\) died"):
+            algo.train()
+    # The last batch was lost, and sampled again with the newest weights.
+    versions = [result["weights/version"] for result in results]
+    assert versions == [0.0, 0.0, 1.0, 2.0, 4.0]
+    lags = [result["weights/lag_max"] for result in results]
+    assert lags == [0.0, 1.0, 1.0, 1.0, 0.0]
     for result in results:
         assert 0.0 <= result["generator_learner_logp_gap"] <= 1e-4
+
+
+@dataclass
+class Client:
+    """Has an engine of this process take part in transfers."""
+
+    generator: Any
+    version: int = 0
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.generator.join_transfer(init_info)
+
+    def start_weight_update(self) -> None:
+        self.version += 1
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.generator.receive_weights(self.version, update_info)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        pass
+
+
+def open_gloo(client: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    return open_trainer(
+        GLOO,
+        rank=0,
+        host="127.0.0.1",
+        num_workers=1,
+        client=client,
+        source=ShardSource(lambda: iter([dict(tensors)])),
+        timeout_s=60.0,
+    )
+
+
+class Joiner:
+    """An env runner that joins, and dies when it is asked once more."""
+
+    def join_transfer(self, group: str, init_info: dict[str, Any]) -> None:
+        if group == "another":
+            os._exit(1)
+        self._end = GlooGroup(
+            init_info["master_address"],
+            init_info["master_port"],
+            init_info["rank_offset"],
+            init_info["world_size"],
+            init_info["timeout_s"],
+        )
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_a_learner_lacks_is_no_env_runners_fault() -> None:
+    def send(group: str, error: Exception) -> None:
+        def shards(**_: Any) -> Iterator[dict[str, torch.Tensor]]:
+            raise error
+
+        learner.weight_shards = shards
+        sender.send(learner, Transfer(GLOO, group, joiners, 1, 0, "any", 20.0))
+
+    learner, sender = SimpleNamespace(_device=torch.device("cpu")), WeightSender()
+    joiners = (ray.remote(Joiner).remote(),)
+    for error in (torch.OutOfMemoryError("no room"), CollectiveBrokenError("gone")):
+        with pytest.raises(type(error), match=str(error)):
+            send("one", error)
+    with pytest.raises(WeightTransferError, match=r"Reason: of it$"):
+        send("one", RuntimeError("\nthe last\nof it\n"))
+    start = monotonic()
+    with pytest.raises(WeightTransferError, match=r"Reason: The actor is dead"):
+        send("another", RuntimeError("not reached"))
+    assert monotonic() - start < 10.0, "an env runner that dies while it joins"
 
 
 @pytest.mark.gpu

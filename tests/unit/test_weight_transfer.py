@@ -1,11 +1,12 @@
 """How tensors travel between CPUs."""
 
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 import torch
 
+from pure_rllib.generation import weight_transfer
 from pure_rllib.generation.weight_transfer import GlooGroup, _free_port
 
 HOST = "127.0.0.1"
@@ -48,3 +49,24 @@ def test_nobody_waits_for_ever() -> None:
         # More than gloo passes on before the other rank takes it.
         group.broadcast(torch.zeros(2**24))
     assert monotonic() - start < 20.0
+
+
+def test_ranks_join_soon_but_may_take_their_time_to_receive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(weight_transfer, "JOIN_S", 0.3)
+    start = monotonic()
+    with pytest.raises(RuntimeError):
+        GlooGroup(HOST, _free_port(), 0, 2, timeout_s=600.0)
+    assert monotonic() - start < 20.0
+    port = _free_port()
+
+    def take_part(rank: int) -> float:
+        group = GlooGroup(HOST, port, rank, 2, timeout_s=600.0)
+        sleep(0.6 * (1 - rank))
+        number = torch.tensor(1.0 - rank)
+        group.broadcast(number)
+        return number.item()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(take_part, range(2))) == [1.0, 1.0]

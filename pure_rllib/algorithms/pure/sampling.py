@@ -54,7 +54,8 @@ class SampledBatch:
         seconds: by phase, the slowest env runner's.
         num_resampled: groups that were sampled again after an env runner was lost.
         counts: what step scorers and verifiers counted, see `JUDGE_COUNTS`.
-        weights_version: of the policy that was sampled from.
+        weights_version: of the policy that was sampled from; the newest where groups of
+            lost env runners were sampled again with newer weights.
         logp_gap: the largest of those that env runners found when they took over the
             weights.
     """
@@ -138,18 +139,18 @@ def collect(env_runners: EnvRunnerGroup, call: SamplingCall) -> SampledBatch:
     Raises:
         RuntimeError: see `sample_groups`.
     """
-    turns, weights = call.turns, call.weights
+    turns = call.turns
     if env_runners.num_remote_env_runners() == 0:
         runner = env_runners.local_env_runner
-        results = [runner.sample(**_arguments(turns), weights=weights, **call.kwargs)]
-        return _collect(results, turns, weights)
+        shared = {"weights": call.weights, **call.kwargs}
+        return _collect([runner.sample(**_arguments(turns), **shared)], call)
     results, num_resampled, calls = [], 0, call.calls
     for attempt in range(1, MAX_ATTEMPTS + 1):
         results += _answers(env_runners, calls)
         done = {group.group_id for result in results for group in result.groups}
         missing = [turn for turn in turns if turn.group_id not in done]
         if not missing:
-            batch = _collect(results, turns, weights)
+            batch = _collect(results, call)
             batch.num_resampled = num_resampled
             return batch
         if attempt < MAX_ATTEMPTS:
@@ -271,17 +272,15 @@ def _living(env_runners: EnvRunnerGroup) -> list[int]:
     return list(ids)
 
 
-def _collect(
-    results: Sequence[Any], turns: Sequence[Turn], weights: Weights
-) -> SampledBatch:
+def _collect(results: Sequence[Any], call: SamplingCall) -> SampledBatch:
     by_id = {group.group_id: group for result in results for group in result.groups}
     # The one that all others waited for; phases of different env runners do not add up.
     slowest = max(results, key=lambda result: result.seconds["total"])
     return SampledBatch(
-        groups=[by_id[turn.group_id] for turn in turns],
+        groups=[by_id[turn.group_id] for turn in call.turns],
         seconds=dict(slowest.seconds),
         counts=sum((result.counts for result in results), Counter()),
-        weights_version=weights.version,
+        weights_version=call.weights.version,
         logp_gap=max(result.logp_gap for result in results),
     )
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from traceback import format_exception_only
 from typing import Any
 
 import ray
@@ -17,13 +18,22 @@ import torch
 from ray.exceptions import RayError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
-from pure_rllib.algorithms.pure.collectives import phase, rank
+from pure_rllib.algorithms.pure.collectives import (
+    CollectiveBrokenError,
+    phase,
+    rank,
+)
 from pure_rllib.algorithms.pure.learner_calls import on_learners
 from pure_rllib.algorithms.pure.weight_transport import (
     transfer_backend,
     workers_per_engine,
 )
-from pure_rllib.generation.weight_transfer import NCCL, ShardSource, open_trainer
+from pure_rllib.generation.weight_transfer import (
+    JOIN_S,
+    NCCL,
+    ShardSource,
+    open_trainer,
+)
 
 
 class WeightTransferError(RuntimeError):
@@ -106,7 +116,8 @@ class EngineClient:
                     group, {**init_info, "rank_offset": 1 + i * num_workers}
                 )
                 for i, actor in enumerate(self.transfer.env_runners)
-            ]
+            ],
+            min(JOIN_S, self.transfer.timeout_s),
         )
 
     def start_weight_update(self) -> None:
@@ -119,14 +130,15 @@ class EngineClient:
             [
                 actor.receive_weights.remote(version, publication, update_info)
                 for actor in self.transfer.env_runners
-            ]
+            ],
+            self.transfer.timeout_s,
         )
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Nothing: see `start_weight_update`."""
 
-    def _wait_for(self, calls: Sequence[ray.ObjectRef]) -> None:
-        ray.get(list(calls), timeout=self.transfer.timeout_s)
+    def _wait_for(self, calls: Sequence[ray.ObjectRef], timeout_s: float) -> None:
+        ray.get(list(calls), timeout=timeout_s)
 
 
 class WeightSender:
@@ -135,6 +147,7 @@ class WeightSender:
     def __init__(self) -> None:
         self._trainer: Any = None
         self._client: EngineClient | None = None
+        self._source: ShardSource | None = None
         self._group: str | None = None
 
     @phase("broadcast")
@@ -147,6 +160,7 @@ class WeightSender:
 
         Raises:
             WeightTransferError: not all engines received all of it.
+            CollectiveBrokenError: the learners could not gather it.
         """
         is_on_gpu = transfer.backend == NCCL
         with torch.cuda.device(learner._device) if is_on_gpu else nullcontext():
@@ -156,27 +170,35 @@ class WeightSender:
                 assert self._client is not None
                 self._client.transfer = transfer
                 self._trainer.send_weights()
+            except (CollectiveBrokenError, torch.OutOfMemoryError):
+                raise
             except (RuntimeError, RayError) as error:
+                reason = "".join(format_exception_only(error)).strip().splitlines()[-1]
                 raise WeightTransferError(
                     f"The weights of version {transfer.version} must reach all "
                     f"{len(transfer.env_runners)} env runners at once, because they "
                     f'are sent by "{transfer.backend}"; the transfer broke off. Most '
                     "likely an env runner is gone; its log says why. Resume from the "
                     "last checkpoint, with `.learners(weight_transport='files')` if it "
-                    f"comes again. Reason: {error}"
+                    f"comes again. Reason: {reason}"
                 ) from error
 
     def _open(self, learner: Any, transfer: Transfer) -> None:
         if self._trainer is not None:
             self._trainer.shutdown()
         self._client = EngineClient(transfer)
+        if self._source is None:
+            # One for all groups: it knows names and shapes, which needs a gather.
+            self._source = ShardSource(
+                lambda: learner.weight_shards(device=learner._device)
+            )
         self._trainer = open_trainer(
             transfer.backend,
             rank=rank(),
             host=ray.util.get_node_ip_address(),
             num_workers=len(transfer.env_runners) * transfer.workers_per_engine,
             client=self._client,
-            source=ShardSource(lambda: learner.weight_shards(device=learner._device)),
+            source=self._source,
             timeout_s=transfer.timeout_s,
         )
         self._group = transfer.group
@@ -190,7 +212,7 @@ class WeightReceiving:
 
     def held_weights(self) -> HeldWeights:
         """Returns what it holds, once it has made its engine."""
-        assert self.generator is not None
+        _ = self.generator  # made at the first use
         return self._held
 
     def join_transfer(self, group: str, init_info: Mapping[str, Any]) -> None:
