@@ -260,7 +260,7 @@ class WorkerPool:
                     pair.key,
                     tail or "(nothing)",
                 )
-                self._give_up(pair, "error")
+                self._give_up(pair, "error", worker.since)
         waiting.extendleft(reversed(worker.in_flight))
         self._drop(selector, worker)
         self._start_failures += not was_ready
@@ -272,10 +272,9 @@ class WorkerPool:
                 f"memory ran out. The last one wrote:\n{tail or '(nothing)'}"
             )
 
-    def _give_up(self, pair: Pair, outcome: Outcome) -> None:
+    def _give_up(self, pair: Pair, outcome: Outcome, since: float) -> None:
         answer = (pair.key[1] or "")[:_MAX_SHOWN_CHARS]
-        seconds = self.time_limit_s if outcome == "timeout" else 0.0
-        pair.verdict = Verdict(outcome, answer, seconds)
+        pair.verdict = Verdict(outcome, answer, time.monotonic() - since)
 
     def _enforce_limits(
         self, selector: selectors.BaseSelector, waiting: deque[Pair]
@@ -294,6 +293,6 @@ class WorkerPool:
             num_before = len(worker.in_flight)
             self._receive(selector, worker, waiting)
             if worker in self._workers and len(worker.in_flight) == num_before:
-                self._give_up(worker.in_flight.popleft(), "timeout")
+                self._give_up(worker.in_flight.popleft(), "timeout", worker.since)
                 waiting.extendleft(reversed(worker.in_flight))
                 self._drop(selector, worker)
