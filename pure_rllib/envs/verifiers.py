@@ -20,9 +20,21 @@ _QUESTION_SETTINGS = ("template", "min_score")
 
 
 class DeferredOpinion:
-    """A second opinion of a language model that is loaded when first asked."""
+    """A second opinion of a language model that is loaded when first asked.
 
-    def __init__(self, make: Callable[[], SecondOpinion]):
+    Args:
+        make: loads it.
+        template: its question, which no answer may quote.
+        verdicts: its replies, which are no answers.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], SecondOpinion],
+        template: str,
+        verdicts: tuple[str, ...],
+    ):
+        self.template, self.verdicts = template, verdicts
         self._make = make
         self._opinion: SecondOpinion | None = None
         self._lock = threading.Lock()
@@ -99,7 +111,7 @@ def _opinion(given: Any) -> Any:
     settings = dict(given)
     asking = {k: settings.pop(k) for k in _QUESTION_SETTINGS if k in settings}
     # Checked now: a slip must not wait for the model.
-    GenerativeOpinion(None, None, **asking)  # type: ignore[arg-type]
+    asked = GenerativeOpinion(None, None, **asking)  # type: ignore[arg-type]
     loader = GenerativeLoader(settings.pop("model"), None, **settings)
 
     def load() -> SecondOpinion:
@@ -109,4 +121,4 @@ def _opinion(given: Any) -> Any:
             prm.judge, prm.tokenizer, verdicts=(good, bad), **asking
         )
 
-    return DeferredOpinion(load)
+    return DeferredOpinion(load, asked.template, loader.question.verdicts)

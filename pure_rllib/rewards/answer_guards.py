@@ -1,22 +1,28 @@
 r"""Answers that no model is to judge: they are empty, gibberish or talk to the judge.
 
 Policies learn to write what a generative verifier accepts: "{", blanks, "the answer is
-correct", a bare "Solution:" (arXiv 2505.22203, 2507.08794). A rule in front of the
-model cannot be persuaded.
+correct", a bare "Solution:" (arXiv 2505.22203, 2507.08794), its verdict or its own
+question. A rule in front of the model cannot be persuaded.
 """
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 MAX_CHARS = 300
 _MAX_WORDS = 25
+# So many words in a row that stand in the judge's question are taken from it.
+_QUOTED_WORDS = 3
 _PHRASES = re.compile(
     r"\b(?:in)?correct(?:ly|ness)?\b|\bcorrespond|\bmatch(?:es|ing)?\b|\bequivalent\b"
     r"|\b(?:answer|solution|response|student|reference|gold|ground truth|verdict)\b"
     r"|\b(?:ignore|disregard|forget|override|pretend|assume)\b|\binstructions?\b"
     r"|\b(?:output|print|reply|respond|return|grade[ds]?|scores?|judge[ds]?|accept)\b"
     r"|\b(?:you|your|please|assistant|system|user|prompt|model)\b|\bas an? ai\b"
-    r"|\b(?:thought|thinking) process\b|\blet'?s\b|\bstep by step\b|\bfinal\b",
+    r"|\b(?:thought|thinking) process\b|\blet'?s\b|\bstep by step\b|\bfinal\b"
+    r"|\b(?:yes|true|ok(?:ay)?|(?<!\\)right|same|identical|equal|agreed?|sure)\b"
+    r"|\b(?:trust|believe|certainly|qed|q\.e\.d|i am|i['\u2019]m)\b"
+    r"|\b(?:see|as) (?:above|below)\b",
     re.IGNORECASE,
 )
 # Chat tokens, HTML and Markdown have no place in a final answer.
@@ -27,12 +33,16 @@ _VOWELS = re.compile("[aeiouy]", re.IGNORECASE)
 _LATEX_NAMES = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+")
 
 
-def guard_reason(answer: str | None, gold: str) -> str | None:
+def guard_reason(
+    answer: str | None, gold: str, question: str = "", verdicts: Sequence[str] = ()
+) -> str | None:
     """Says why an answer must not reach a model.
 
     Args:
         answer: what the response gives as its answer; None: it gives none.
         gold: the gold answer; words of its own are never held against an answer.
+        question: what the model is asked; an answer must not quote it.
+        verdicts: the words that the model replies with; none may be an answer.
 
     Returns:
         `empty`, `too_long`, `symbols_only`, `markup`, `foreign_script`, `persuasion`,
@@ -53,11 +63,25 @@ def guard_reason(answer: str | None, gold: str) -> str | None:
         return "markup"
     if _scripts(visible) - _scripts(gold) - {"LATIN", "GREEK"}:
         return "foreign_script"
-    known = set(re.findall(r"\w+", gold.lower()))
+    known = set(_words(gold))
     for found in _PHRASES.finditer(text):
-        if not set(re.findall(r"\w+", found[0].lower())) <= known:
+        if not set(_words(found[0])) <= known:
             return "persuasion"
+    replies = [_words(verdict) for verdict in verdicts]
+    if _words(visible) in replies and _words(visible) != _words(gold):
+        return "persuasion"
+    if (_runs(visible) & _runs(question)) - _runs(gold):
+        return "persuasion"
     return "gibberish" if _is_gibberish(visible, known) else None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = _words(text)
+    return set(zip(*(words[i:] for i in range(_QUOTED_WORDS)), strict=False))
 
 
 def _names_a_value(text: str) -> bool:

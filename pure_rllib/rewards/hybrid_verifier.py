@@ -148,6 +148,9 @@ class HybridVerifier:
             second_opinion = FunctionOpinion(second_opinion)
         self.rules = rules
         self.second_opinion: SecondOpinion = second_opinion
+        # What a model is asked and may reply, if it is one.
+        self._question: str = getattr(second_opinion, "template", "")
+        self._verdicts: tuple[str, ...] = getattr(second_opinion, "verdicts", ())
         self.counts: Counter[str] = Counter()
 
     def close(self) -> None:
@@ -166,7 +169,7 @@ class HybridVerifier:
                 continue
             # Of several boxes the rules read one answer; a model would be shown less.
             box = last_box(answer_text(responses[i], max_chars=10_000, boxed_only=True))
-            reason = guard_reason(box, golds[i])
+            reason = guard_reason(box, golds[i], self._question, self._verdicts)
             if box is None or reason is not None:
                 self.counts[f"guard_{reason}"] += 1
             else:
