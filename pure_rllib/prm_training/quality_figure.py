@@ -76,7 +76,8 @@ def _bars(
 
 def _arithmetic(axis: "Axes", figures: Mapping[str, Any]) -> None:
     parts = {**figures["auc"], "all errors": figures["auc_all"]}
-    axis.barh(list(parts), list(parts.values()), color=BLUE)
+    names = [name.replace("_", " ") for name in parts]
+    axis.barh(names, list(parts.values()), color=BLUE)
     axis.invert_yaxis()
     axis.axvline(0.5, color=GREY, linewidth=1, dashes=(4, 2))
     axis.set_xlim(0, 1)
