@@ -63,8 +63,9 @@ def make_generator(
     max_model_len: int,
     top_p: float = 1.0,
     transfer_backend: str | None = None,
+    device: Any = None,
 ) -> Generator:
-    """Makes a generator; its weights are to be loaded before it samples.
+    """Makes a generator; vLLM's has no weights yet, the other the model's own.
 
     Args:
         kind: one of `GENERATORS`.
@@ -76,6 +77,8 @@ def make_generator(
         max_model_len: tokens of the longest prompt and response together.
         top_p: nucleus size of the responses that will be asked for.
         transfer_backend: with which vLLM receives weights; None: it reads files.
+        device: of the transformers generator; None: the GPU that this process sees, or
+            the CPU.
     """
     assert kind in GENERATORS, kind
     if kind == "vllm":
@@ -96,11 +99,10 @@ def make_generator(
         trust_remote_code=model_config["trust_remote_code"],
         seed=model_config["seed"],
     )
-    if torch.cuda.is_available():
-        # An env runner sees the GPUs that Ray gave it, and no others.
-        policy = policy.to("cuda")
+    # A process sees the GPUs that Ray gave it, and no others.
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return TransformersGenerator(
-        policy,
+        policy.to(device),
         pad_token_id=pad_token_id,
         eos_token_ids=eos_token_ids,
         **generator_kwargs,

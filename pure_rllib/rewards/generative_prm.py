@@ -124,7 +124,7 @@ class ModelJudge:
         pad_token_id: int = 0,
         micro_batch_tokens: int | None = None,
     ):
-        self.max_prompt_tokens: int | None = context_of(model)
+        self.max_prompt_tokens: int | None = context_of(model.config)
         self._scorer = RowScorer(
             model,
             verdict_ids,
@@ -144,7 +144,8 @@ class LogpJudge:
     Args:
         generator: of the judging model.
         verdict_ids: ids of the good and the bad verdict.
-        max_model_len: tokens of the longest question and its verdict.
+        max_model_len: tokens of the longest question, its verdict, and one more, for
+            which engines want room.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class LogpJudge:
     ):
         self.generator = generator
         self.verdict_ids = verdict_ids
-        self.max_prompt_tokens: int | None = max_model_len - 1
+        self.max_prompt_tokens: int | None = max_model_len - 2
 
     def judge(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """See `Judge.judge`."""
@@ -333,7 +334,6 @@ class GenerativePRM:
         ]
 
 
-def context_of(model: Any) -> int | None:
-    """Returns the number of positions of a Hugging Face model, if it says."""
-    config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+def context_of(config: Any) -> int | None:
+    """Returns the number of positions in a Hugging Face config, if it says."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -1,6 +1,7 @@
 """A language model that is asked about each step, on tiny random weights."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -207,6 +208,37 @@ def test_an_environment_takes_one_by_its_settings(tmp_path):
     check_same_rewards(random, random.problems[0], [response])
 
 
+def test_settings_put_a_judge_on_a_generator(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    load = partial(
+        GenerativeLoader,
+        str(tmp_path),
+        TOKENIZER,
+        template=SHORT.template,
+        verdicts=SHORT.verdicts,
+        generator="transformers",
+        generator_kwargs={"max_batch_size": 3},
+        dtype="float32",
+    )
+    many = [request("a", "bb"), request("ccc")]
+    votes = VoteSettings(num_votes=3, max_verdict_tokens=20)
+    for judge, prm in (
+        (ModelJudge(model, SHORT.verdict_ids(TOKENIZER)), load()()),
+        (
+            VoteJudge(make_generator(model), TOKENIZER, SHORT.verdicts, votes),
+            load(votes={"num_votes": 3, "max_verdict_tokens": 20})(),
+        ),
+    ):
+        assert isinstance(prm.judge, LogpJudge | VoteJudge)
+        assert isinstance(prm.judge.generator, TransformersGenerator)
+        assert prm.judge.generator.max_batch_size == 3
+        expected = GenerativePRM(judge, TOKENIZER, SHORT).score(many)
+        for first, second in zip(prm.score(many), expected, strict=True):
+            np.testing.assert_allclose(first, second, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "match"),
     [
@@ -217,6 +249,10 @@ def test_an_environment_takes_one_by_its_settings(tmp_path):
         ({"votes": {"temperature": 0.0}}, ValueError, r"`temperature` \(0.0\)"),
         ({"votes": {"temprature": 1.0}}, TypeError, "temprature"),
         ({"votes": {}, "micro_batch_tokens": 5}, ValueError, "`micro_batch_tokens`"),
+        ({"generator": "tgi"}, ValueError, r"`generator` \('tgi'\) must be one of"),
+        ({"generator_kwargs": {"a": 1}}, ValueError, "no effect without a generator"),
+        ({"votes": {}, "generator_kwargs": {"a": 1}}, ValueError, r"keys \['a'\]"),
+        ({"generator": "vllm"}, ValueError, "`prm` .* must be a local folder"),
         ({"score_clamp": (1.0, 0.0)}, ValueError, "`score_clamp`"),
         ({"separator": "#"}, TypeError, "separator"),
     ],
@@ -225,6 +261,17 @@ def test_wrong_settings(settings, error, match):
     settings = {"prm_format": "generative", "verdicts": ("Y", "N"), **settings}
     with pytest.raises(error, match=match):
         make_step_scorer(CONFIG, settings, None, TOKENIZER)
+
+
+@pytest.mark.parametrize("name", ["device", "attn_implementation"])
+def test_settings_that_vllm_would_not_heed_are_refused(tmp_path, name):
+    make_model().save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    settings = {"prm_format": "generative", "verdicts": ("Y", "N"), name: "cpu"}
+    with pytest.raises(ValueError, match=rf"`{name}` \(cpu\) must be left out"):
+        make_step_scorer(
+            str(tmp_path), {**settings, "generator": "vllm"}, None, TOKENIZER
+        )
 
 
 def test_words_need_not_be_one_token_where_they_are_sampled():

@@ -1,0 +1,69 @@
+"""A generative PRM whose questions a real vLLM engine answers."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pure_rllib.envs.generative_prm import GenerativeLoader
+from pure_rllib.generation.load_policy import load_policy
+from pure_rllib.rewards.base import ScoringRequest
+from pure_rllib.rewards.generative_prm import LogpJudge, VoteJudge
+from pure_rllib.testing import byte_tokenizer, tiny_model_config
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None,
+        reason="vLLM is not installed: not run (make engines)",
+    ),
+]
+
+TOKENIZER = byte_tokenizer()
+ENGINE = {"enforce_eager": True, "max_model_len": 96}
+
+
+def request(*steps: str) -> ScoringRequest:
+    spans = np.array([[k, k + 1] for k in range(len(steps))])
+    ids = np.zeros(len(steps), np.int64)
+    return ScoringRequest("2+3?", None, ids, ids, spans, steps)
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [None, {"num_votes": 1, "temperature": 0.0, "max_verdict_tokens": 40}],
+    ids=["probabilities", "a greedy vote"],
+)
+def test_an_engine_judges_like_the_model(tmp_path: Path, votes: dict[str, Any] | None):
+    # The smallest head that vLLM's attention has on CPUs.
+    config = tiny_model_config(
+        len(TOKENIZER), hidden_size=64, num_attention_heads=2, num_key_value_heads=1
+    )
+    load_policy(config).save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    settings: dict[str, Any] = {
+        "votes": votes,
+        "template": "{problem}|{previous}|{step}",
+        "verdicts": ("Y", "N"),
+        "dtype": "float32",
+    }
+    expected = GenerativeLoader(str(tmp_path), TOKENIZER, **settings)()
+    judged = GenerativeLoader(
+        str(tmp_path), TOKENIZER, generator="vllm", generator_kwargs=ENGINE, **settings
+    )()
+    assert isinstance(judged.judge, LogpJudge | VoteJudge)
+    # The last question is one token longer than the engine takes.
+    limit = judged.judge.max_prompt_tokens
+    assert limit is not None and limit < ENGINE["max_model_len"]
+    fits = limit - len("2+3?|(none)|\n")
+    many = [request("a", "bb", "c"), request("x" * fits), request("x" * (fits + 1))]
+    try:
+        *scores, too_long = judged.score(many)
+    finally:
+        judged.judge.generator.close()
+    for ours, theirs in zip(scores, expected.score(many), strict=False):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert too_long.tolist() == [-1.0] and judged.num_overlong == 1
+    assert np.ptp(np.concatenate(scores)) > 0
