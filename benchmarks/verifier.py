@@ -5,18 +5,67 @@ without time limits. Both ways check the same pairs, in turns; the best round co
 Rounds, not seconds, can be compared: the machine is the same for both.
 
     python benchmarks/verifier.py [--pairs FILE.json] [--workers 1 2] [--rounds 3]
+
+With labelled pairs it first prints precision and recall of Math-Verify alone, called in
+several ways; `--rounds 0` prints only that.
 """
 
 import argparse
 import logging
 import random
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import math_verify
+from math_verify import parse
 
+from pure_rllib.rewards.base import Verdict
 from pure_rllib.rewards.boxed import gold_text
 from pure_rllib.rewards.verifier import MathVerifier
-from pure_rllib.run.labelled_pairs import load_pairs
+from pure_rllib.run.labelled_pairs import load_pairs, measure
+
+# How gold answer and response are parsed before Math-Verify compares them.
+WAYS: dict[str, Callable[[str, str], tuple[Any, Any]]] = {
+    "defaults": lambda gold, pred: (parse(gold), parse(pred)),
+    "gold in a box": lambda gold, pred: (parse(gold_text(gold)), parse(pred)),
+    "both in a box": lambda gold, pred: (
+        parse(gold_text(gold)),
+        parse(gold_text(pred)),
+    ),
+    "gold in a box, first match": lambda gold, pred: (
+        parse(gold_text(gold), extraction_mode="first_match"),
+        parse(pred, extraction_mode="first_match"),
+    ),
+}
+
+
+class MathVerifyAlone:
+    """A verifier that calls Math-Verify directly.
+
+    Args:
+        way: parses a pair.
+    """
+
+    def __init__(self, way: Callable[[str, str], tuple[Any, Any]]):
+        self.way = way
+
+    def verify(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
+        """See `Verifier.verify`."""
+        return [
+            Verdict("correct" if math_verify.verify(*self.way(g, r)) else "incorrect")
+            for g, r in zip(golds, responses, strict=True)
+        ]
+
+
+def print_quality(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints precision and recall on labelled pairs, for each way of calling."""
+    print(f"Math-Verify alone, {len(rows)} pairs")
+    print(f"{'parsed with':28}{'precision':>10}{'recall':>8}")
+    for name, way in WAYS.items():
+        report = measure(MathVerifyAlone(way), rows)
+        shares = [report[key] or 0.0 for key in ("precision", "recall")]
+        print(f"{name:28}{shares[0]:10.3f}{shares[1]:8.3f}")
 
 
 def make_pairs(count: int) -> tuple[list[str], list[str]]:
@@ -74,7 +123,10 @@ def main() -> None:
         golds, responses = make_pairs(args.count)
     else:
         rows = load_pairs(args.pairs)
+        print_quality(rows)
         golds, responses = ([row[key] for row in rows] for key in ("gold", "pred"))
+    if args.rounds == 0:
+        return
     # Equal pairs are checked once by a verifier: they would make it look fast.
     distinct = list(dict.fromkeys(zip(golds, responses, strict=True)))
     golds, responses = ([pair[i] for pair in distinct] for i in range(2))

@@ -1,6 +1,5 @@
 """Tests of the verifier and its worker processes; all of them run real workers."""
 
-import json
 import os
 import pickle
 import signal
@@ -15,6 +14,7 @@ import pytest
 
 from pure_rllib.rewards.base import Verifier
 from pure_rllib.rewards.verifier import MathVerifier
+from pure_rllib.run.labelled_pairs import load_pairs, measure
 
 SHARED = Path(
     os.environ.get("PURE_SHARED_DIR", Path(__file__).parents[2] / ".." / "shared")
@@ -263,25 +263,25 @@ def test_lengths_must_agree(verifier: MathVerifier):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong_labels"),
+    ("name", "wrong_labels", "precision", "recall"),
     [
         # Where the labels hold under another setting only (precision of 2 or 4 digits,
         # any variable) or are no mathematics (1-1/e "is" 1+1/e, 0.5 "is not" 1/2).
-        ("unit_test_pairs", 7),
+        ("unit_test_pairs", 7, 0.992, 0.957),
         # 10{,}000 "is not" 10000.
-        ("model_answer_pairs", 1),
+        ("model_answer_pairs", 1, 0.993, 1.0),
     ],
 )
-def test_labelled_pairs(verifier: MathVerifier, name: str, wrong_labels: int):
+def test_labelled_pairs(
+    verifier: MathVerifier,
+    name: str,
+    wrong_labels: int,
+    precision: float,
+    recall: float,
+):
     path = SHARED / f"data/verifier/{name}.json"
     if not path.exists():
         pytest.skip(f"no file of labelled answers at {path}")
-    rows = json.loads(path.read_text())
-    verdicts = verifier.verify(
-        [row["gold"] for row in rows], [row["pred"] for row in rows]
-    )
-    correct = {i for i, verdict in enumerate(verdicts) if verdict.reward}
-    expected = {i for i, row in enumerate(rows) if row["expected"]}
-    wrong = [(rows[i]["gold"], rows[i]["pred"]) for i in correct ^ expected]
-    assert len(wrong) <= wrong_labels, wrong
-    assert len(correct & expected) / len(correct) > 0.99
+    report = measure(verifier, load_pairs(str(path)))
+    assert len(report["wrong"]) <= wrong_labels, report["wrong"]
+    assert report["precision"] >= precision and report["recall"] >= recall
