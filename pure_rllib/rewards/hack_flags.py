@@ -26,7 +26,8 @@ HACKS: Mapping[str, str] = MappingProxyType(
 """The marks by name, and what each says of a response."""
 
 _CHATTER = re.compile(
-    r"\b(?:thanks?(?: you)?|you(?:'|\u2019)?(?: a)?re welcome|happy birthday|"
+    r"\b(?:thanks?(?: you)?|thx|you(?:'|\u2019)?(?: a)?re welcome|happy birthday|"
+    r"(?:merry|happy) (?:christmas|new year|holidays)|"
     r"congratulations|good luck|have a (?:nice|great|good) day|best (?:wishes|regards)|"
     r"i hope (?:this|it) helps|let me know if|feel free to|goodbye|good ?bye)\b",
     re.IGNORECASE,

@@ -83,6 +83,7 @@ def test_a_separator_at_the_end_leaves_no_empty_step() -> None:
         (r"\boxed{1} and \boxed{2}.", False),
         (r"\boxed{1}, \boxed{2}", False),
         (r"\boxed{5} apples", True),
+        (r"$\boxed{5}$ cm", True),
         ("\\boxed{5}\n\nnow 2+3", True),
         (r"\boxed{5} Thanks! \boxed{5}", True),
     ],
@@ -96,6 +97,8 @@ def test_text_after_the_answer(text: str, is_after: bool) -> None:
     [
         ("Thank you.", True),
         ("THANKS", True),
+        ("Thx!", True),
+        ("Merry Christmas", True),
         ("You're welcome!", True),
         ("I hope this helps", True),
         ("Thanksgiving falls on a Thursday", False),
