@@ -39,7 +39,9 @@ class PRMPoolSettings:
             the others wait with the env runner, so that no actor's memory fills up.
         max_retries: how often a batch whose actor was lost is tried again, >= 0.
         timeout_s: an actor that takes longer for one batch, or to come up, is stuck:
-            it is killed and started again; > 0. Loading the PRM counts.
+            it is killed and started again; > 0. Loading the PRM counts, and so do the
+            batches of other env runners that wait before this one: allow for
+            `max_in_flight` of each env runner.
 
     Raises:
         ValueError: a setting is out of range.

@@ -184,6 +184,19 @@ def test_retries_end_with_a_clear_error(scripted):
         pool.score([*requests(1), asking("end")])
 
 
+@pytest.mark.parametrize("num_cpus", [0.1, 1000.0])
+def test_no_actor_that_comes_up_is_a_clear_error(ray_cluster: None, num_cpus: float):
+    # One is ended for good; the other waits for CPUs that are not there.
+    actors = PRMActors(HashScorer(), 1, PRMPoolSettings(num_cpus=num_cpus))
+    pool = PRMPool(actors.actors, PRMPoolSettings(timeout_s=2.0))
+    if num_cpus < 1:
+        ray.get(actors.actors[0].ping.remote())
+        ray.kill(actors.actors[0])
+    with pytest.raises(RuntimeError, match="None of the 1 PRM actors came up"):
+        pool.score(requests(1))
+    actors.stop()
+
+
 def test_training_with_prm_actors(tiny_config):
     prm = tiny_model_config(len(build_tokenizer(TASK_Z)))
     config = tiny_config.environment(

@@ -9,7 +9,12 @@ import pytest
 
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.algorithms.prm_actor import PRMActor
-from pure_rllib.algorithms.prm_pool import PRMPoolSettings, check_prm_actors
+from pure_rllib.algorithms.prm_pool import (
+    PRMPool,
+    PRMPoolSettings,
+    _Batch,
+    check_prm_actors,
+)
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.testing import HashScorer
 
@@ -88,6 +93,35 @@ def test_wrong_settings(settings, match):
     config = PUREConfig().env_runners(**settings)
     with pytest.raises(ValueError, match=match):
         config.validate()
+
+
+class FakeHandle:
+    """Stands for an actor's handle: its calls never end."""
+
+    def __init__(self) -> None:
+        self.score, self.num_calls = self, 0
+
+    def remote(self, requests: Sequence[ScoringRequest]) -> object:
+        self.num_calls += 1
+        return object()
+
+
+def test_an_actor_has_few_batches_at_a_time_and_the_others_wait():
+    handles = [FakeHandle(), FakeHandle(), FakeHandle()]
+    pool = PRMPool(handles, PRMPoolSettings(max_in_flight=2))
+    pool._down[2] = (0.0, 0.0)
+    todo = [_Batch([i], [request(i)]) for i in range(7)]
+    running: dict[object, _Batch] = {}
+    pool._send(todo, running)
+    # What is down gets nothing.
+    assert [handle.num_calls for handle in handles] == [2, 2, 0]
+    assert [batch.rows for batch in todo] == [[0], [1], [2]]
+    # One more goes out for each that is done, to the actor that has less to do.
+    done = next(ref for ref, batch in running.items() if batch.actor == 1)
+    del running[done]
+    pool._send(todo, running)
+    assert [handle.num_calls for handle in handles] == [2, 3, 0]
+    assert len(todo) == 2 and len(running) == 4
 
 
 def test_right_settings():
