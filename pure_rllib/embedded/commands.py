@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,8 +44,15 @@ def prm_by_commands(
         The PRM, its tokenizer and its quality, see `evaluate_prm`, with `seconds`.
 
     Raises:
+        ValueError: a package that the last command needs is not installed.
         RuntimeError: a command failed.
     """
+    if find_spec("accelerate") is None:
+        # Not after the minutes of the commands before.
+        raise ValueError(
+            "`accelerate` (not installed) must be there, because `pure-rllib "
+            "prm-train` makes this PRM with it. Run `pip install 'pure-rllib[prm]'`."
+        )
     start = time.monotonic()
     with TemporaryDirectory(prefix="pure_rllib-") as folder:
         for done, command in enumerate(commands):

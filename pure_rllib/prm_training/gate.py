@@ -10,8 +10,9 @@ from pure_rllib.reporting.tables import format_table
 MIN_AUC = 0.95
 MIN_FIRST_ERROR_F1 = 0.95
 MIN_AUC_OF_MINIMUM = 0.99
-"""What PRMs that survived RL on chain arithmetic as the only reward had reached; one
-with a first-error F1 of 0.90 was hacked. A rule of thumb from one small task."""
+"""Between what a PRM had reached that RL on chain arithmetic hacked (first-error F1
+0.94) and one that it did not (0.97), see docs/results.md. A rule of thumb from one
+small task: not every run hacks a PRM below."""
 
 
 @dataclass(frozen=True, slots=True)
