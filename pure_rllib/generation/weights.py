@@ -1,5 +1,6 @@
 """Weights on their way out of the learner, one shard at a time, and to disk."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,9 @@ def export_policy(
         The folder's absolute path.
     """
     target = Path(folder).absolute()
+    if not torch.cuda.is_available():
+        # Saving imports DeepSpeed where it is installed, and that would warn of a CPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
     def write(partial: Path) -> None:
         if save is None:

@@ -97,6 +97,10 @@ def whole(place: Path) -> tuple[Path, str]:
     return place / "whole", done.stdout + done.stderr
 
 
+def test_a_run_does_not_warn_of_a_cpu(whole: tuple[Path, str]) -> None:
+    assert "accelerator" not in whole[1]
+
+
 def test_a_run_says_where_everything_is(whole: tuple[Path, str]) -> None:
     folder, said = whole
     assert "accuracy, greedy" in said and "6/6" in said
