@@ -10,9 +10,9 @@ from pure_rllib.reporting.tables import format_table
 MIN_AUC = 0.95
 MIN_FIRST_ERROR_F1 = 0.95
 MIN_AUC_OF_MINIMUM = 0.99
-"""Between what a PRM had reached that RL on chain arithmetic hacked (first-error F1
-0.94) and one that it did not (0.97), see docs/results.md. A rule of thumb from one
-small task: not every run hacks a PRM below."""
+"""Between the figures of two PRMs of chain arithmetic: one that policies hacked in two
+of three runs (first-error F1 0.94), and its second round, in one of three (0.97); see
+docs/results.md. A rule of thumb from one small task."""
 
 
 @dataclass(frozen=True, slots=True)
