@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from pure_rllib.algorithms import PUREConfig
@@ -24,6 +25,7 @@ class Notes(RLlibCallback):
         result["mine"] = result["response"]["tokens"]
 
 
+@pytest.mark.slow
 def test_evaluation_and_training_call_the_users_callbacks(
     tiny_config: PUREConfig,
 ) -> None:

@@ -13,6 +13,7 @@ from tests.integration.test_pure import built, flat, weights
 LORA = {"r": 4, "lora_alpha": 16, "target_modules": "all-linear"}
 
 
+@pytest.mark.slow
 def test_training_moves_only_the_adapter(
     tiny_config: PUREConfig, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pure_rllib.algorithms import PURE, PUREConfig
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_learning_rate(
     tiny_config: PUREConfig, tmp_path: Path
 ) -> None:

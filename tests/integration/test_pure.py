@@ -81,6 +81,7 @@ def test_an_iteration_logs_every_metric_of_the_registry(
     assert any((before[name] != after[name]).any() for name in before)
 
 
+@pytest.mark.slow
 def test_reference_policy_exists_only_for_a_kl_term(tiny_config: PUREConfig) -> None:
     with built(tiny_config) as algo:
         module = algo.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
@@ -93,6 +94,7 @@ def test_reference_policy_exists_only_for_a_kl_term(tiny_config: PUREConfig) -> 
         assert flat(algo.train())["kl/reference"] > 0.0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_that_never_stopped(
     tiny_config: PUREConfig, tmp_path: Path
 ) -> None:
@@ -116,6 +118,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
         restored.stop()
 
 
+@pytest.mark.slow
 def test_every_problem_is_asked_once_per_epoch(tiny_config: PUREConfig) -> None:
     asked = []
     with built(tiny_config) as algo:
@@ -191,6 +194,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(tiny_config: PUREConfig) -
             assert torch.equal(parameter, good[name])
 
 
+@pytest.mark.slow
 def test_groups_without_signal_are_dropped_and_refilled(
     tiny_config: PUREConfig,
 ) -> None:
@@ -221,6 +225,7 @@ def test_exported_policy_loads_and_is_the_learners(
     assert (tmp_path / "policy" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_evaluation_is_repeatable_and_has_intervals(tiny_config: PUREConfig) -> None:
     with built(tiny_config) as algo:
         first, second = algo.evaluate(), algo.evaluate()
@@ -229,6 +234,7 @@ def test_evaluation_is_repeatable_and_has_intervals(tiny_config: PUREConfig) -> 
         assert first[f"{kind}_low"] <= first[kind] <= first[f"{kind}_high"]
 
 
+@pytest.mark.slow
 def test_rollouts_hold_the_advantages_of_the_loss(tiny_config: PUREConfig) -> None:
     with built(tiny_config) as algo:
         algo.train()
@@ -243,6 +249,7 @@ def test_rollouts_hold_the_advantages_of_the_loss(tiny_config: PUREConfig) -> No
     assert advantages.mean() == pytest.approx(mean, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_checkpoints_hold_every_dtype(
     tiny_config: PUREConfig, tmp_path: Path, dtype: str
@@ -258,6 +265,7 @@ def test_checkpoints_hold_every_dtype(
             np.testing.assert_array_equal(array, expected[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_step_starts_without_the_gradients_of_the_last(
     tiny_config: PUREConfig, dtype: str
@@ -269,6 +277,7 @@ def test_a_step_starts_without_the_gradients_of_the_last(
         assert all(p.grad is None for p in policy.parameters())
 
 
+@pytest.mark.slow
 def test_small_updates_of_bfloat16_weights_add_up(tiny_config: PUREConfig) -> None:
     # One update of 1e-6 is far below the spacing of bfloat16 numbers near 0.02.
     tiny_config.rl_module(

@@ -27,6 +27,7 @@ def lagging(config: PUREConfig, num_env_runners: int) -> PUREConfig:
     ).training(max_weight_lag=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["token_truncated", "sequence_mask"])
 def test_on_policy_a_correction_changes_nothing(
     tiny_config: PUREConfig, mode: str
@@ -58,6 +59,7 @@ def test_on_policy_a_correction_changes_nothing(
         np.testing.assert_allclose(ends[1][name], array, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_masked_responses_leave_the_loss_but_not_the_baseline(
     tiny_config: PUREConfig,
 ) -> None:

@@ -167,6 +167,7 @@ def test_pack_and_lengths():
 QWEN = Path(__file__).parents[2] / "../shared/data/tokenizers/qwen2.5"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not QWEN.exists(), reason=f"no Qwen2.5 tokenizer at {QWEN}")
 def test_qwen2_5_has_564_separators():
     transformers = pytest.importorskip("transformers")

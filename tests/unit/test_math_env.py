@@ -126,6 +126,7 @@ def test_a_saved_prm_scores_as_the_same_weights_from_a_config(problems, tmp_path
     assert np.array_equal(rewards, play(random, problem, response).rewards)
 
 
+@pytest.mark.slow
 def test_prm_kwargs_reach_the_prm(problems, tmp_path):
     config = tiny_model_config(len(TOKENIZER))
     folder = save_prm(tmp_path / "prm")
@@ -268,6 +269,7 @@ def verdict_of(env: MathEnv, text: str) -> str:
         env.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opinion", [like_the_gold, f"{__name__}:like_the_gold"])
 def test_a_second_opinion_is_named_in_settings(problems, opinion, monkeypatch):
     monkeypatch.setitem(sys.modules, __name__, sys.modules[like_the_gold.__module__])

@@ -80,6 +80,7 @@ def test_the_first_stage_trains_the_head_alone(policy: Path, tmp_path: Path):
     assert config["id2label"] == {"0": "bad", "1": "good"}
 
 
+@pytest.mark.slow
 def test_both_stages_go_on_from_each_other(policy: Path, tmp_path: Path):
     settings = settings_for(policy, loss="taylor", label_smoothing=0.1)
     lines: list[str] = []
@@ -213,6 +214,7 @@ def test_numbers_of_a_deepspeed_config_must_agree(tmp_path: Path):
         check_agreement(str(file), config)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_several_prms(
     policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -152,6 +152,7 @@ def test_pure_prompts_of_qwen(qwen: PreTrainedTokenizerFast):
     assert ids[0] == 151644
 
 
+@pytest.mark.slow
 def test_real_prompts_over_the_limit(qwen: PreTrainedTokenizerFast):
     problems = load_problems(SHARED / "data/train/8k_math_879_answers.json")
     encode = functools.partial(TEMPLATES["pure"].encode_batch, tokenizer=qwen)

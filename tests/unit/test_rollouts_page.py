@@ -207,6 +207,7 @@ def test_characters_of_several_tokens_come_from_the_whole_text():
     assert span_texts("ab", ["a", "b"], [(0, 2)]) == [None]
 
 
+@pytest.mark.slow
 def test_wandb_table_offline(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     from pure_rllib.reporting.rollout_table import COLUMNS, rollout_table

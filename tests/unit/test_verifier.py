@@ -99,6 +99,7 @@ def test_golds_that_cannot_be_read_are_named(verifier: MathVerifier):
     }
 
 
+@pytest.mark.slow
 def test_hostile_answers_leave_the_next_answer_right():
     with MathVerifier(num_workers=2, time_limit_s=0.4) as verifier:
         pairs = []
@@ -262,6 +263,7 @@ def test_lengths_must_agree(verifier: MathVerifier):
         verifier.verify(["1", "2"], [r"\boxed{1}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "wrong_labels", "precision", "recall"),
     [

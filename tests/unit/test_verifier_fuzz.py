@@ -142,6 +142,7 @@ def hostile_answers(seed: int, count: int) -> list[tuple[str, str]]:
     return texts
 
 
+@pytest.mark.slow
 def test_the_fuzzer_is_seeded_and_varied():
     texts = hostile_answers(seed=3, count=550)
     assert texts == hostile_answers(seed=3, count=550)
