@@ -8,27 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pure_rllib.cli import main
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.prm_training.solutions import read_solutions, scoring_requests
 from pure_rllib.prm_training.trainer import SETTINGS_FILE
 from pure_rllib.rewards.process_reward import ProcessRewardModel
-from pure_rllib.testing import byte_tokenizer, tiny_model_config
+from tests.unit.test_prm_trainer import write_policy
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make engines")
 pytestmark = pytest.mark.slow
-
-
-def write_policy(folder: Path) -> Path:
-    tokenizer = byte_tokenizer()
-    settings = tiny_model_config(len(tokenizer))
-    settings.pop("model_type")
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(Qwen2Config(**settings)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def write_steps(file: Path) -> Path:

@@ -29,9 +29,7 @@ SOLUTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "policy"
+def write_policy(folder: Path) -> Path:
     tokenizer = byte_tokenizer()
     settings = tiny_model_config(len(tokenizer))
     settings.pop("model_type")
@@ -39,6 +37,11 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Qwen2ForCausalLM(Qwen2Config(**settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_policy(tmp_path_factory.mktemp("models") / "policy")
 
 
 def settings_for(policy: Path, **changes: Any) -> PRMTrainingSettings:
