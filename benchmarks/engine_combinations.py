@@ -51,7 +51,7 @@ COMBINATIONS: dict[str, list[str]] = {
 def run(name: str, seed: int, folder: Path, iterations: int | None) -> list[str]:
     """Trains once; returns one row of the table."""
     out = folder / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
-    command = [sys.executable, "-m", "pure_rllib.cli", "train", "arithmetic"]
+    command = [sys.executable, "-m", "pure_rllib.cli.main", "train", "arithmetic"]
     command += ["--seed", str(seed), "--out", str(out)]
     command += [part for text in COMBINATIONS[name] for part in ("--set", text)]
     if iterations is not None:

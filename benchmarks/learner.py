@@ -27,14 +27,15 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from pure_rllib.algorithms import PURE, PUREConfig, columns
-from pure_rllib.algorithms.pure.group_delivery import deliver
-from pure_rllib.algorithms.pure.group_env_runner import Group
-from pure_rllib.algorithms.pure.micro_batches import micro_batches
-from pure_rllib.algorithms.pure.sampling import episodes_of
-from pure_rllib.algorithms.pure.train_batch import MiniBatchPlan, plan_mini_batches
-from pure_rllib.generation.logprobs import response_logps
+from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.learners.delivery import deliver
+from pure_rllib.learners.train_batch import MiniBatchPlan, plan_mini_batches
+from pure_rllib.models import columns
+from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.logprobs import response_logps
 from pure_rllib.reporting.tables import format_table
+from pure_rllib.rollouts.env_runner import Group
+from pure_rllib.rollouts.sampler import episodes_of
 
 QWEN2 = {"model_type": "qwen2", "tie_word_embeddings": True}
 MODELS: dict[str, dict[str, Any]] = {

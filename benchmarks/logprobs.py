@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from pure_rllib.generation.logprobs import chunked_logps
+from pure_rllib.models.logprobs import chunked_logps
 from pure_rllib.reporting.tables import format_table
 
 WAYS = ("naive", "chunked")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pure_rllib.reporting.hacking import find_alarms
+from pure_rllib.hacking.detector import find_alarms
 
 METRICS = (
     "accuracy",
@@ -52,9 +52,9 @@ def run(arm: str, seed: int, num_iterations: int, folder: Path) -> None:
     from ray import tune
 
     from pure_rllib.algorithms import PUREConfig
-    from pure_rllib.embedded.simulated_prm import SimulatedPRM
+    from pure_rllib.arithmetic.simulated_prm import SimulatedPRM
+    from pure_rllib.cli.rows import row_of
     from pure_rllib.envs.arithmetic import ArithmeticEnv
-    from pure_rllib.run.rows import row_of
 
     def weak(settings: Mapping[str, Any]) -> ArithmeticEnv:
         env = ArithmeticEnv(**settings)

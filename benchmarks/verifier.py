@@ -20,10 +20,10 @@ from typing import Any
 import math_verify
 from math_verify import parse
 
+from pure_rllib.cli.labelled_pairs import load_pairs, measure
+from pure_rllib.data.boxed import gold_text
 from pure_rllib.rewards.base import Verdict
-from pure_rllib.rewards.boxed import gold_text
-from pure_rllib.rewards.verifier import MathVerifier
-from pure_rllib.run.labelled_pairs import load_pairs, measure
+from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
 # How gold answer and response are parsed before Math-Verify compares them.
 WAYS: dict[str, Callable[[str, str], tuple[Any, Any]]] = {

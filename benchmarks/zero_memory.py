@@ -23,12 +23,12 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure.episodes import make_episode
-from pure_rllib.algorithms.pure.learner_calls import on_learners
-from pure_rllib.algorithms.pure.train_batch import plan_mini_batches
+from pure_rllib.distributed.calls import on_learners
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
+from pure_rllib.learners.train_batch import plan_mini_batches
 from pure_rllib.reporting.tables import format_table
+from pure_rllib.rollouts.episodes import make_episode
 
 POLICY = {
     "model_type": "qwen2",

@@ -275,7 +275,7 @@ def record_messages() -> dict[str, str]:
     """What the command line says of each wrong setting, with its exit status."""
     code = (
         "import contextlib, io, json, sys\n"
-        "from pure_rllib.cli import main\n"
+        "from pure_rllib.cli.main import main\n"
         "said = {}\n"
         "for name, settings in json.loads(sys.argv[1]).items():\n"
         "    words = ['train', 'arithmetic', '--iterations', '1']\n"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from pure_rllib.data.boxed import last_box
 from pure_rllib.data.files import read_rows
-from pure_rllib.rewards.boxed import last_box
 
 PROMPT_FIELDS = ("question", "problem", "prompt")
 ANSWER_FIELDS = ("answer", "final_answer", "gold")

@@ -3,10 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from pure_rllib.data.problems import Problem, ProblemSource
-from pure_rllib.embedded.checker import exact_scorer
-from pure_rllib.embedded.simulated_prm import SimulatedPRM
-from pure_rllib.embedded.task import (
+from pure_rllib.arithmetic.checker import exact_scorer
+from pure_rllib.arithmetic.simulated_prm import SimulatedPRM
+from pure_rllib.arithmetic.task import (
     TASK_M20B,
     TASK_Y,
     TASK_Z,
@@ -14,10 +13,11 @@ from pure_rllib.embedded.task import (
     ArithmeticTask,
     text_fraction,
 )
-from pure_rllib.embedded.tokenizer import build_tokenizer
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
+from pure_rllib.data.problems import Problem, ProblemSource
 from pure_rllib.envs.math_env import MathEnv
-from pure_rllib.envs.process_rewards import PRMSetting
 from pure_rllib.rewards.base import StepScorer
+from pure_rllib.rewards.make_scorer import PRMSetting
 
 TASKS: dict[str, tuple[ArithmeticTask, str, int]] = {
     "z": (TASK_Z, "embedded:arithmetic-policy", 80),

@@ -6,17 +6,17 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from pure_rllib.arithmetic.cache import resolve_model
 from pure_rllib.data.problems import ProblemSource, load_problems
 from pure_rllib.data.prompts import PromptTemplate, drop_long_prompts, make_template
-from pure_rllib.embedded.cache import resolve_model
-from pure_rllib.envs.process_rewards import (
+from pure_rllib.envs.token_env import TokenEnv
+from pure_rllib.rewards.base import StepScorer, Verifier
+from pure_rllib.rewards.make_scorer import (
     PRMSetting,
     ScoringFunction,
     make_step_scorer,
 )
-from pure_rllib.envs.token_env import TokenEnv
-from pure_rllib.envs.verifiers import make_verifier
-from pure_rllib.rewards.base import StepScorer, Verifier
+from pure_rllib.rewards.make_verifier import make_verifier
 
 
 class MathEnv(TokenEnv):

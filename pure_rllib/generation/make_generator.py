@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from pure_rllib.generation.base import Generator
-from pure_rllib.generation.load_policy import load_policy
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.generation.vllm_generator import VLLMGenerator
 from pure_rllib.generation.vllm_settings import (
@@ -15,6 +14,7 @@ from pure_rllib.generation.vllm_settings import (
     check_vllm_installed,
     check_vllm_sampling,
 )
+from pure_rllib.models.loading import load_policy
 
 GENERATORS = ("transformers", "vllm")
 """Names that `make_generator` knows."""

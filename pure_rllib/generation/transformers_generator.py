@@ -20,9 +20,9 @@ from pure_rllib.generation.checks import (
     check_token_id,
     checked_eos_ids,
 )
-from pure_rllib.generation.eval_mode import evaluation_mode
 from pure_rllib.generation.sampling import choose_tokens, row_uniforms
-from pure_rllib.generation.weights import copy_weights
+from pure_rllib.models.eval_mode import evaluation_mode
+from pure_rllib.models.weights import copy_weights
 
 # Finished rows are dropped once they are this share of the batch: dropping copies the
 # cache of the rows that stay, so it is not worth it for each single row.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from pure_rllib.generation.load_policy import policy_config
+from pure_rllib.models.loading import policy_config
 
 _ENVIRONMENT = {
     # The engine runs in our process: loaded in seconds, weights without a copy.

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pure_rllib.generation.base import Response, SamplingParams, WeightSource
 from pure_rllib.generation.checks import check_logps, check_request, checked_eos_ids
-from pure_rllib.generation.load_policy import policy_config
 from pure_rllib.generation.vllm_engine import (
     close_engine,
     import_vllm,
@@ -27,12 +26,13 @@ from pure_rllib.generation.vllm_settings import (
     check_vllm_installed,
     check_vllm_sampling,
 )
-from pure_rllib.generation.weight_files import FolderWeights
 from pure_rllib.generation.weight_transfer import (
     join_transfer,
     load_from_transfer,
     transfer_settings,
 )
+from pure_rllib.models.loading import policy_config
+from pure_rllib.models.weight_files import FolderWeights
 
 
 class VLLMGenerator:

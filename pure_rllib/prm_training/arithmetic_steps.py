@@ -3,11 +3,11 @@
 import random
 from itertools import islice
 
-from pure_rllib.embedded.checker import check_steps
-from pure_rllib.embedded.prm import PRMRecipe, generated_steps
-from pure_rllib.embedded.task import TASK_Z
-from pure_rllib.embedded.tokenizer import build_tokenizer
-from pure_rllib.embedded.traces import TraceMaker
+from pure_rllib.arithmetic.checker import check_steps
+from pure_rllib.arithmetic.prm import PRMRecipe, generated_steps
+from pure_rllib.arithmetic.task import TASK_Z
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
+from pure_rllib.arithmetic.traces import TraceMaker
 from pure_rllib.prm_training.solutions import LabelledSolution
 
 ARITHMETIC_STEPS = "embedded:arithmetic-steps"

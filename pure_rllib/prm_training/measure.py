@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from transformers import Qwen2ForCausalLM
 
+from pure_rllib.arithmetic.cache import resolve_model
+from pure_rllib.arithmetic.prm_quality import evaluate_prm, format_quality
+from pure_rllib.arithmetic.task import TASK_Z
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.data.prompts import PromptTemplate, make_template
-from pure_rllib.embedded.cache import resolve_model
-from pure_rllib.embedded.prm_quality import evaluate_prm, format_quality
-from pure_rllib.embedded.task import TASK_Z
-from pure_rllib.embedded.tokenizer import build_tokenizer
 from pure_rllib.prm_training.benchmarks import BenchmarkItem
 from pure_rllib.prm_training.quality import (
     prmbench_figures,
@@ -24,7 +24,7 @@ from pure_rllib.prm_training.quality import (
 from pure_rllib.prm_training.solutions import LabelledSolution, scoring_requests
 from pure_rllib.reporting.tables import format_table
 from pure_rllib.rewards.base import StepScorer
-from pure_rllib.rewards.process_reward import ProcessRewardModel, differing_tokens
+from pure_rllib.rewards.prm.model import ProcessRewardModel, differing_tokens
 
 POLICY = "embedded:arithmetic-policy"
 
@@ -195,7 +195,7 @@ def _steps_summary(figures: Mapping[str, Any]) -> str:
 def measure_on_arithmetic(prms: Sequence[ProcessRewardModel]) -> dict[str, Any]:
     """Measures PRMs of chain arithmetic on held-out problems, by kind of error.
 
-    See `pure_rllib.embedded.prm_quality.evaluate_prm`, which asks the embedded policy
+    See `pure_rllib.arithmetic.prm_quality.evaluate_prm`, which asks the embedded policy
     for samples.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pure_rllib.embedded.prm_quality import area_under_curve, first_error_accuracy
+from pure_rllib.arithmetic.prm_quality import area_under_curve, first_error_accuracy
 from pure_rllib.prm_training.benchmarks import BenchmarkItem
 
 NUM_BINS = 10

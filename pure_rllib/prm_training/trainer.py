@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from pure_rllib.data.prompts import PromptTemplate, make_template
-from pure_rllib.generation.model_files import check_model_folder, read_config
+from pure_rllib.models.model_files import check_model_folder, read_config
 from pure_rllib.prm_training.arguments import stage_arguments
 from pure_rllib.prm_training.dataset import Collator, StepRows, step_rows
 from pure_rllib.prm_training.losses import StepLoss
@@ -28,8 +28,8 @@ from pure_rllib.prm_training.solutions import (
     prepared,
     split_by_prompt,
 )
-from pure_rllib.rewards.prm_formats import PRMFormat, format_ids, make_format
-from pure_rllib.rewards.process_reward import make_builder
+from pure_rllib.rewards.prm.formats import PRMFormat, format_ids, make_format
+from pure_rllib.rewards.prm.model import make_builder
 
 SETTINGS_FILE = "prm_training.json"
 _LABELS = {0: "bad", 1: "good"}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-from pure_rllib.generation.deepspeed_import import import_deepspeed
+from pure_rllib.distributed.deepspeed_import import import_deepspeed
 
 # What the Trainer fills in. Without its key DeepSpeed would not clip at all.
 _FILLED = (

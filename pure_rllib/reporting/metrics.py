@@ -11,7 +11,7 @@ stay the same from the first row to the last.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pure_rllib.reporting.hacking_metrics import HACKING_REGISTRY
+from pure_rllib.hacking.metrics import HACKING_REGISTRY
 
 # Three lines each: name [unit, range], meaning, how it is computed. "#" opens a group.
 _REGISTRY = """

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pure_rllib.hacking.flags import HACKS
 from pure_rllib.reporting.records import Numbers, ResponseRecord, group_records
 from pure_rllib.rewards.base import OUTCOMES
-from pure_rllib.rewards.hack_flags import HACKS
 
 NAN = float("nan")
 PSEUDO_POSITIVE_MIN_REWARD = -0.5

@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.cli import main
+from pure_rllib.cli.main import main
 
 TrainHere = Callable[..., tuple[int, str, str]]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pure_rllib.cli import main
+from pure_rllib.cli.main import main
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from pure_rllib.algorithms import PURE, PUREConfig
-from pure_rllib.algorithms.pure.pure_torch_learner import NonFiniteLossError
 from pure_rllib.data.problems import ListProblems, Problem
+from pure_rllib.learners.torch_learner import NonFiniteLossError
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier, ScoringRequest
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 

@@ -14,10 +14,10 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.rllib.core import COMPONENT_LEARNER, DEFAULT_MODULE_ID
 
 from pure_rllib.algorithms import PURE, PUREConfig
-from pure_rllib.algorithms.pure.collectives import Phase, current_phase
-from pure_rllib.algorithms.pure.learner_calls import on_learners
-from pure_rllib.algorithms.pure.pure_learner_group import PURELearnerGroup, _stamp
-from pure_rllib.algorithms.pure.zero_policy import ZeroPolicy
+from pure_rllib.distributed.calls import on_learners
+from pure_rllib.distributed.collectives import Phase, current_phase
+from pure_rllib.learners.learner_group import PURELearnerGroup, _stamp
+from pure_rllib.learners.zero_weights import ZeroPolicy
 from tests.integration.conftest import TINY_POLICY
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from pure_rllib.run.rollout_files import read_rollouts
+from pure_rllib.cli.rollout_files import read_rollouts
 from tests.integration.conftest import TrainHere
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ tiny:
     evaluation: {evaluation_interval: 4}
     debugging: {seed: 0}
 """
-COMMAND = [sys.executable, "-m", "pure_rllib.cli", "train"]
+COMMAND = [sys.executable, "-m", "pure_rllib.cli.main", "train"]
 # Clocks differ between any two runs.
 TIMES = ("seconds/", "throughput/", "time_")
 

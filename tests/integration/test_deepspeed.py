@@ -14,14 +14,14 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_
 from transformers import AutoModelForCausalLM
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure.collectives import num_ranks, rank
-from pure_rllib.algorithms.pure.episodes import make_episode
-from pure_rllib.algorithms.pure.learner_calls import on_learners
-from pure_rllib.algorithms.pure.learner_stats import merge
-from pure_rllib.algorithms.pure.pure_torch_learner import NonFiniteLossError
-from pure_rllib.algorithms.pure.train_batch import plan_mini_batches
+from pure_rllib.distributed.calls import on_learners
+from pure_rllib.distributed.collectives import num_ranks, rank
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
+from pure_rllib.learners.stats import merge
+from pure_rllib.learners.torch_learner import NonFiniteLossError
+from pure_rllib.learners.train_batch import plan_mini_batches
+from pure_rllib.rollouts.episodes import make_episode
 from pure_rllib.testing import tiny_model_config
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make engines")

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from transformers import Qwen2ForCausalLM
 
-from pure_rllib.embedded.cache import prepare, resolve_model
-from pure_rllib.embedded.commands import prm_by_commands
-from pure_rllib.embedded.prm_quality import score_traces
-from pure_rllib.embedded.task import TASK_Z
-from pure_rllib.embedded.traces import TraceMaker
-from pure_rllib.embedded.training import steps_of
+from pure_rllib.arithmetic.cache import prepare, resolve_model
+from pure_rllib.arithmetic.commands import prm_by_commands
+from pure_rllib.arithmetic.prm_quality import score_traces
+from pure_rllib.arithmetic.task import TASK_Z
+from pure_rllib.arithmetic.traces import TraceMaker
+from pure_rllib.arithmetic.training import steps_of
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.process_reward import ProcessRewardModel
+from pure_rllib.rewards.prm.model import ProcessRewardModel
 
 pytestmark = pytest.mark.slow
 

@@ -13,11 +13,11 @@ import torch.distributed as dist
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure.group_delivery import deliver
-from pure_rllib.algorithms.pure.group_env_runner import Group
-from pure_rllib.algorithms.pure.learner_calls import LearnerLostError, on_learners
-from pure_rllib.algorithms.pure.train_batch import MiniBatchPlan
-from pure_rllib.algorithms.pure.watchdog import CollectiveTimeoutError
+from pure_rllib.distributed.calls import LearnerLostError, on_learners
+from pure_rllib.distributed.watchdog import CollectiveTimeoutError
+from pure_rllib.learners.delivery import deliver
+from pure_rllib.learners.train_batch import MiniBatchPlan
+from pure_rllib.rollouts.env_runner import Group
 from tests.integration.test_pure import built, weights
 
 Weights = dict[str, np.ndarray]

@@ -23,11 +23,11 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 from pure_rllib.algorithms import PURE
-from pure_rllib.algorithms.pure.episodes import ResponseData
-from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
-from pure_rllib.algorithms.pure.sampling import SampledBatch
+from pure_rllib.cli.experiment import load_experiment
 from pure_rllib.data.order import ProblemOrder
-from pure_rllib.experiment import load_experiment
+from pure_rllib.learners.torch_learner import PURETorchLearner
+from pure_rllib.rollouts.episodes import ResponseData
+from pure_rllib.rollouts.sampler import SampledBatch
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pure_rllib.cli import main
+from pure_rllib.cli.main import main
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.prm_training.solutions import read_solutions, scoring_requests
 from pure_rllib.prm_training.trainer import SETTINGS_FILE
-from pure_rllib.rewards.process_reward import ProcessRewardModel
+from pure_rllib.rewards.prm.model import ProcessRewardModel
 from tests.unit.test_prm_trainer import write_policy
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make engines")
@@ -51,7 +51,7 @@ def test_two_processes_with_zero_2_train_as_one_without(tmp_path: Path):
     zero = {"stage": 2, "reduce_bucket_size": 4000}
     config.write_text(json.dumps({"zero_optimization": zero}))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launch += ["--nproc-per-node", "2", "-m", "pure_rllib.cli"]
+    launch += ["--nproc-per-node", "2", "-m", "pure_rllib.cli.main"]
     done = subprocess.run(
         [*launch, *words, "--out", str(shared), "--deepspeed", str(config)],
         capture_output=True,

@@ -14,11 +14,11 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from pure_rllib.algorithms.prm_pool import PRMActors, PRMPool, PRMPoolSettings
-from pure_rllib.embedded.task import TASK_Z
-from pure_rllib.embedded.tokenizer import build_tokenizer
-from pure_rllib.envs.process_rewards import DeferredScorer, make_step_scorer
+from pure_rllib.arithmetic.task import TASK_Z
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.rewards.base import ScoringRequest
+from pure_rllib.rewards.make_scorer import DeferredScorer, make_step_scorer
+from pure_rllib.rewards.prm.pool import PRMActors, PRMPool, PRMPoolSettings
 from pure_rllib.testing import HashScorer, byte_tokenizer, tiny_model_config
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pure_rllib.algorithms import PURE, PUREConfig
-from pure_rllib.algorithms.pure.pure_torch_learner import NonFiniteLossError
+from pure_rllib.learners.torch_learner import NonFiniteLossError
 from pure_rllib.reporting.metrics import METRICS
 
 # Wall-clock times differ between runs; everything else must not.

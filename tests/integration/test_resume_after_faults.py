@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pure_rllib.run.rollout_files import read_rollouts
+from pure_rllib.cli.rollout_files import read_rollouts
 from tests.integration.conftest import TrainHere
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ class Training:
     def __init__(self, place: Path, *words: str):
         self.folder = place / "run"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pure_rllib.cli", "train", *words],
+            [sys.executable, "-m", "pure_rllib.cli.main", "train", *words],
             cwd=place,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -17,10 +17,10 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from pure_rllib.embedded.task import TASK_Z
-from pure_rllib.embedded.tokenizer import build_tokenizer
-from pure_rllib.experiment import EXAMPLES, Experiment, load_experiment
-from pure_rllib.settings.yaml_text import search_spaces
+from pure_rllib.arithmetic.task import TASK_Z
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
+from pure_rllib.cli.experiment import EXAMPLES, Experiment, load_experiment
+from pure_rllib.cli.yaml_text import search_spaces
 
 pytestmark = pytest.mark.slow
 

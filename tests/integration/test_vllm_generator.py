@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 import torch
 
-from pure_rllib.algorithms.pure.arrival_proof import (
+from pure_rllib.generation.base import Response, SamplingParams
+from pure_rllib.generation.transformers_generator import TransformersGenerator
+from pure_rllib.generation.vllm_generator import VLLMGenerator
+from pure_rllib.generation.weight_transfer import GLOO
+from pure_rllib.models.loading import load_policy
+from pure_rllib.models.weight_files import FolderWeights, write_weights
+from pure_rllib.models.weights import LiveWeights, cut_into_shards, untied_tensors
+from pure_rllib.testing import tiny_model_config
+from pure_rllib.weight_sync.check import (
     ArrivalProof,
     Probe,
     StaleWeightsError,
 )
-from pure_rllib.generation.base import Response, SamplingParams
-from pure_rllib.generation.load_policy import load_policy
-from pure_rllib.generation.transformers_generator import TransformersGenerator
-from pure_rllib.generation.vllm_generator import VLLMGenerator
-from pure_rllib.generation.weight_files import FolderWeights, write_weights
-from pure_rllib.generation.weight_transfer import GLOO
-from pure_rllib.generation.weights import LiveWeights, cut_into_shards, untied_tensors
-from pure_rllib.testing import tiny_model_config
 from tests.integration.test_weight_broadcast import Client, open_gloo
 
 pytestmark = [

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pure_rllib.envs.generative_prm import GenerativeLoader
-from pure_rllib.generation.load_policy import load_policy
+from pure_rllib.models.loading import load_policy
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.generative_prm import LogpJudge, VoteJudge
+from pure_rllib.rewards.make_generative import GenerativeLoader
+from pure_rllib.rewards.prm.generative import LogpJudge, VoteJudge
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 
 pytestmark = [

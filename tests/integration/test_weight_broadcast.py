@@ -15,15 +15,8 @@ import ray
 import torch
 
 from pure_rllib.algorithms import PURE, PUREConfig
-from pure_rllib.algorithms.pure.collectives import CollectiveBrokenError
-from pure_rllib.algorithms.pure.learner_calls import LearnerLostError, on_learners
-from pure_rllib.algorithms.pure.weight_broadcast import (
-    BroadcastWeights,
-    HeldWeights,
-    Transfer,
-    WeightSender,
-    WeightTransferError,
-)
+from pure_rllib.distributed.calls import LearnerLostError, on_learners
+from pure_rllib.distributed.collectives import CollectiveBrokenError
 from pure_rllib.generation.weight_transfer import (
     GLOO,
     GlooGroup,
@@ -31,6 +24,13 @@ from pure_rllib.generation.weight_transfer import (
     open_trainer,
 )
 from pure_rllib.testing import tiny_model_config
+from pure_rllib.weight_sync.nccl import (
+    BroadcastWeights,
+    HeldWeights,
+    Transfer,
+    WeightSender,
+    WeightTransferError,
+)
 from tests.integration.test_hung_env_runner import process_of
 from tests.integration.test_pure import built, flat
 

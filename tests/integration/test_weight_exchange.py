@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure.arrival_proof import StaleWeightsError
-from pure_rllib.algorithms.pure.weight_exchange import (
+from pure_rllib.generation import transformers_generator
+from pure_rllib.models.weights import MAX_SHARD_BYTES, LiveWeights
+from pure_rllib.weight_sync.check import StaleWeightsError
+from pure_rllib.weight_sync.object_store import (
     PublishedFiles,
     on_learners,
 )
-from pure_rllib.generation import transformers_generator
-from pure_rllib.generation.weights import MAX_SHARD_BYTES, LiveWeights
 
 pytestmark = pytest.mark.slow
 

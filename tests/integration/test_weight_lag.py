@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from pure_rllib.algorithms import PURE, PUREConfig
-from pure_rllib.algorithms.pure.learner_stats import merge
+from pure_rllib.learners.stats import merge
 from tests.integration.test_pure import built, flat, weights
 
 

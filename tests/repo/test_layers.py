@@ -9,55 +9,57 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "pure_rllib"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Which part may import which others of ours. A part is the first name below the
-# package, or the longest dotted name that stands here. A part may import itself.
-_LEAVES = {"generation.base", "generation.model_files", "rewards.boxed"}
-_LEAVES |= {"generation.deepspeed_import"}
-_BELOW_EMBEDDED = {"credit", "data", "generation", "rewards", *_LEAVES}
-_BELOW_ENVS = {*_BELOW_EMBEDDED, "embedded"}
-_BELOW_ALGORITHMS = {*_BELOW_ENVS, "envs", "evaluation", "reporting.metrics"}
-_ABOVE_ENVS = {"algorithms", "reporting", "reporting.progress", "prm_training"}
-_TOP = {*_BELOW_ALGORITHMS, *_ABOVE_ENVS}
-ALLOWED: dict[str, set[str]] = {
-    "credit": set(),
-    "reporting.hacking_metrics": set(),
-    "reporting.metrics": {"reporting.hacking_metrics"},
-    "reporting": {"reporting.metrics", "rewards", "rewards.boxed", "credit"},
-    "data": {"credit", "rewards.boxed"},
-    # Leaves that their neighbours share.
-    "generation.base": set(),
-    "generation.deepspeed_import": set(),
-    "generation.model_files": set(),
-    "rewards.boxed": set(),
-    "rewards": {"credit", *_LEAVES},
-    "generation": {"credit", "generation.base", "generation.model_files"},
-    "embedded": _BELOW_EMBEDDED,
-    "evaluation": _BELOW_ENVS | {"reporting", "reporting.metrics"},
-    "envs": _BELOW_ENVS,
-    "prm_training": _BELOW_ENVS | {"reporting"},
-    "algorithms": _BELOW_ALGORITHMS | {"reporting"},
-    "reporting.progress": _TOP,
-    "settings": _TOP,
-    "experiment": _TOP | {"settings"},
-    "run": _TOP | {"settings", "experiment"},
-    "cli": _TOP | {"experiment", "run"},
-    "testing": _BELOW_ALGORITHMS,
-    "": set(),
+# From the top to the bottom: a part may import what stands below its line. Of the parts
+# of one line only those before a comma may import others, those behind it.
+LAYERS = """
+cli
+testing
+prm_training | algorithms
+connectors, learners
+rollouts
+reporting
+hacking, envs
+arithmetic
+rewards | weight_sync
+generation, data
+credit | models | distributed
+whole_folder | old_paths
+"""
+
+
+def _allowed() -> dict[str, set[str]]:
+    """What each part may import, beside itself."""
+    allowed: dict[str, set[str]] = {"": {"old_paths"}}
+    below: set[str] = set()
+    for line in reversed(LAYERS.strip().splitlines()):
+        beside = [
+            [part.strip() for part in side.split(",")] for side in line.split("|")
+        ]
+        for parts in beside:
+            for i, part in enumerate(parts):
+                allowed[part] = below | set(parts[i + 1 :])
+        below = below | {part for parts in beside for part in parts}
+    return allowed
+
+
+ALLOWED = _allowed()
+# Still to be undone.
+FOR_NOW = {
+    ("models", "generation"),
+    ("models", "learners"),
+    ("rewards", "arithmetic"),
 }
-NO_ENGINES = {"credit", "data", "embedded", "envs", "generation", "prm_training"}
-NO_ENGINES |= {"rewards"}
-ENGINES = {"ray", "vllm", "deepspeed"}
-# Sampling is what vLLM does: generation may use it, inside functions.
-MAY_USE = {"generation": {"vllm"}}
+# What a laptop's script may use without Ray; but the PRM's actors are Ray's.
+NO_RAY = {"arithmetic", "credit", "data", "envs", "generation", "prm_training"}
+NO_RAY |= {"rewards"}
+RAY_FILES = {"rewards/prm/actor.py", "rewards/prm/pool.py"}
 OPTIONAL = {"vllm", "deepspeed", "peft", "wandb"}
 ROOT_LINKS = {"algorithms", "envs", "tuned_examples"}
 
 
 def part_of(module: str) -> str:
     """The part that a module of ours (named below `pure_rllib`) belongs to."""
-    names = module.split(".")
-    dotted = [".".join(names[:i]) for i in range(len(names), 0, -1)]
-    return next((name for name in dotted if name in ALLOWED), names[0])
+    return module.split(".")[0]
 
 
 def imported(tree: ast.AST) -> list[tuple[str, int]]:
@@ -78,7 +80,8 @@ def imported(tree: ast.AST) -> list[tuple[str, int]]:
 
 def violations(path: Path, source: str) -> list[str]:
     """What a file of the package imports against the rules."""
-    own_module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    name = path.relative_to(PACKAGE)
+    own_module = ".".join(name.with_suffix("").parts)
     own = part_of(own_module.removesuffix("__init__").rstrip("."))
     tree = ast.parse(source)
     wrong = []
@@ -88,13 +91,14 @@ def violations(path: Path, source: str) -> list[str]:
             wrong.append(f"line {line}: relative import")
         elif root in ROOT_LINKS:
             wrong.append(f"line {line}: {module} goes through a link of the root")
-        elif root in ENGINES - MAY_USE.get(own, set()) and own in NO_ENGINES:
-            wrong.append(f"line {line}: {own} must not import {root}")
+        elif root == "ray" and own in NO_RAY and str(name) not in RAY_FILES:
+            wrong.append(f"line {line}: {own} must not import ray")
         elif root in {"gymnasium", "transformers"} and own == "credit":
             wrong.append(f"line {line}: credit must not import {root}")
         elif root == "pure_rllib" and below and below != "__version__":
             part = part_of(below)
-            if part != own and part not in ALLOWED.get(own, set()):
+            is_allowed = part in {own, *ALLOWED.get(own, set())}
+            if not is_allowed and (own, part) not in FOR_NOW:
                 wrong.append(f"line {line}: {own} must not import {part}")
     at_import = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     for node in at_import:
@@ -119,15 +123,16 @@ def test_every_part_has_a_layer() -> None:
     [
         ("credit/steps.py", "import ray"),
         ("credit/steps.py", "from pure_rllib.rewards.base import StepScorer"),
-        ("rewards/base.py", "def f():\n    from pure_rllib.data import problems"),
+        ("rewards/base.py", "def f():\n    from pure_rllib.arithmetic import task"),
+        ("rewards/base.py", "from pure_rllib.weight_sync import check"),
         ("envs/vector.py", "from pure_rllib import algorithms"),
+        ("envs/vector.py", "from pure_rllib.hacking import flags"),
         ("envs/vector.py", "from . import math_env"),
-        ("reporting/metrics.py", "from pure_rllib.reporting.records import X"),
+        ("reporting/metrics.py", "from pure_rllib.rollouts.records import X"),
         ("algorithms/pure/pure.py", "import vllm"),
         ("generation/vllm_engine.py", "from vllm import LLM"),
         ("generation/vllm_engine.py", "def f():\n    import ray"),
-        ("rewards/base.py", "def f():\n    import vllm"),
-        ("cli.py", "from envs.math_env import MathEnv"),
+        ("cli/main.py", "from envs.math_env import MathEnv"),
     ],
 )
 def test_a_wrong_import_is_found(name: str, source: str) -> None:

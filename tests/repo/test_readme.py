@@ -91,7 +91,7 @@ def make_targets() -> set[str]:
 
 def check_pure_rllib(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A command line of ours names a subcommand, options and a file that exist."""
-    from pure_rllib.cli import main
+    from pure_rllib.cli.main import main
 
     subcommand = [word for word in words[1:2] if not word.startswith("-")]
     with pytest.raises(SystemExit) as ended:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pure_rllib.rewards.answer_checker import Checker
-from pure_rllib.rewards.answer_forms import single_answer
-from pure_rllib.rewards.answer_units import take_off_unit, unit_names, units_conflict
-from pure_rllib.rewards.boxed import answer_text, gold_text
+from pure_rllib.data.boxed import answer_text, gold_text
+from pure_rllib.rewards.verifier.checker import Checker
+from pure_rllib.rewards.verifier.notation import single_answer
+from pure_rllib.rewards.verifier.units import take_off_unit, unit_names, units_conflict
 
 # Rule: pairs of gold answer and boxed answer that are the same, and that differ.
 NOTATIONS = json.loads(Path(__file__).with_name("answer_notations.json").read_text())

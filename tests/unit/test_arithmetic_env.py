@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
+from pure_rllib.arithmetic.task import TASK_Z, split_of
 from pure_rllib.data.problems import ListProblems, Problem
-from pure_rllib.embedded.task import TASK_Z, split_of
 from pure_rllib.envs.arithmetic import TASKS, ArithmeticEnv, PartlyAnswered
 from pure_rllib.testing import complete, play
 

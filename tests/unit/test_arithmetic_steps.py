@@ -1,7 +1,7 @@
 """The generated solutions of chain arithmetic."""
 
-from pure_rllib.embedded.checker import ERROR_KINDS, check_steps
-from pure_rllib.embedded.task import split_of
+from pure_rllib.arithmetic.checker import ERROR_KINDS, check_steps
+from pure_rllib.arithmetic.task import split_of
 from pure_rllib.prm_training.arithmetic_steps import arithmetic_steps
 
 

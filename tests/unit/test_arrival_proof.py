@@ -5,14 +5,14 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pure_rllib.algorithms.pure.arrival_proof import (
+from pure_rllib.generation.transformers_generator import TransformersGenerator
+from pure_rllib.models.logprobs import sequence_logps
+from pure_rllib.models.weights import LiveWeights, untied_tensors
+from pure_rllib.weight_sync.check import (
     ArrivalProof,
     Probe,
     StaleWeightsError,
 )
-from pure_rllib.generation.logprobs import sequence_logps
-from pure_rllib.generation.transformers_generator import TransformersGenerator
-from pure_rllib.generation.weights import LiveWeights, untied_tensors
 
 PROBE_IDS = ((3, 4, 5, 6, 7), (9, 2, 8))
 

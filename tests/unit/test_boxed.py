@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pure_rllib.rewards.boxed import answer_text, find_boxes, gold_text, last_box
+from pure_rllib.data.boxed import answer_text, find_boxes, gold_text, last_box
 
 
 @pytest.mark.parametrize(

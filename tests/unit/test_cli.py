@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pure_rllib import __version__
-from pure_rllib.cli import main
-from pure_rllib.experiment import EXAMPLES
+from pure_rllib.cli.experiment import EXAMPLES
+from pure_rllib.cli.main import main
 
 TINY = """
 tiny:
@@ -42,7 +42,7 @@ def fails(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 def test_help_is_quick_and_says_what_to_do_first() -> None:
     code = (
-        "import sys; from pure_rllib.cli import main; main([])\n"
+        "import sys; from pure_rllib.cli.main import main; main([])\n"
         "heavy = {'torch', 'ray', 'numpy', 'transformers', 'yaml'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -165,7 +165,7 @@ def test_out_beside_resume(tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_first_interrupt_is_noted_and_the_second_stops() -> None:
-    from pure_rllib.run.interrupt import Interrupt
+    from pure_rllib.cli.interrupt import Interrupt
 
     before = signal.getsignal(signal.SIGINT)
     told: list[str] = []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pure_rllib.algorithms.pure import collectives
+from pure_rllib.distributed import collectives
 
 # The file is loaded by its path: the package around it would start by loading Ray.
 _PROGRAM = """

@@ -13,21 +13,22 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from pure_rllib.algorithms import PUREConfig, columns
-from pure_rllib.algorithms.connectors.episodes_to_rows import EpisodesToRows
-from pure_rllib.algorithms.connectors.leave_one_out_advantages import (
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.connectors.episodes_to_rows import EpisodesToRows
+from pure_rllib.connectors.leave_one_out_advantages import (
     LeaveOneOutAdvantages,
 )
-from pure_rllib.algorithms.connectors.model_logps import OldLogps, ReferenceLogps
-from pure_rllib.algorithms.connectors.normalize_advantages import NormalizeAdvantages
-from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
-from pure_rllib.algorithms.connectors.process_returns import ProcessReturns
-from pure_rllib.algorithms.pure.episodes import ResponseData, make_episode
-from pure_rllib.algorithms.pure.llm_rl_module import LLMRLModule
+from pure_rllib.connectors.model_logps import OldLogps, ReferenceLogps
+from pure_rllib.connectors.normalize_advantages import NormalizeAdvantages
+from pure_rllib.connectors.pipeline import add_pure_connectors
+from pure_rllib.connectors.process_returns import ProcessReturns
 from pure_rllib.credit.presets import CreditConfig
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
+from pure_rllib.models import columns
+from pure_rllib.models.llm_rl_module import LLMRLModule
 from pure_rllib.rewards.base import Verdict
+from pure_rllib.rollouts.episodes import ResponseData, make_episode
 from pure_rllib.testing import tiny_model_config
 
 NAN = float("nan")

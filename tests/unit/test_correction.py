@@ -7,14 +7,15 @@ import pytest
 import torch
 from ray.rllib.core.columns import Columns
 
-from pure_rllib.algorithms import PUREConfig, columns
-from pure_rllib.algorithms.pure.correction import (
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.learners.rollout_correction import (
     add_first_gaps,
     correct_rollouts,
     correction_cap,
     correction_mode,
 )
-from pure_rllib.algorithms.pure.learner_stats import LearnerStats
+from pure_rllib.learners.stats import LearnerStats
+from pure_rllib.models import columns
 
 
 def config() -> PUREConfig:

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure import deepspeed_settings
-from pure_rllib.algorithms.pure.deepspeed_settings import (
+from pure_rllib.cli.experiment import load_experiment
+from pure_rllib.learners import deepspeed_settings
+from pure_rllib.learners.deepspeed_settings import (
     KEYS,
     default_sizes,
     engine_config,
 )
-from pure_rllib.algorithms.pure.pure_torch_learner import PURETorchLearner
-from pure_rllib.experiment import load_experiment
+from pure_rllib.learners.torch_learner import PURETorchLearner
 from pure_rllib.testing import tiny_model_config
 
 

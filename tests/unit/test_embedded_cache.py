@@ -11,11 +11,11 @@ from transformers import (
     AutoTokenizer,
 )
 
-from pure_rllib.embedded import cache, recipes
-from pure_rllib.embedded.prm import PRMRecipe
-from pure_rllib.embedded.recipes import CommandsEntry, PolicyEntry, PRMEntry
-from pure_rllib.embedded.sft import Phase, SFTRecipe
-from pure_rllib.embedded.task import TASK_Z
+from pure_rllib.arithmetic import cache, recipes
+from pure_rllib.arithmetic.prm import PRMRecipe
+from pure_rllib.arithmetic.recipes import CommandsEntry, PolicyEntry, PRMEntry
+from pure_rllib.arithmetic.sft import Phase, SFTRecipe
+from pure_rllib.arithmetic.task import TASK_Z
 
 TINY = SFTRecipe(TASK_Z, (Phase(1),), batch_size=2, num_measured=1)
 

@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from pure_rllib.embedded.checker import check_steps, exact_scorer
-from pure_rllib.embedded.task import TASK_M20B, TASK_Y, TASK_Z
+from pure_rllib.arithmetic.checker import check_steps, exact_scorer
+from pure_rllib.arithmetic.task import TASK_M20B, TASK_Y, TASK_Z
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
 
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from pure_rllib.embedded.model import model_config
-from pure_rllib.embedded.prm_quality import (
+from pure_rllib.arithmetic.model import model_config
+from pure_rllib.arithmetic.prm_quality import (
     area_under_curve,
     first_error_f1,
     format_quality,
     score_traces,
 )
-from pure_rllib.embedded.task import TASK_Z
-from pure_rllib.embedded.tokenizer import build_tokenizer
-from pure_rllib.embedded.traces import IGNORED, TraceMaker
+from pure_rllib.arithmetic.task import TASK_Z
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
+from pure_rllib.arithmetic.traces import IGNORED, TraceMaker
 
 
 def test_area_under_curve_counts_pairs():

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pure_rllib.embedded.sft import FaultyFacts, Phase, SFTRecipe, train_policy
-from pure_rllib.embedded.task import TASK_M20B, TASK_Z, apply
-from pure_rllib.embedded.training import is_correct, steps_of
+from pure_rllib.arithmetic.sft import FaultyFacts, Phase, SFTRecipe, train_policy
+from pure_rllib.arithmetic.task import TASK_M20B, TASK_Z, apply
+from pure_rllib.arithmetic.training import is_correct, steps_of
 
 TINY = SFTRecipe(TASK_Z, (Phase(3),), sampled=0.0, batch_size=4, num_measured=1)
 

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pure_rllib.embedded.simulated_prm import SimulatedPRM
-from pure_rllib.embedded.task import TASK_Y, apply
+from pure_rllib.arithmetic.simulated_prm import SimulatedPRM
+from pure_rllib.arithmetic.task import TASK_Y, apply
 from pure_rllib.rewards.base import StepScorer
 
 PROMPTS = [TASK_Y.problem(i).prompt for i in range(400)]

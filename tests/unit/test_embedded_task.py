@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from pure_rllib.embedded.task import (
+from pure_rllib.arithmetic.task import (
     TASK_M20B,
     TASK_Y,
     TASK_Z,

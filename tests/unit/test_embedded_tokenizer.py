@@ -3,9 +3,9 @@ import random
 import pytest
 from transformers import AutoTokenizer
 
-from pure_rllib.embedded.model import model_config
-from pure_rllib.embedded.task import TASK_M20B, TASK_Y, TASK_Z
-from pure_rllib.embedded.tokenizer import build_tokenizer, save_tokenizer
+from pure_rllib.arithmetic.model import model_config
+from pure_rllib.arithmetic.task import TASK_M20B, TASK_Y, TASK_Z
+from pure_rllib.arithmetic.tokenizer import build_tokenizer, save_tokenizer
 
 
 @pytest.mark.parametrize(

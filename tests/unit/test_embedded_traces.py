@@ -3,10 +3,10 @@ from collections import Counter
 
 import pytest
 
-from pure_rllib.embedded.checker import ERROR_KINDS, check_steps
-from pure_rllib.embedded.task import TASK_M20B, TASK_Y, TASK_Z
-from pure_rllib.embedded.tokenizer import build_tokenizer
-from pure_rllib.embedded.traces import IGNORED, TraceMaker
+from pure_rllib.arithmetic.checker import ERROR_KINDS, check_steps
+from pure_rllib.arithmetic.task import TASK_M20B, TASK_Y, TASK_Z
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
+from pure_rllib.arithmetic.traces import IGNORED, TraceMaker
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pure_rllib.experiment import Experiment, load_experiment
-from pure_rllib.run.search import check_sweep, make_scheduler, param_space
-from pure_rllib.run.study import Trial, reached, study_table
+from pure_rllib.cli.experiment import Experiment, load_experiment
+from pure_rllib.cli.search import check_sweep, make_scheduler, param_space
+from pure_rllib.cli.study import Trial, reached, study_table
 
 TINY = """
 tiny:

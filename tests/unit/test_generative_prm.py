@@ -9,13 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pure_rllib.data.problems import ListProblems, Problem
-from pure_rllib.envs.generative_prm import GenerativeLoader
 from pure_rllib.envs.math_env import MathEnv
-from pure_rllib.envs.process_rewards import make_step_scorer
-from pure_rllib.generation.load_policy import policy_config, random_model
 from pure_rllib.generation.transformers_generator import TransformersGenerator
+from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
-from pure_rllib.rewards.generative_prm import (
+from pure_rllib.rewards.make_generative import GenerativeLoader
+from pure_rllib.rewards.make_scorer import make_step_scorer
+from pure_rllib.rewards.prm.generative import (
     GenerativePRM,
     LogpJudge,
     ModelJudge,

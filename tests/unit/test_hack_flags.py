@@ -5,7 +5,7 @@ import pytest
 
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.credit.text_metrics import repetition
-from pure_rllib.rewards.hack_flags import (
+from pure_rllib.hacking.flags import (
     HACKS,
     HackLimits,
     flag_group,

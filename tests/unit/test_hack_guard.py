@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pure_rllib.algorithms import PUREConfig, RewardHackingMonitor
-from pure_rllib.algorithms.pure.hack_guard import cap_rewards
 from pure_rllib.envs.vector import JudgedResponse
+from pure_rllib.hacking.guard import cap_rewards
 from pure_rllib.rewards.base import Verdict
 
 

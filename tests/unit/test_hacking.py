@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pure_rllib.reporting.hacking import (
+from pure_rllib.hacking.detector import (
     SIGNALS,
     HackingThresholds,
     _student,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pure_rllib.algorithms.hacking_monitor import MAX_RETURNS, RewardHackingMonitor
+from pure_rllib.hacking.monitor import MAX_RETURNS, RewardHackingMonitor
 
 THRESHOLDS = {"window": 2, "memory": 6, "noise": 1.0}
 

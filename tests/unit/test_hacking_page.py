@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure.hack_guard import ACTIONS
-from pure_rllib.reporting.hacking import SIGNALS, HackingThresholds
+from pure_rllib.hacking.detector import SIGNALS, HackingThresholds
+from pure_rllib.hacking.flags import HACKS
+from pure_rllib.hacking.guard import ACTIONS
 from pure_rllib.reporting.metrics import METRICS
-from pure_rllib.rewards.hack_flags import HACKS
 
 REPO = Path(__file__).parents[2]
 PAGE = (REPO / "docs" / "reward_hacking.md").read_text()

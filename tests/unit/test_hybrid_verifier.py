@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from pure_rllib.generation.load_policy import policy_config, random_model
-from pure_rllib.rewards.answer_guards import guard_reason
+from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import Verifier
-from pure_rllib.rewards.generative_prm import ModelJudge
-from pure_rllib.rewards.hybrid_verifier import (
+from pure_rllib.rewards.prm.generative import ModelJudge
+from pure_rllib.rewards.verifier.guards import guard_reason
+from pure_rllib.rewards.verifier.hybrid import (
     QUESTION,
     GenerativeOpinion,
     HybridVerifier,
 )
-from pure_rllib.rewards.verifier import MathVerifier
+from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 
 # Patterns that verifying models were seen to accept (arXiv 2505.22203 and 2507.08794).

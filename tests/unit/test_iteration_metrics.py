@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure.env_summary import EnvSummary
-from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
-from pure_rllib.algorithms.pure.group_env_runner import Group
-from pure_rllib.algorithms.pure.iteration_metrics import (
+from pure_rllib.algorithms.evaluation import evaluation_metrics
+from pure_rllib.algorithms.metrics import (
     RunCounts,
     iteration_metrics,
     nested,
 )
-from pure_rllib.algorithms.pure.records import has_signal
-from pure_rllib.algorithms.pure.sampling import SampledBatch
 from pure_rllib.reporting.metrics import METRICS, check_names
 from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.rollouts.env_runner import Group
+from pure_rllib.rollouts.env_summary import EnvSummary
+from pure_rllib.rollouts.records import has_signal
+from pure_rllib.rollouts.sampler import SampledBatch
 
 
 def record(

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from pure_rllib.algorithms.pure.judge_counts import JUDGE_COUNTS, judge_counts
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.envs.vector import ResponseJudge
 from pure_rllib.reporting.metrics import check_names
 from pure_rllib.rewards.base import FunctionVerifier, counts_of
-from pure_rllib.rewards.generative_prm import GenerativePRM
-from pure_rllib.rewards.hybrid_verifier import HybridVerifier
+from pure_rllib.rewards.prm.generative import GenerativePRM
+from pure_rllib.rewards.verifier.hybrid import HybridVerifier
+from pure_rllib.rollouts.judge_counts import JUDGE_COUNTS, judge_counts
 from pure_rllib.testing import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from pure_rllib.cli.labelled_rollouts import labelled_rollouts
+from pure_rllib.cli.rollout_files import write_rollouts
 from pure_rllib.reporting.records import ResponseRecord
-from pure_rllib.run.labelled_rollouts import labelled_rollouts
-from pure_rllib.run.rollout_files import write_rollouts
 
 EXPERIMENT = """\
 run-of-a-test:

@@ -12,8 +12,8 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from pure_rllib.algorithms.pure import learner_calls
-from pure_rllib.algorithms.pure.learner_calls import LearnerLostError, on_learners
+from pure_rllib.distributed import calls as learner_calls
+from pure_rllib.distributed.calls import LearnerLostError, on_learners
 
 
 class FakeRay:

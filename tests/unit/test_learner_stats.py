@@ -8,9 +8,9 @@ import pytest
 import torch
 from ray.rllib.core.columns import Columns
 
-from pure_rllib.algorithms import columns
-from pure_rllib.algorithms.pure.learner_stats import LearnerStats, batch_stats, merge
 from pure_rllib.credit.rollout_correction import correct_loss, mismatch_sums
+from pure_rllib.learners.stats import LearnerStats, batch_stats, merge
+from pure_rllib.models import columns
 
 ADVANTAGES = torch.tensor([[1.0, 3.0, 0.0], [-2.0, 0.0, 0.0], [4.0, 0.0, -1.0]])
 RETURNS = torch.tensor([[2.0, 2.0, 0.0], [1.0, 0.0, 0.0], [5.0, 1.0, 1.0]])

@@ -8,8 +8,9 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from pure_rllib.algorithms import PUREConfig, columns
-from pure_rllib.algorithms.pure.llm_rl_module import ENTROPY, LLMRLModule
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.models import columns
+from pure_rllib.models.llm_rl_module import ENTROPY, LLMRLModule
 from pure_rllib.testing import tiny_model_config
 
 VOCAB = 32

@@ -17,7 +17,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from pure_rllib.generation.logprobs import (
+from pure_rllib.models.logprobs import (
     check_chunked_logps,
     chunked_logps,
     response_logps,

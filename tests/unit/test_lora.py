@@ -10,11 +10,12 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from pure_rllib.algorithms import PUREConfig, columns
-from pure_rllib.algorithms.pure.llm_rl_module import LLMRLModule
-from pure_rllib.algorithms.pure.lora import lora_off, merged_tensors, save_merged
-from pure_rllib.algorithms.pure.masters import Masters
-from pure_rllib.generation.weights import export_policy, untied_tensors
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.learners.master_weights import Masters
+from pure_rllib.models import columns
+from pure_rllib.models.llm_rl_module import LLMRLModule
+from pure_rllib.models.lora import lora_off, merged_tensors, save_merged
+from pure_rllib.models.weights import export_policy, untied_tensors
 from pure_rllib.testing import tiny_model_config
 
 VOCAB = 32
@@ -197,7 +198,7 @@ def test_settings_that_cannot_work_are_refused(lora: Any, message: str) -> None:
 def test_a_missing_peft_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pure_rllib.algorithms.pure.lora.find_spec", lambda name: None)
+    monkeypatch.setattr("pure_rllib.models.lora.find_spec", lambda name: None)
     config = PUREConfig().environment("pure_rllib/Arithmetic-v0")
     config.rl_module(model_config={"lora": LORA})
     with pytest.raises(ValueError, match=r"pure-rllib\[lora\]"):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from pure_rllib.algorithms.pure.masters import Masters
+from pure_rllib.learners.master_weights import Masters
 
 
 def linear(dtype: torch.dtype) -> torch.nn.Linear:

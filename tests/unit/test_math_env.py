@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.math_env import MathEnv
-from pure_rllib.envs.process_rewards import DeferredScorer
-from pure_rllib.generation.load_policy import policy_config, random_model
+from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier
-from pure_rllib.rewards.hybrid_verifier import HybridVerifier
-from pure_rllib.rewards.process_reward import ProcessRewardModel
+from pure_rllib.rewards.make_scorer import DeferredScorer
+from pure_rllib.rewards.prm.model import ProcessRewardModel
+from pure_rllib.rewards.verifier.hybrid import HybridVerifier
 from pure_rllib.testing import (
     HashScorer,
     byte_tokenizer,

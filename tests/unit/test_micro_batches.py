@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.rllib.core.columns import Columns
 
-from pure_rllib.algorithms import columns
-from pure_rllib.algorithms.pure.micro_batches import micro_batches, split_by_tokens
+from pure_rllib.models import columns
+from pure_rllib.models.batching import micro_batches, split_by_tokens
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pure_rllib.rewards.base import FunctionScorer, ScoringRequest
-from pure_rllib.rewards.minimum_scorer import MinimumScorer
+from pure_rllib.rewards.prm.minimum_scorer import MinimumScorer
 
 
 def request(*steps: str) -> ScoringRequest:

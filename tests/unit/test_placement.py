@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from pure_rllib.algorithms.pure import placement
+from pure_rllib.algorithms import placement
 
 
 @pytest.mark.parametrize(("num_env_runners", "is_warned"), [(3, True), (2, False)])

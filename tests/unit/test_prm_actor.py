@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from pure_rllib.algorithms import PURE, PUREConfig
-from pure_rllib.algorithms.prm_actor import PRMActor
-from pure_rllib.algorithms.prm_pool import (
+from pure_rllib.rewards.base import ScoringRequest
+from pure_rllib.rewards.prm.actor import PRMActor
+from pure_rllib.rewards.prm.pool import (
     PRMPool,
     PRMPoolSettings,
     _Batch,
     check_prm_actors,
 )
-from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.testing import HashScorer
 
 

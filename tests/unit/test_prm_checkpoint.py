@@ -15,9 +15,9 @@ from transformers import (
     Qwen2Model,
 )
 
-from pure_rllib.generation.load_policy import policy_config, random_model
+from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.process_reward import ProcessRewardModel
+from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 
 CHAT = (

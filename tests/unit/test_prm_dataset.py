@@ -9,7 +9,7 @@ from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.prm_training.dataset import Collator, step_rows
 from pure_rllib.prm_training.losses import IGNORED
 from pure_rllib.prm_training.solutions import LabelledSolution, scoring_requests
-from pure_rllib.rewards.process_reward import ProcessRewardModel
+from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 
 TOKENIZER = byte_tokenizer()

@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import AddedToken
 
-from pure_rllib.rewards.prm_formats import FORMATS, PRMFormat, format_ids, make_format
+from pure_rllib.rewards.prm.formats import FORMATS, PRMFormat, format_ids, make_format
 from pure_rllib.testing import byte_tokenizer
 
 

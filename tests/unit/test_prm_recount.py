@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForTokenClassification
 
-from pure_rllib.cli import main
+from pure_rllib.cli.main import main
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 
 SUBSETS = ("gsm8k", "math", "omnimath")

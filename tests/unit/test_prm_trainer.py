@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM, TrainingArguments
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-from pure_rllib.cli import main
+from pure_rllib.cli.main import main
 from pure_rllib.prm_training.settings import PRMTrainingSettings, accumulation
 from pure_rllib.prm_training.solutions import LabelledSolution
 from pure_rllib.prm_training.trainer import (

@@ -8,10 +8,10 @@ import torch
 from tokenizers import AddedToken
 from transformers import Qwen2Config, Qwen2ForTokenClassification, Qwen2Tokenizer
 
-from pure_rllib.generation.model_files import check_model_folder
+from pure_rllib.models.model_files import check_model_folder
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
-from pure_rllib.rewards.process_reward import ProcessRewardModel
-from pure_rllib.rewards.row_scorer import token_budget_batches
+from pure_rllib.rewards.prm.model import ProcessRewardModel
+from pure_rllib.rewards.prm.rows import token_budget_batches
 
 WORDS = ["<pad>", "<|endoftext|>", "\n", "\n\n", "a", "b", "c", "d"]
 EOS, NL, BLANK = 1, 2, 3

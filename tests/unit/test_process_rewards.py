@@ -10,9 +10,9 @@ from transformers import AutoModelForTokenClassification
 from pure_rllib.credit.returns import min_form_weights
 from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.math_env import MathEnv
-from pure_rllib.envs.process_rewards import DeferredScorer, make_step_scorer
-from pure_rllib.generation.load_policy import policy_config, random_model
+from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer
+from pure_rllib.rewards.make_scorer import DeferredScorer, make_step_scorer
 from pure_rllib.testing import HashScorer, byte_tokenizer, complete, tiny_model_config
 
 TOKENIZER = byte_tokenizer()

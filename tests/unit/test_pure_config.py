@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from pure_rllib.algorithms import PURE, PUREConfig
-from pure_rllib.algorithms.pure.env_summary import EnvSummary
-from pure_rllib.algorithms.pure.group_env_runner import GroupEnvRunner
-from pure_rllib.algorithms.pure.validation import check_against_env
+from pure_rllib.algorithms.config_rules import check_against_env
 from pure_rllib.credit.presets import PRESETS
+from pure_rllib.rollouts.env_runner import GroupEnvRunner
+from pure_rllib.rollouts.env_summary import EnvSummary
 from pure_rllib.testing import tiny_model_config
 
 Change = Callable[[PUREConfig], Any]

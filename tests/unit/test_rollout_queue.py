@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure.group_env_runner import Group, RunnerSample
-from pure_rllib.algorithms.pure.rollout_queue import RolloutQueue, mark_lags
 from pure_rllib.data.order import ProblemOrder
 from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.rollouts.env_runner import Group, RunnerSample
+from pure_rllib.rollouts.rollout_queue import RolloutQueue, mark_lags
 
 NUM_PROBLEMS = 5
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from pure_rllib.algorithms import PUREConfig
+from pure_rllib.cli.folder import RunFolder, new_folder
+from pure_rllib.cli.loggers import RunLoggers, RunTrial
+from pure_rllib.cli.rollout_files import drop_later, read_rollouts, write_rollouts
+from pure_rllib.cli.rows import evaluation_of, is_reached, read_rows, row_of
+from pure_rllib.cli.session import cpus_of, embedded_models
 from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.records import ResponseRecord
-from pure_rllib.run.folder import RunFolder, new_folder
-from pure_rllib.run.loggers import RunLoggers, RunTrial
-from pure_rllib.run.rollout_files import drop_later, read_rollouts, write_rollouts
-from pure_rllib.run.rows import evaluation_of, is_reached, read_rows, row_of
-from pure_rllib.run.session import cpus_of, embedded_models
 
 
 def test_a_row_has_every_metric_and_nothing_else() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pure_rllib.algorithms.pure.train_batch import (
+from pure_rllib.learners.train_batch import (
     MiniBatchPlan,
     deal_by_tokens,
     plan_mini_batches,

@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from pure_rllib.generation.base import Response, SamplingParams
-from pure_rllib.generation.logprobs import response_logps
 from pure_rllib.generation.sampling import choose_tokens, row_uniforms
 from pure_rllib.generation.transformers_generator import TransformersGenerator
-from pure_rllib.generation.weights import LiveWeights
+from pure_rllib.models.logprobs import response_logps
+from pure_rllib.models.weights import LiveWeights
 
 VOCAB_SIZE, PAD, EOS = 23, 0, 1
 SMALL: dict[str, Any] = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pure_rllib.cli.labelled_pairs import load_pairs, measure
 from pure_rllib.rewards.base import Verifier
-from pure_rllib.rewards.verifier import MathVerifier
-from pure_rllib.run.labelled_pairs import load_pairs, measure
+from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
 SHARED = Path(
     os.environ.get("PURE_SHARED_DIR", Path(__file__).parents[2] / ".." / "shared")
@@ -116,7 +116,8 @@ def test_hostile_answers_leave_the_next_answer_right():
 
 def test_a_worker_holds_no_more_than_its_memory_limit():
     code = (
-        "from pure_rllib.rewards.verifier_worker import set_limits; set_limits(200);"
+        "from pure_rllib.rewards.verifier.worker_process import set_limits;"
+        "set_limits(200);"
         "bytearray(150 << 20); print('fits', flush=True); bytearray(250 << 20)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from pure_rllib.rewards.base import OUTCOMES
-from pure_rllib.rewards.verifier import MathVerifier
+from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
 NUM_HOSTILE = 1000
 NUM_WORKERS = 2

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pure_rllib.cli import main
+from pure_rllib.cli.main import main
 
 ROWS = [
     {"gold": "5", "pred": "\\boxed{5}", "expected": True},

@@ -11,9 +11,9 @@ import pytest
 from ray.exceptions import RpcError
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure import watchdog
-from pure_rllib.algorithms.pure.collectives import current_phase, phase
-from pure_rllib.algorithms.pure.watchdog import (
+from pure_rllib.distributed import watchdog
+from pure_rllib.distributed.collectives import current_phase, phase
+from pure_rllib.distributed.watchdog import (
     Beat,
     last_beats,
     start_watchdog,

@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from pure_rllib.generation.weight_files import (
+from pure_rllib.models.weight_files import (
     ROOT_VARIABLE,
     FolderWeights,
     WeightsRoot,
     write_index,
     write_weights,
 )
-from pure_rllib.generation.weights import cut_into_shards, untied_tensors
+from pure_rllib.models.weights import cut_into_shards, untied_tensors
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_the_last_user_removes_a_shared_root(parent: Path) -> None:
 
 def test_a_killed_process_leaves_nothing_for_long(parent: Path) -> None:
     code = (
-        "from pure_rllib.generation.weight_files import WeightsRoot\n"
+        "from pure_rllib.models.weight_files import WeightsRoot\n"
         "import time; print(WeightsRoot(0).path, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(

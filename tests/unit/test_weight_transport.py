@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.pure.weight_broadcast import BroadcastWeights
-from pure_rllib.algorithms.pure.weight_transport import (
+from pure_rllib.weight_sync.nccl import BroadcastWeights
+from pure_rllib.weight_sync.transport import (
     check_weight_transport,
     transfer_backend,
 )

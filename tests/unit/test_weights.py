@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from pure_rllib.generation.weights import (
+from pure_rllib.models.weights import (
     LiveWeights,
     copy_weights,
     cut_into_shards,

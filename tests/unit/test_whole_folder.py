@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pure_rllib.generation import whole_folder
-from pure_rllib.generation.whole_folder import (
+from pure_rllib import whole_folder
+from pure_rllib.whole_folder import (
     delete_whole,
     exchange,
     find_whole,

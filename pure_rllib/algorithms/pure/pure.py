@@ -15,45 +15,45 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune import PlacementGroupFactory
 
-from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
-from pure_rllib.algorithms.prm_pool import start_prm_actors, with_prm_bundles
-from pure_rllib.algorithms.pure import learner_stats
-from pure_rllib.algorithms.pure.callback_state import (
+from pure_rllib.algorithms.callback_state import (
     callback_states,
     set_callback_states,
 )
-from pure_rllib.algorithms.pure.checkpoint_files import WholeCheckpoints
-from pure_rllib.algorithms.pure.env_summary import EnvSummary, token_env_of
-from pure_rllib.algorithms.pure.evaluation import evaluation_metrics
-from pure_rllib.algorithms.pure.group_delivery import deliver
-from pure_rllib.algorithms.pure.group_env_runner import Group
-from pure_rllib.algorithms.pure.iteration_metrics import (
+from pure_rllib.algorithms.checkpoints import WholeCheckpoints
+from pure_rllib.algorithms.config_rules import check_against_env
+from pure_rllib.algorithms.evaluation import evaluation_metrics
+from pure_rllib.algorithms.metrics import (
     RunCounts,
     iteration_metrics,
     nested,
 )
-from pure_rllib.algorithms.pure.learner_calls import on_learners
-from pure_rllib.algorithms.pure.placement import (
+from pure_rllib.algorithms.placement import (
     spread_env_runners,
     without_env_runners,
 )
 from pure_rllib.algorithms.pure.pure_config import PUREConfig
-from pure_rllib.algorithms.pure.rollout_queue import RolloutQueue, mark_lags
-from pure_rllib.algorithms.pure.rollouts import records_with_advantages
-from pure_rllib.algorithms.pure.sampling import (
-    SampledBatch,
-    Turn,
-    sample_groups,
-)
-from pure_rllib.algorithms.pure.train_batch import (
+from pure_rllib.algorithms.rollouts import records_with_advantages
+from pure_rllib.connectors.pipeline import add_pure_connectors
+from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
+from pure_rllib.distributed.calls import on_learners
+from pure_rllib.learners import stats as learner_stats
+from pure_rllib.learners.delivery import deliver
+from pure_rllib.learners.train_batch import (
     MiniBatchPlan,
     groups_to_learn_from,
     plan_mini_batches,
 )
-from pure_rllib.algorithms.pure.validation import check_against_env
-from pure_rllib.algorithms.pure.weight_exchange import WeightExchange, Weights
-from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
 from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.rewards.prm.pool import start_prm_actors, with_prm_bundles
+from pure_rllib.rollouts.env_runner import Group
+from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
+from pure_rllib.rollouts.rollout_queue import RolloutQueue, mark_lags
+from pure_rllib.rollouts.sampler import (
+    SampledBatch,
+    Turn,
+    sample_groups,
+)
+from pure_rllib.weight_sync.object_store import WeightExchange, Weights
 
 _STATE = "pure"
 _CALLBACKS = "pure_callbacks"

@@ -9,11 +9,11 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
-from pure_rllib.algorithms.pure.hacking_settings import HackingSettings
-from pure_rllib.algorithms.pure.learner_settings import LearnerSettings
-from pure_rllib.algorithms.pure.validation import check_config
+from pure_rllib.algorithms.config_rules import check_config
+from pure_rllib.algorithms.hacking_settings import HackingSettings
+from pure_rllib.algorithms.learner_settings import LearnerSettings
+from pure_rllib.arithmetic.cache import resolve_model
 from pure_rllib.credit.presets import PRESETS, CreditConfig
-from pure_rllib.embedded.cache import resolve_model
 
 # How blank steps end is the step splitter's matter, not a setting.
 _CREDIT_SETTINGS = tuple(
@@ -51,7 +51,7 @@ class PUREConfig(LearnerSettings, HackingSettings):
         if algo_class is None:
             from pure_rllib.algorithms.pure.pure import PURE as algo_class  # noqa: N811
         super().__init__(algo_class=algo_class)
-        from pure_rllib.algorithms.pure.group_env_runner import GroupEnvRunner
+        from pure_rllib.rollouts.env_runner import GroupEnvRunner
 
         # .env_runners()
         self.env_runner_cls = GroupEnvRunner
@@ -344,7 +344,7 @@ class PUREConfig(LearnerSettings, HackingSettings):
 
     def full_model_config(self) -> dict[str, Any]:
         """Returns `model_config` with defaults, and `embedded:` names as folders."""
-        from pure_rllib.algorithms.pure.llm_rl_module import MODEL_CONFIG_DEFAULTS
+        from pure_rllib.models.llm_rl_module import MODEL_CONFIG_DEFAULTS
 
         settings = {**MODEL_CONFIG_DEFAULTS, **self.model_config}
         if isinstance(settings["model"], str):
@@ -364,7 +364,7 @@ class PUREConfig(LearnerSettings, HackingSettings):
     @override(AlgorithmConfig)
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Returns the spec of `LLMRLModule`."""
-        from pure_rllib.algorithms.pure.llm_rl_module import LLMRLModule
+        from pure_rllib.models.llm_rl_module import LLMRLModule
 
         return RLModuleSpec(
             module_class=LLMRLModule, model_config=self.full_model_config()
@@ -373,7 +373,7 @@ class PUREConfig(LearnerSettings, HackingSettings):
     @override(AlgorithmConfig)
     def build_learner_group(self, *, placement_group: Any = None, **kwargs: Any) -> Any:
         """Builds the learners, packed on as few nodes as possible."""
-        from pure_rllib.algorithms.pure.placement import pack_learners
+        from pure_rllib.algorithms.placement import pack_learners
 
         places = placement_group or pack_learners(self)
         return super().build_learner_group(placement_group=places, **kwargs)
@@ -386,7 +386,7 @@ class PUREConfig(LearnerSettings, HackingSettings):
         device: Any = None,
     ) -> ConnectorV2:
         """Returns the pipeline from episodes to advantages, then the user's pieces."""
-        from pure_rllib.algorithms.connectors.pipeline import add_pure_connectors
+        from pure_rllib.connectors.pipeline import add_pure_connectors
 
         pipeline = super().build_learner_connector(
             input_observation_space, input_action_space, device

@@ -1,1 +1,0 @@
-"""Learner connectors, one per file: from groups of episodes to advantages."""

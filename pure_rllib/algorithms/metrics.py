@@ -1,0 +1,135 @@
+"""From what an iteration did to the metrics that are logged."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pure_rllib.reporting.metrics import METRICS
+from pure_rllib.reporting.response_metrics import response_metrics
+from pure_rllib.rollouts.env_summary import EnvSummary
+from pure_rllib.rollouts.judge_counts import JUDGE_COUNTS
+from pure_rllib.rollouts.records import has_signal
+from pure_rllib.rollouts.sampler import SampledBatch
+
+
+@dataclass(slots=True)
+class RunCounts:
+    """What a run has done so far; part of its checkpoints.
+
+    Attributes:
+        cursor: prompts whose groups have been sampled, without those under way; also
+            the next group's id.
+        weights_version: of the policy that env runners sample from.
+        num_tokens_sampled: response tokens.
+        num_responses: responses.
+        num_dropped: groups left out because they taught nothing.
+    """
+
+    cursor: int = 0
+    weights_version: int = 0
+    num_tokens_sampled: int = 0
+    num_responses: int = 0
+    num_dropped: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Returns the counts, for a checkpoint."""
+        return asdict(self)
+
+
+def iteration_metrics(
+    batch: SampledBatch,
+    *,
+    num_kept: int,
+    learned: Mapping[str, float],
+    seconds: Mapping[str, float],
+    counts: RunCounts,
+    env: EnvSummary,
+    config: Any,
+) -> dict[str, float]:
+    """Gathers the metrics of one iteration and adds to the counts.
+
+    Args:
+        batch: what was sampled.
+        num_kept: groups that were learned from.
+        learned: the learners' metrics.
+        seconds: wall-clock time of the algorithm's phases: `wait` (for samples),
+            `learn`, `publish` and `iteration`.
+        counts: of the run; changed.
+        env: facts about the environment.
+        config: the `PUREConfig`.
+
+    Returns:
+        Flat metrics, each explained in `reporting.metrics`.
+    """
+    records = [record for group in batch.groups for record in group.records]
+    sampled = sum(record.num_tokens for record in records)
+    counts.num_tokens_sampled += sampled
+    counts.num_responses += len(records)
+    runner = batch.seconds
+    phases = {
+        "sample": runner["sample"],
+        "score": runner["score"],
+        "verify": runner["verify"],
+        "learn": seconds["learn"],
+        "sync": runner["sync"] + seconds["publish"],
+    }
+    sampling = sum(runner[phase] for phase in ("sample", "score", "verify", "sync"))
+    overlapped = max(0.0, sampling - seconds["wait"])
+    lags = [float(record.metadata["weights_lag"]) for record in records]
+    learned = dict(learned)
+    learned_tokens = learned.pop("num_tokens") * config.num_epochs
+    # The learners know advantages, which the records do not hold yet: theirs win.
+    return {
+        **{name: math.nan for name in METRICS if not name.startswith("evaluation/")},
+        **response_metrics(records),
+        **learned,
+        "groups/no_signal_share": 1.0
+        - sum(has_signal(g.records, config) for g in batch.groups) / len(batch.groups),
+        "groups/dropped": float(len(batch.groups) - num_kept),
+        "groups/resampled": float(batch.num_resampled),
+        "prompt/dropped": float(env.num_dropped_prompts),
+        **{name: float(batch.counts[name]) for name in JUDGE_COUNTS},
+        "throughput/scoring_share": phases["score"] / seconds["iteration"],
+        "generator_learner_logp_gap": batch.logp_gap,
+        "weights/version": float(batch.weights_version),
+        "weights/lag_mean": sum(lags) / len(lags),
+        "weights/lag_max": max(lags),
+        "epoch": counts.cursor / env.num_problems,
+        "problems_seen": float(counts.cursor),
+        "throughput/sampled_tokens_per_s": _rate(sampled, phases["sample"]),
+        "throughput/scored_tokens_per_s": _rate(sampled, phases["score"]),
+        "throughput/learned_tokens_per_s": _rate(learned_tokens, phases["learn"]),
+        **{f"seconds/{phase}": value for phase, value in phases.items()},
+        "seconds/iteration": seconds["iteration"],
+        "seconds/wait": seconds["wait"],
+        "seconds/other": seconds["iteration"] - (sum(phases.values()) - overlapped),
+        "sampling/overlap_share": _rate(overlapped, sampling),
+        "env_runners/episode_return_mean": _mean_return(records),
+        "env_runners/episode_len_mean": sampled / len(records),
+        "env_runners/num_episodes": float(len(records)),
+        "env_runners/num_env_steps_sampled": float(sampled),
+        "env_runners/num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
+        "num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
+    }
+
+
+def _mean_return(records: Any) -> float:
+    """Mean over responses of the environment's undiscounted return."""
+    return float(sum(float(sum(r.step_rewards)) for r in records) / len(records))
+
+
+def _rate(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds > 0 else math.nan
+
+
+def nested(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Turns `{"a/b": 1.0}` into `{"a": {"b": 1.0}}`, as Ray's results are."""
+    result: dict[str, Any] = {}
+    for name, value in metrics.items():
+        *path, last = name.split("/")
+        inner = result
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return result

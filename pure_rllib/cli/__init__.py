@@ -1,0 +1,1 @@
+"""The command line: experiments, their folders, loops, sweeps."""

@@ -1,0 +1,7 @@
+"""`python -m pure_rllib.cli` is `pure-rllib`."""
+
+import sys
+
+from pure_rllib.cli.main import main
+
+sys.exit(main())

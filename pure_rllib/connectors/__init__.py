@@ -1,0 +1,1 @@
+"""Learner connectors, one per file: episodes -> rows -> returns -> advantages."""

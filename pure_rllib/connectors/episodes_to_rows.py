@@ -1,0 +1,106 @@
+"""Learner connector: groups of episodes -> one row per response.
+
+B responses, L columns, T response tokens, S steps.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from pure_rllib.models import columns
+from pure_rllib.rollouts.episodes import ResponseData
+
+
+class EpisodesToRows(ConnectorV2):
+    """Pads prompts, responses and rewards to tensors with one row per response.
+
+    Reads the episodes' actions, `ACTION_LOGP` outputs and `ResponseData`.
+
+    Writes `INPUT_IDS` `[B, L]`, `PROMPT_LENS`, `RESPONSE_LENS`, `GROUP_ID` and
+    `VERIFIABLE_REWARDS` `[B]`, `ACTIONS`, `ACTION_LOGP` and `LOSS_MASK` `[B, T]`,
+    `STEP_REWARDS`, `STEP_MASK` and `STEP_ENDS` `[B, S]`.
+
+    Args:
+        mask_truncated: leave responses that ran out of tokens out of the loss.
+    """
+
+    def __init__(
+        self,
+        input_observation_space: Any = None,
+        input_action_space: Any = None,
+        *,
+        mask_truncated: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(input_observation_space, input_action_space, **kwargs)
+        self.mask_truncated = mask_truncated
+
+    @override(ConnectorV2)
+    def __call__(
+        self,
+        *,
+        rl_module: RLModule,
+        batch: dict[str, Any],
+        episodes: Sequence[SingleAgentEpisode],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Adds the columns to the batch of the default module."""
+        data = [ResponseData.of(episode) for episode in episodes]
+        actions = [np.asarray(e.get_actions(), np.int64) for e in episodes]
+        logps = [
+            np.asarray(e.get_extra_model_outputs(Columns.ACTION_LOGP), np.float32)
+            for e in episodes
+        ]
+        spans = [d.step_spans for d in data]
+        rows = [
+            np.concatenate([d.prompt_ids, a])
+            for d, a in zip(data, actions, strict=True)
+        ]
+        response_lens = torch.tensor([len(a) for a in actions])
+        loss_mask = _mask(response_lens)
+        if self.mask_truncated:
+            is_truncated = torch.tensor([e.is_truncated for e in episodes])
+            loss_mask = loss_mask & ~is_truncated[:, None]
+        batch[DEFAULT_MODULE_ID] = {
+            columns.INPUT_IDS: _pad(rows),
+            columns.PROMPT_LENS: torch.tensor([len(d.prompt_ids) for d in data]),
+            columns.RESPONSE_LENS: response_lens,
+            columns.GROUP_ID: torch.tensor([d.group_id for d in data]),
+            columns.VERIFIABLE_REWARDS: torch.tensor(
+                [
+                    float("nan") if d.verifiable_reward is None else d.verifiable_reward
+                    for d in data
+                ]
+            ),
+            columns.STEP_REWARDS: _pad([d.step_rewards for d in data]),
+            columns.STEP_MASK: _mask(torch.tensor([len(s) for s in spans])),
+            columns.STEP_ENDS: _pad([s[:, 1] - 1 for s in spans], padding=-1),
+            Columns.ACTIONS: _pad(actions),
+            Columns.ACTION_LOGP: _pad(logps),
+            Columns.LOSS_MASK: loss_mask,
+        }
+        return batch
+
+
+def _pad(arrays: Sequence[np.ndarray], padding: int = 0) -> Tensor:
+    """Stacks arrays of different lengths, padding behind them."""
+    return torch.nn.utils.rnn.pad_sequence(
+        # A copy, because Ray hands out read-only arrays.
+        [torch.tensor(a) for a in arrays],
+        batch_first=True,
+        padding_value=padding,
+    )
+
+
+def _mask(lengths: Tensor) -> Tensor:
+    """`[B, max length]` bool: True where a row has an item."""
+    return torch.arange(int(lengths.max()))[None] < lengths[:, None]

@@ -1,0 +1,1 @@
+"""Responses that game their rewards: flags, caps, and the monitor."""

@@ -1,0 +1,1 @@
+"""What updates the policy: RLlib learners for whole responses."""

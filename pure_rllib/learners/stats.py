@@ -1,0 +1,126 @@
+"""Sums that learners report and the algorithm turns into metrics."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from pure_rllib.models import columns
+
+_SUM, _COUNT, _MAX, _LAST = "sum", "count", "max", "last"
+
+
+class LearnerStats:
+    """Collects sums, counts and maxima by metric name, in one learner's update."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[str, Any]] = {
+            _SUM: {},
+            _COUNT: {},
+            _MAX: {},
+            _LAST: {},
+        }
+
+    def add(self, name: str, total: float, count: float) -> None:
+        """Adds `total` over `count` items to a mean."""
+        self._values[_SUM][name] = self._values[_SUM].get(name, 0.0) + float(total)
+        self._values[_COUNT][name] = self._values[_COUNT].get(name, 0.0) + float(count)
+
+    def mean(self, name: str, value: float) -> None:
+        """Adds one value to a mean."""
+        self.add(name, value, 1.0)
+
+    def maximum(self, name: str, value: float) -> None:
+        """Keeps the largest value."""
+        known = self._values[_MAX].get(name, float("-inf"))
+        self._values[_MAX][name] = max(known, float(value))
+
+    def set(self, name: str, value: float) -> None:
+        """Keeps the last value."""
+        self._values[_LAST][name] = float(value)
+
+    def add_tokens(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Adds `[B, T]` values to a mean over the tokens of the mask."""
+        self.add(name, float(values.detach()[mask].sum()), float(mask.sum()))
+
+    def add_loss(self, sums: Mapping[str, Any]) -> None:
+        """Adds what `clipped_policy_loss` reports of one micro-batch."""
+        count = float(sums["num_tokens"])
+        self.add("clip/low_share", float(sums["clip_low_count"]), count)
+        self.add("clip/high_share", float(sums["clip_high_count"]), count)
+        self.add("ratio/mean", float(sums["ratio_sum"]), count)
+        self.add("kl/old_policy", float(sums["kl_k3_sum"]), count)
+        self.maximum("ratio/max", float(sums["ratio_max"]))
+
+    def add_mismatch(self, sums: Mapping[str, Any]) -> None:
+        """Adds what `mismatch_sums` says of the distance to the generator."""
+        count = float(sums["num_tokens"])
+        self.add("mismatch/ratio_mean", float(sums["ratio_sum"]), count)
+        self.add("mismatch/ratio_square", float(sums["ratio_square_sum"]), count)
+        self.add("mismatch/kl", float(sums["kl_sum"]), count)
+        self.maximum("mismatch/ratio_max", float(sums["ratio_max"]))
+
+    def add_correction(self, sums: Mapping[str, Any]) -> None:
+        """Adds what `correct_loss` did about it."""
+        tokens, responses = float(sums["num_tokens"]), float(sums["num_responses"])
+        self.add("correction/weight_mean", float(sums["weight_sum"]), tokens)
+        self.add("correction/truncated_share", float(sums["num_truncated"]), tokens)
+        self.add("correction/masked_share", float(sums["num_masked"]), responses)
+
+    def add_gap(self, logp: Tensor, old_logp: Tensor, mask: Tensor) -> None:
+        """Adds how far the ratio is from 1 before the first update.
+
+        Unless a generator lags behind, both describe the same policy at that moment, so
+        that every difference is one between two computations of the same number.
+        """
+        ratio_deviation = torch.expm1((logp.detach() - old_logp)[mask]).abs()
+        self.maximum(
+            "ratio/first_minibatch_max_deviation",
+            float(ratio_deviation.max()) if ratio_deviation.numel() else 0.0,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the sums, for `merge`."""
+        return self._values
+
+
+def batch_stats(batch: Mapping[str, Any], stats: LearnerStats) -> None:
+    """Adds what is known of a train batch before its first update."""
+    mask = batch[Columns.LOSS_MASK]
+    advantages = batch[Columns.ADVANTAGES]
+    stats.add_tokens("return/mean", batch[columns.RETURNS], mask)
+    stats.add_tokens("advantage/mean", advantages, mask)
+    stats.add_tokens("advantage/square", advantages.square(), mask)
+    stats.add("num_tokens", float(batch[columns.RESPONSE_LENS].sum()), 1.0)
+
+
+def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Combines the reports of all learners into metrics.
+
+    `num_tokens`, response tokens, is a sum over the learners; every other mean is
+    weighted by its counts.
+    """
+    merged = LearnerStats()
+    for report in reports:
+        for name, total in report[_SUM].items():
+            merged.add(name, total, report[_COUNT][name])
+        for name, value in report[_MAX].items():
+            merged.maximum(name, value)
+        for name, value in report[_LAST].items():
+            merged.set(name, value)
+    values = merged.as_dict()
+    metrics = {
+        name: total / values[_COUNT][name] if values[_COUNT][name] else float("nan")
+        for name, total in values[_SUM].items()
+        if name != "num_tokens"
+    }
+    mean, square = metrics["advantage/mean"], metrics.pop("advantage/square")
+    metrics["advantage/std"] = max(0.0, square - mean**2) ** 0.5
+    if "mismatch/ratio_square" in metrics:
+        ratio, square = metrics["mismatch/ratio_mean"], metrics["mismatch/ratio_square"]
+        metrics["mismatch/effective_sample_size"] = ratio**2 / square
+        del metrics["mismatch/ratio_square"]
+    metrics["num_tokens"] = values[_SUM]["num_tokens"]
+    return {**metrics, **values[_MAX], **values[_LAST]}

@@ -1,0 +1,390 @@
+"""PURE's learner: whole responses in, clipped policy-gradient updates out.
+
+B responses, T response tokens.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from torch import Tensor
+
+from pure_rllib.credit.kl import kl_estimate
+from pure_rllib.credit.policy_loss import (
+    aggregate_loss,
+    clipped_policy_loss,
+    loss_denominator,
+)
+from pure_rllib.distributed.collectives import (
+    broadcast_parameters,
+    phase,
+    sum_gradients,
+    sum_over_learners,
+)
+from pure_rllib.distributed.watchdog import start_watchdog
+from pure_rllib.learners.group_inbox import GroupInbox
+from pure_rllib.learners.learner_weights import LearnerWeights
+from pure_rllib.learners.master_weights import Masters
+from pure_rllib.learners.rollout_correction import add_first_gaps, correct_rollouts
+from pure_rllib.learners.stats import LearnerStats, batch_stats
+from pure_rllib.learners.train_batch import MiniBatchPlan
+from pure_rllib.models import columns
+from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.llm_rl_module import ENTROPY
+from pure_rllib.weight_sync.transport import transfer_backend
+
+_UPDATES_DONE = "num_updates"
+_MASTERS = "float32_masters"
+_LOSSES = ("loss/policy", "loss/kl", "loss/entropy")
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss or a gradient was NaN or infinite; the weights were left as they are."""
+
+
+class PURETorchLearner(LearnerWeights, TorchLearner):
+    """Updates the policy with PPO's clipped loss on per-token advantages.
+
+    An optimiser step sees one mini-batch of whole groups, the same groups whatever the
+    number of learners. Each learner works through its share in micro-batches under a
+    token budget; losses are divided by the global number of loss tokens and gradients
+    are summed over the learners, so that neither the number of learners nor the cut
+    into micro-batches changes an update.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._num_updates = 0
+        self._inbox = GroupInbox()
+
+    @override(TorchLearner)
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Leaves the module as it is: `_apply_gradients` sums gradients."""
+
+    @override(TorchLearner)
+    def configure_optimizers_for_module(
+        self, module_id: str, config: AlgorithmConfig | None = None
+    ) -> None:
+        """Makes AdamW with the settings of `.training()`.
+
+        All learners start from the first one's weights.
+        """
+        assert config is not None
+        sends_weights = transfer_backend(config) is not None
+        start_watchdog(config.collective_timeout_s, sends_weights=sends_weights)
+        broadcast_parameters(self._policy.state_dict().values())
+        params = self._optimized_tensors()
+        optimizer = torch.optim.AdamW(
+            params,
+            lr=0.0,  # set before each step
+            **self._optimizer_settings(config),
+        )
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=optimizer,
+            params=params,
+            lr_or_lr_schedule=config.lr,
+        )
+
+    def _optimized_tensors(self) -> list[Tensor]:
+        """Makes what the optimiser updates."""
+        self._masters = Masters(self._policy)
+        return self._masters.tensors
+
+    @staticmethod
+    def _optimizer_settings(config: Any) -> dict[str, Any]:
+        return {
+            "betas": tuple(config.adam_betas),
+            "eps": config.adam_epsilon,
+            "weight_decay": config.weight_decay,
+        }
+
+    def fetch_groups(self, groups: Mapping[int, Any]) -> list[int]:
+        """Fetches the next update's groups; returns the ids of those that are lost."""
+        with phase("fetch", waits=False):
+            return self._inbox.fetch(groups)
+
+    @override(Learner)
+    def update(  # type: ignore[override]
+        self,
+        *,
+        plan: MiniBatchPlan,
+        timesteps: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, float]:
+        """Makes one optimiser step per mini-batch of the plan, on the fetched groups.
+
+        Args:
+            plan: which groups make up which mini-batch; the same for all learners.
+            timesteps: as for RLlib's learning-rate schedules.
+            **kwargs: ignored.
+
+        Returns:
+            Sums for `learner_stats.merge`.
+
+        Raises:
+            NonFiniteLossError: before the weights change.
+        """
+        self._check_is_built()
+        self.before_gradient_based_update(timesteps=timesteps or {})
+        # RLlib moves its schedules on after an update and does not save where they
+        # are; from the number of timesteps, a resumed run finds its place.
+        self._optimizer_lr_schedules[self.get_optimizer(DEFAULT_MODULE_ID)].update(
+            timestep=(timesteps or {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
+        )
+        self._weights_seq_no += 1
+        with phase("connectors", waits=False):
+            batch = self._train_batch(self._inbox.take())
+        stats = LearnerStats()
+        batch_stats(batch, stats)
+        correct_rollouts(batch, self.config, stats)
+        for index, group_ids in enumerate(plan.mini_batches):
+            self._step(batch, group_ids, index, stats, plan)
+        self.after_gradient_based_update(timesteps=timesteps or {})
+        return stats.as_dict()
+
+    def _train_batch(self, episodes: Sequence[Any]) -> dict[str, Any]:
+        """Runs the connectors; their result stays on the CPU until it is needed."""
+        assert self._learner_connector is not None
+        batch = self._learner_connector(
+            rl_module=self.module,
+            batch={},
+            episodes=list(episodes),
+            shared_data={},
+            metrics=self.metrics,
+        )
+        columns_of_module: dict[str, Any] = batch[DEFAULT_MODULE_ID]
+        return columns_of_module
+
+    def _step(
+        self,
+        batch: dict[str, Any],
+        group_ids: Sequence[int],
+        index: int,
+        stats: LearnerStats,
+        plan: MiniBatchPlan,
+    ) -> None:
+        """Makes one optimiser step on the rows of the given groups."""
+        is_mine = torch.isin(batch[columns.GROUP_ID], torch.tensor(list(group_ids)))
+        rows = is_mine.nonzero(as_tuple=True)[0]
+        denominator = sum_over_learners(
+            torch.tensor(
+                float(
+                    loss_denominator(
+                        batch[Columns.LOSS_MASK][rows],
+                        self.config.loss_aggregation,
+                        plan.max_response_tokens,
+                    )
+                )
+            ),
+            "denominator",
+        ).item()
+        self._zero_gradients()  # of a step that failed
+        losses, norm, lr = torch.zeros(len(_LOSSES)), 0.0, self._learning_rate()
+        if denominator:
+            with phase("forward and backward", waits=False):
+                losses = self._accumulate(batch, rows, denominator, stats, index == 0)
+            sum_over_learners(losses, "losses")
+            norm = self._apply_gradients(lr, bool(torch.isfinite(losses).all()))
+        # Else all learners are without a loss token: AdamW would still follow its
+        # momentum on gradients of 0.
+        if not (torch.isfinite(losses).all() and math.isfinite(norm)):
+            raise NonFiniteLossError(
+                f"The loss ({losses.sum().item()}) or the gradient norm "
+                f"({norm}) of mini-batch {index + 1} of "
+                f"{len(plan.mini_batches)} in iteration {plan.iteration + 1} is not "
+                f"finite; its groups are {list(group_ids)}. The weights have not been "
+                "changed by it. Look at these groups' rollouts, lower `lr`, set "
+                "`grad_clip`, or use float32."
+            )
+        self._num_updates += 1
+        stats.set("learning_rate", lr)
+        stats.mean("gradient_norm", norm)
+        stats.mean("loss/total", float(losses.sum()))
+        for name, value in zip(_LOSSES, losses.tolist(), strict=True):
+            stats.mean(name, value)
+
+    def _accumulate(
+        self,
+        batch: dict[str, Any],
+        rows: Tensor,
+        denominator: float,
+        stats: LearnerStats,
+        is_first: bool,
+    ) -> Tensor:
+        """Adds up the gradients of all micro-batches; returns the sums of `_LOSSES`."""
+        total = torch.zeros(len(_LOSSES))
+        budget = self.config.micro_batch_tokens
+        for _, micro_batch in micro_batches(batch, budget, self._device, rows):
+            output = self._forward(micro_batch)
+            losses = self._losses(micro_batch, output, denominator, stats)
+            if is_first:
+                add_first_gaps(stats, micro_batch, output[Columns.ACTION_LOGP])
+            self._backward(losses.sum())
+            total += losses.detach().cpu()
+        return total
+
+    def _forward(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        output: dict[str, Tensor] = self.module[DEFAULT_MODULE_ID].forward_train(
+            micro_batch
+        )
+        return output
+
+    def _backward(self, loss: Tensor) -> None:
+        """Adds one micro-batch's gradients to those of the optimiser step."""
+        loss.backward()
+
+    def _losses(
+        self,
+        batch: dict[str, Tensor],
+        output: dict[str, Tensor],
+        denominator: float,
+        stats: LearnerStats,
+    ) -> Tensor:
+        """Computes this micro-batch's share of each of `_LOSSES`."""
+        config = self.config
+        logp, mask = output[Columns.ACTION_LOGP], batch[Columns.LOSS_MASK]
+        shared = {
+            "aggregation": config.loss_aggregation,
+            "denominator": denominator,
+            "max_response_tokens": config.max_response_tokens,
+        }
+        policy_loss, sums = clipped_policy_loss(
+            logp,
+            batch.get(columns.OLD_LOGP, batch[Columns.ACTION_LOGP]),
+            batch[Columns.ADVANTAGES],
+            mask,
+            weights=batch.get(columns.CORRECTION_WEIGHT),
+            clip_low=config.clip_param,
+            clip_high=config.clip_param_high or config.clip_param,
+            **shared,
+        )
+        stats.add_loss(sums)
+        kl_loss = entropy_loss = torch.zeros_like(policy_loss)
+        if config.kl_coeff:
+            ref_logp = batch[columns.REF_LOGP]
+            kl_k3 = kl_estimate(logp.detach(), ref_logp, "k3")
+            stats.add_tokens("kl/reference", kl_k3, mask)
+            if config.kl_placement == "loss":
+                kl = kl_estimate(logp, ref_logp, config.kl_estimator)
+                kl_loss = config.kl_coeff * aggregate_loss(kl, mask, **shared)
+        stats.add_tokens("entropy", output[ENTROPY], mask)
+        if config.entropy_coeff:
+            bonus = aggregate_loss(output[ENTROPY], mask, **shared)
+            entropy_loss = -config.entropy_coeff * bonus
+        return torch.stack([policy_loss, kl_loss, entropy_loss])
+
+    def _apply_gradients(self, lr: float, is_finite: bool) -> float:
+        """Makes the optimiser step from what `_backward` added up on all learners.
+
+        Gradients are clipped to `grad_clip` by their global norm, and are gone after.
+
+        Args:
+            lr: of this step.
+            is_finite: whether the loss was; if not, or if the gradients are not, the
+                weights are left as they are.
+
+        Returns:
+            The gradients' norm before clipping.
+        """
+        masters, limit = self._masters.tensors, self.config.grad_clip
+        sum_gradients(masters)
+        norm = torch.nn.utils.clip_grad_norm_(
+            masters, float("inf") if limit is None else limit
+        ).item()
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        if is_finite and math.isfinite(norm):
+            for param_group in optimizer.param_groups:
+                param_group["lr"] = lr
+            self._masters.step(optimizer)
+        self._zero_gradients()
+        return float(norm)
+
+    def _zero_gradients(self) -> None:
+        for parameter in (*self._policy.parameters(), *self._masters.copies):
+            parameter.grad = None
+
+    def _learning_rate(self) -> float:
+        """RLlib's schedule, times a linear warm-up over the first updates."""
+        schedule = self._optimizer_lr_schedules[self.get_optimizer(DEFAULT_MODULE_ID)]
+        warm_up = self.config.lr_warmup_updates
+        share = min(1.0, (self._num_updates + 1) / warm_up) if warm_up else 1.0
+        return float(schedule.get_current_value()) * share
+
+    @override(TorchLearner)
+    def _get_optimizer_state(self) -> dict[str, Any]:
+        """Returns the optimisers' states and how many updates were made.
+
+        As tensors: NumPy, RLlib's choice, has no bfloat16.
+        """
+        states = {}
+        for name, optimizer in self._named_optimizers.items():
+            adam_state, masters = self._adam_state(optimizer)
+            states[name] = {
+                "module_id": self._optimizer_name_to_module[name],
+                "state": adam_state,
+                _UPDATES_DONE: self._num_updates,
+                _MASTERS: masters,
+            }
+        return states
+
+    def _adam_state(
+        self, optimizer: torch.optim.Optimizer
+    ) -> tuple[dict[str, Any], list[Tensor]]:
+        """AdamW's state over whole tensors, and the masters' copies.
+
+        On the CPU, and not changed by later updates.
+        """
+        return (
+            _copied_to_cpu(optimizer.state_dict()),
+            _copied_to_cpu(self._masters.copies),
+        )
+
+    def _load_adam_state(
+        self,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
+        masters: Sequence[Tensor],
+    ) -> None:
+        """Takes over what `_adam_state` returned."""
+        optimizer.load_state_dict(state)
+        self._masters.load(masters)
+
+    @override(TorchLearner)
+    def _set_optimizer_state(self, state: dict[str, Any]) -> None:
+        for name, saved in state.items():
+            optimizer = self._named_optimizers[name]
+            self._load_adam_state(optimizer, saved["state"], saved[_MASTERS])
+            # What the configuration says now, which a trial of Tune may have changed.
+            for group in optimizer.param_groups:
+                group.update(self._optimizer_settings(self.config))
+            self._num_updates = saved[_UPDATES_DONE]
+
+    @override(TorchLearner)
+    def get_parameters(self, module: Any) -> Iterable[torch.nn.Parameter]:  # type: ignore[override]
+        """Returns the trainable parameters of the policy."""
+        return [p for p in module.unwrapped().policy.parameters() if p.requires_grad]
+
+    @override(Learner)
+    def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
+        """Not used: `update` computes the loss over micro-batches itself."""
+        raise TypeError("PURETorchLearner computes its loss in `update`.")
+
+
+def _copied_to_cpu(state: Any) -> Any:
+    """Copies nested tensors, so that later updates do not change what was saved."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {name: _copied_to_cpu(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [_copied_to_cpu(value) for value in state]
+    return state

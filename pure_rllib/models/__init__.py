@@ -1,0 +1,1 @@
+"""Policies: the RLModule, LoRA, log-probabilities, loading and batching."""

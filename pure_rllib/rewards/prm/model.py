@@ -1,0 +1,247 @@
+"""Scoring steps with a process reward model of any known format.
+
+S steps, L columns of a reward model's row.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pure_rllib.rewards.base import ScoringRequest
+from pure_rllib.rewards.prm.checkpoint import (
+    default_device,
+    load_model,
+    read_checkpoint,
+)
+from pure_rllib.rewards.prm.formats import PRMFormat, format_ids, make_format
+from pure_rllib.rewards.prm.inputs import InputFormat, PRMInputBuilder, PRMRow
+from pure_rllib.rewards.prm.rows import RowScorer
+from pure_rllib.rewards.prm.score_adjustment import ScoreAdjustment
+from pure_rllib.rewards.prm.text import PRMTextBuilder
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessRewardModel:
+    """Scores each step of a response by what a model says after it.
+
+    A step's score is p(good) - p(bad), in [-1, 1], read at the separator behind the
+    step. It sees the prompt and the steps up to its own, never the verifier nor a gold
+    answer. How steps are shown is the format's matter, see `PRMFormat`; by default the
+    checkpoint chooses.
+
+    Where the policy's ids mean the same to the reward model, and the format shows them,
+    they are passed on as they are (`PRMInputBuilder`); otherwise the texts of the steps
+    are encoded anew, step by step (`PRMTextBuilder`).
+
+    A response that, with its prompt, is longer than the model's context keeps the steps
+    that fit; the steps beyond get the lowest score, -1.0, and the response is counted
+    in `num_overlong`.
+
+    Args:
+        model: a token classifier with two labels or a causal language model.
+        tokenizer: its tokenizer.
+        policy_tokenizer: None if the two are the same.
+        prm_format: name of a format, or a mapping with `name` and the fields to change.
+            None: by the model's class, tokenizer and name.
+        separator: text of the token after each step; exactly one id. None: the
+            format's.
+        input_format: how rows of ids are built, see `PRMInputBuilder`.
+        retokenize: whether texts are encoded anew where the tokenizers differ; if not,
+            that is an error.
+        micro_batch_tokens: see `RowScorer`.
+        label_smoothing: see `ScoreAdjustment`.
+        score_clamp: see `ScoreAdjustment`.
+
+    Raises:
+        ValueError: the format does not fit: not two labels, a separator or a verdict
+            that is not one id, tokenizers that differ where they must not.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        policy_tokenizer: Any = None,
+        prm_format: str | Mapping[str, Any] | PRMFormat | None = None,
+        separator: str | None = None,
+        input_format: InputFormat = "pure_rllib",
+        retokenize: bool = True,
+        micro_batch_tokens: int | None = None,
+        label_smoothing: float = 0.0,
+        score_clamp: Sequence[float] = (-1.0, 1.0),
+    ):
+        adjustment = ScoreAdjustment(label_smoothing, score_clamp)
+        self.format = make_format(
+            prm_format,
+            architecture=type(model).__name__,
+            tokenizer=tokenizer,
+            separator=separator,
+            names=(model.config.name_or_path,),
+        )
+        separator_id, columns = format_ids(self.format, tokenizer, model.config)
+        self.tokenizer = tokenizer
+        self.builder = make_builder(
+            self.format,
+            tokenizer,
+            separator_id=separator_id,
+            policy_tokenizer=policy_tokenizer,
+            input_format=input_format,
+            retokenize=retokenize,
+            vocab_size=model.get_input_embeddings().weight.shape[0],
+        )
+        pad = tokenizer.pad_token_id
+        self.scorer = RowScorer(
+            model,
+            columns,
+            pad_token_id=pad if pad is not None else separator_id,
+            micro_batch_tokens=micro_batch_tokens,
+            adjustment=adjustment,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        *,
+        tokenizer: Any = None,
+        prm_format: str | Mapping[str, Any] | PRMFormat | None = None,
+        separator: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        trust_remote_code: bool = False,
+        attn_implementation: str | None = None,
+        **kwargs: Any,
+    ) -> "ProcessRewardModel":
+        """Loads a reward model from a local folder or a hub id.
+
+        Args:
+            path: the folder or id.
+            tokenizer: the policy's; None if it is the one beside the model.
+            prm_format: see the class.
+            separator: see the class.
+            dtype: `auto`, `float32`, `bfloat16` or a torch dtype.
+            device: where it runs; None: the GPU that this process sees, or the CPU.
+            trust_remote_code: runs code that comes with the checkpoint.
+            attn_implementation: as in `from_pretrained`.
+            **kwargs: the other arguments of the class.
+
+        Raises:
+            ValueError: no model there, weights are missing, or the format does not fit.
+        """
+        device = default_device(device)
+        checkpoint = read_checkpoint(
+            path,
+            prm_format=prm_format,
+            separator=separator,
+            trust_remote_code=trust_remote_code,
+        )
+        model = load_model(
+            checkpoint,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(
+            model.to(device),
+            checkpoint.tokenizer,
+            policy_tokenizer=tokenizer,
+            prm_format=checkpoint.format,
+            **kwargs,
+        )
+
+    @property
+    def model(self) -> Any:
+        """The network, in evaluation mode."""
+        return self.scorer.model
+
+    @property
+    def num_overlong(self) -> int:
+        """Responses that were over the model's context so far."""
+        return self.scorer.num_overlong
+
+    def score(self, requests: Sequence[ScoringRequest]) -> list[np.ndarray]:
+        """Scores the steps of responses. See `StepScorer.score`.
+
+        Returns:
+            One `[S]` float32 array in [-1, 1] per request. A response's scores do not
+            depend on the other requests, up to the rounding of batched products.
+        """
+        return self.score_rows(self.builder.rows(requests))
+
+    def score_rows(self, rows: Sequence[PRMRow]) -> list[np.ndarray]:
+        """Scores rows that are built already; see `score`."""
+        return self.scorer.score_rows(rows)
+
+
+def make_builder(
+    chosen: PRMFormat,
+    tokenizer: Any,
+    *,
+    separator_id: int,
+    policy_tokenizer: Any,
+    input_format: InputFormat,
+    retokenize: bool,
+    vocab_size: int,
+) -> PRMInputBuilder | PRMTextBuilder:
+    """Decides between the policy's ids and the texts of the steps.
+
+    Args:
+        chosen: the format.
+        tokenizer: the reward model's.
+        separator_id: the id that follows each step.
+        policy_tokenizer: None if the two are the same.
+        input_format: how rows of ids are built.
+        retokenize: whether texts may be encoded anew.
+        vocab_size: ids that the reward model has embeddings for.
+
+    Raises:
+        ValueError: the policy's ids are needed and mean something else here.
+    """
+    needs_ids = input_format != "pure_rllib"
+    if chosen.prompt == "policy":
+        difference = policy_tokenizer and differing_tokens(policy_tokenizer, tokenizer)
+        if not difference:
+            return PRMInputBuilder(tokenizer, separator_id, input_format, vocab_size)
+        if needs_ids or not retokenize:
+            raise ValueError(
+                f"The process reward model's vocabulary must be the policy's, because "
+                f"with `input_format` {input_format!r} and `retokenize` {retokenize} "
+                f"sampled ids are passed on as they are; {difference}. Use models of "
+                'one family, or input_format="pure_rllib" and retokenize=True.'
+            )
+        logger.warning("Steps are encoded anew for the PRM: %s.", difference)
+        has_chat = bool(getattr(tokenizer, "chat_template", None))
+        chosen = replace(chosen, prompt="chat" if has_chat else "text")
+    if needs_ids:
+        raise ValueError(
+            f"`input_format` ({input_format!r}) must be 'pure_rllib' with `prm_format` "
+            f"{chosen.name!r}, because the published formats replace ids of the policy "
+            "and this one shows text. Leave `input_format` out."
+        )
+    return PRMTextBuilder(chosen, tokenizer, separator_id, vocab_size)
+
+
+def differing_tokens(policy_tokenizer: Any, prm_tokenizer: Any) -> str | None:
+    """Tells in which ids two vocabularies differ; None if each id means the same."""
+    policy, prm = policy_tokenizer.get_vocab(), prm_tokenizer.get_vocab()
+    if policy == prm:
+        return None
+    differing = sorted(
+        set(policy.items()) ^ set(prm.items()), key=lambda item: (item[1], item[0])
+    )
+    tokens = list(dict.fromkeys(token for token, _ in differing))[:3]
+    named = "; ".join(
+        f"{token!r} is id {policy.get(token)} to the policy and {prm.get(token)} to "
+        "the reward model"
+        for token in tokens
+    )
+    return (
+        f"the vocabularies of policy ({len(policy)} tokens) and reward model "
+        f"({len(prm)} tokens) differ in {len(differing)} entries, first: {named}"
+    )

@@ -1,0 +1,1 @@
+"""Is the answer right? Math-Verify in worker processes."""

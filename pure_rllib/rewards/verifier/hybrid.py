@@ -1,0 +1,190 @@
+"""Rules first; what they reject may get a second opinion."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from pure_rllib.credit.steps import own_bos_id
+from pure_rllib.data.boxed import answer_text, last_box
+from pure_rllib.rewards.base import Verdict, Verifier
+from pure_rllib.rewards.prm.generative import Judge
+from pure_rllib.rewards.prm.text import chat_ids, plain_ids
+from pure_rllib.rewards.verifier.guards import guard_reason
+
+QUESTION = """\
+Two final answers to the same mathematics problem are compared.
+
+Reference answer:
+{gold}
+
+Other answer:
+{answer}
+
+Do both state the same value, whatever their notation? Reply {good} or {bad}."""
+_FIELD = re.compile(r"\{(gold|answer|good|bad)\}")
+
+
+@runtime_checkable
+class SecondOpinion(Protocol):
+    """Anything that compares answers that rules could not match."""
+
+    def judge_answers(
+        self, golds: Sequence[str], answers: Sequence[str]
+    ) -> list[bool | None]:
+        """Returns per pair whether the answer is right, or None for no opinion."""
+
+
+class FunctionOpinion:
+    """Makes a second opinion of a plain function.
+
+    Args:
+        function: takes the gold answer and the response's answer, returns True, False
+            or None for no opinion. Errors that it raises are not caught.
+    """
+
+    def __init__(self, function: Callable[[str, str], bool | None]):
+        self.function = function
+
+    def judge_answers(
+        self, golds: Sequence[str], answers: Sequence[str]
+    ) -> list[bool | None]:
+        """See `SecondOpinion.judge_answers`."""
+        return [self.function(g, a) for g, a in zip(golds, answers, strict=True)]
+
+
+class GenerativeOpinion:
+    """Asks a causal language model whether two answers are the same.
+
+    Args:
+        judge: reads the model's verdict, through any generator: see `generative_prm`.
+        tokenizer: the model's. Nothing that an answer says becomes a special token.
+        template: text with `{gold}`, `{answer}`, and as wanted `{good}` and `{bad}`.
+        verdicts: the words for the same and for different.
+        min_score: in [0, 1]; a judge's score must be above it to be a yes and below its
+            negative to be a no. In between there is no opinion.
+
+    Raises:
+        ValueError: the template lacks a field, or `min_score` is out of its range.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        tokenizer: Any,
+        *,
+        template: str = QUESTION,
+        verdicts: tuple[str, str] = ("Yes", "No"),
+        min_score: float = 0.0,
+    ):
+        for field in ("{gold}", "{answer}"):
+            if field not in template:
+                raise ValueError(
+                    f"`template` ({template!r:.200}) must hold {field}, because the "
+                    "judge has to see both answers. Leave it out for our own."
+                )
+        if not 0.0 <= min_score <= 1.0:
+            raise ValueError(
+                f"`min_score` ({min_score}) must be in [0, 1], because scores are in "
+                "[-1, 1]. Set it to 0.0 to follow the likelier verdict."
+            )
+        self.judge, self.tokenizer = judge, tokenizer
+        self.template, self.verdicts = template, verdicts
+        self.min_score = min_score
+
+    def judge_answers(
+        self, golds: Sequence[str], answers: Sequence[str]
+    ) -> list[bool | None]:
+        """See `SecondOpinion.judge_answers`; too long questions get no opinion."""
+        asked = [self._ids(gold, a) for gold, a in zip(golds, answers, strict=True)]
+        limit = self.judge.max_prompt_tokens
+        rows = [i for i, ids in enumerate(asked) if limit is None or len(ids) <= limit]
+        opinions: list[bool | None] = [None] * len(asked)
+        if rows:
+            scores = self.judge.judge([asked[i] for i in rows])
+            for i, score in zip(rows, scores.tolist(), strict=True):
+                if abs(score) > self.min_score:
+                    opinions[i] = score > 0
+        return opinions
+
+    def _ids(self, gold: str, answer: str) -> list[int]:
+        good, bad = self.verdicts
+        fields = {"gold": gold, "answer": answer, "good": good, "bad": bad}
+        text = _FIELD.sub(lambda found: fields[found[1]], self.template)
+        if getattr(self.tokenizer, "chat_template", None):
+            return chat_ids(self.tokenizer, text)
+        bos = own_bos_id(self.tokenizer)
+        return [
+            *([] if bos is None else [bos]),
+            *plain_ids(self.tokenizer, text + "\n"),
+        ]
+
+
+class HybridVerifier:
+    r"""Accepts what rules accept, and of the rest what a second opinion accepts.
+
+    Asked are only responses whose outcome is `incorrect` or `no_answer`, that end with
+    a complete `\boxed{...}`, and whose box passes `answer_guards.guard_reason`; of the
+    response the second opinion sees that box alone. Equal pairs are asked once a call.
+
+    Args:
+        rules: the verifier that comes first.
+        second_opinion: compares what the rules reject: a function of gold answer and
+            answer, or a `SecondOpinion`.
+
+    Attributes:
+        counts: how many responses so far the second opinion `accepted`, `rejected` or
+            was `undecided` about, and how many were kept from it per reason of a guard
+            (`guard_empty`, ...). Those it accepted are the ones to audit.
+    """
+
+    def __init__(
+        self,
+        rules: Verifier,
+        second_opinion: SecondOpinion | Callable[[str, str], bool | None],
+    ):
+        if not isinstance(second_opinion, SecondOpinion):
+            second_opinion = FunctionOpinion(second_opinion)
+        self.rules = rules
+        self.second_opinion: SecondOpinion = second_opinion
+        # What a model is asked and may reply, if it is one.
+        self._question: str = getattr(second_opinion, "template", "")
+        self._verdicts: tuple[str, ...] = getattr(second_opinion, "verdicts", ())
+        self.counts: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Releases what the rules and the second opinion hold."""
+        for part in (self.rules, self.second_opinion):
+            close = getattr(part, "close", None)
+            if close is not None:
+                close()
+
+    def verify(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
+        """See `Verifier.verify`."""
+        verdicts = self.rules.verify(golds, responses)
+        asked: dict[tuple[str, str], list[int]] = {}
+        for i, verdict in enumerate(verdicts):
+            if verdict.outcome not in ("incorrect", "no_answer"):
+                continue
+            # Of several boxes the rules read one answer; a model would be shown less.
+            box = last_box(answer_text(responses[i], max_chars=10_000, boxed_only=True))
+            reason = guard_reason(box, golds[i], self._question, self._verdicts)
+            if box is None or reason is not None:
+                self.counts[f"guard_{reason}"] += 1
+            else:
+                asked.setdefault((golds[i], box), []).append(i)
+        if not asked:
+            return verdicts
+        start = time.perf_counter()
+        opinions = self.second_opinion.judge_answers(
+            [gold for gold, _ in asked], [answer for _, answer in asked]
+        )
+        seconds = (time.perf_counter() - start) / len(asked)
+        names = {True: "accepted", False: "rejected", None: "undecided"}
+        for ((_, box), rows), opinion in zip(asked.items(), opinions, strict=True):
+            self.counts[names[opinion]] += len(rows)
+            for i in rows:
+                if opinion:
+                    verdicts[i] = Verdict("correct", box, verdicts[i].seconds + seconds)
+        return verdicts

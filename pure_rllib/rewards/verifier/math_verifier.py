@@ -1,0 +1,257 @@
+"""Math-Verify in worker processes, with hard limits of time and memory.
+
+A policy writes whatever it likes; some of it keeps sympy busy for ever or eats all the
+memory. Math-Verify's own time limits need the main thread and do not interrupt C code.
+So every comparison runs in a process that is killed when it is late, and replaced.
+"""
+
+import logging
+import os
+import threading
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pure_rllib.data.boxed import answer_text, gold_text
+from pure_rllib.rewards.base import Verdict
+from pure_rllib.rewards.verifier.workers import Pair, WorkerPool
+
+logger = logging.getLogger(__name__)
+_MAX_GOLDS_LOOKED_AT = 256
+
+
+class MathVerifier:
+    r"""Compares responses with gold answers by Math-Verify, in worker processes.
+
+    What Math-Verify reads has been through the rules of notation in `answer_forms`.
+
+    A response's answer is its last complete `\boxed{...}`; what surrounds the box, and
+    the prompt, are never looked at. Responses without a box are searched from their end
+    for LaTeX and plain expressions, unless `boxed_only`. Workers start with the first
+    pair that needs one and stay until `close()`, the end of a `with` block, garbage
+    collection or the interpreter's end. Pickling keeps the settings only.
+
+    Outcomes: `correct`, `incorrect`; `no_answer`: nothing that can be parsed;
+    `timeout`: the check took longer than the limit; `error`: the gold answer cannot be
+    parsed, or the check ended its worker (out of memory, crash) twice.
+
+    Args:
+        num_workers: how many processes work at the same time, >= 1.
+        time_limit_s: wall-clock seconds that one pair may take, > 0.
+        memory_limit_mb: address space of one worker in MiB; reaching it is an outcome,
+            not an error of the run. A worker takes about 70 for itself.
+        max_answer_chars: longer boxes are no answer; of a response without a box only
+            so many last characters are searched.
+        boxed_only: whether a response without a complete box has no answer.
+        cache_size: how many pairs of gold answer and answer text are remembered, >= 0.
+        start_limit_s: seconds that a worker may take to start.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_workers: int = 1,
+        time_limit_s: float = 5.0,
+        memory_limit_mb: int = 1024,
+        max_answer_chars: int = 10_000,
+        boxed_only: bool = False,
+        cache_size: int = 65_536,
+        start_limit_s: float = 120.0,
+    ):
+        for name, value, minimum, way_out in (
+            ("num_workers", num_workers, 1, "num_workers=1"),
+            ("memory_limit_mb", memory_limit_mb, 1, "memory_limit_mb=1024"),
+            ("max_answer_chars", max_answer_chars, 1, "max_answer_chars=10_000"),
+            ("cache_size", cache_size, 0, "cache_size=0 to remember nothing"),
+        ):
+            if value < minimum:
+                raise ValueError(
+                    f"`{name}` ({value}) must be >= {minimum}; because it is a size. "
+                    f"Set {way_out}."
+                )
+        for name, seconds in (
+            ("time_limit_s", time_limit_s),
+            ("start_limit_s", start_limit_s),
+        ):
+            if not seconds > 0:
+                raise ValueError(
+                    f"`{name}` ({seconds}) must be > 0; because no worker answers in "
+                    f"no time. Set {name}=5.0 or more."
+                )
+        self.num_workers = num_workers
+        self.time_limit_s = time_limit_s
+        self.memory_limit_mb = memory_limit_mb
+        self.max_answer_chars = max_answer_chars
+        self.boxed_only = boxed_only
+        self.cache_size = cache_size
+        self.start_limit_s = start_limit_s
+        self._golds_to_look_at: list[str] = []
+        self._make_state()
+
+    def _make_state(self) -> None:
+        self._cache: OrderedDict[tuple[str, str | None], Verdict] = OrderedDict()
+        self._lock = threading.Lock()
+        self._pool = WorkerPool(
+            self.num_workers,
+            self.time_limit_s,
+            self.memory_limit_mb,
+            self.start_limit_s,
+        )
+        self._finalizer = weakref.finalize(self, self._pool.close)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._golds_to_look_at = []
+        self._make_state()
+
+    def __enter__(self) -> "MathVerifier":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers that live now."""
+        return self._pool.pids
+
+    def close(self) -> None:
+        """Ends the workers. The verifier stays usable: new ones start when needed."""
+        with self._lock:
+            self._pool.close()
+
+    def verify(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
+        """Compares each response with its gold answer.
+
+        Equal pairs are checked once; known ones come from the cache with `seconds` 0.0.
+        May be called from any thread; calls wait for one another.
+
+        Args:
+            golds: N gold answers, bare or wrapped in LaTeX.
+            responses: N texts of responses, without their prompts.
+
+        Returns:
+            N verdicts, in the same order.
+
+        Raises:
+            ValueError: the lengths differ.
+            RuntimeError: workers cannot be started.
+        """
+        if len(golds) != len(responses):
+            raise ValueError(
+                f"`golds` ({len(golds)}) must be as many as `responses` "
+                f"({len(responses)}); because they are compared pair by pair."
+            )
+        return self._verify(
+            [
+                (
+                    gold_text(gold),
+                    answer_text(
+                        response,
+                        max_chars=self.max_answer_chars,
+                        boxed_only=self.boxed_only,
+                    ),
+                )
+                for gold, response in zip(golds, responses, strict=True)
+            ]
+        )
+
+    def _verify(self, keys: list[tuple[str, str | None]]) -> list[Verdict]:
+        """Gives pairs of gold text and answer text (None: gold only) their verdicts."""
+        golds, self._golds_to_look_at = self._golds_to_look_at, []
+        if golds:
+            self._warn_of_golds(golds)
+        with self._lock:
+            if os.getpid() != self._pool.owner_pid:
+                # After a fork the workers are the parent's.
+                self._make_state()
+            known = {key: self._known(key) for key in keys}
+            pairs = [Pair(key) for key, verdict in known.items() if verdict is None]
+            if pairs:
+                self._pool.check(pairs)
+            for pair in pairs:
+                assert pair.verdict is not None, f"No verdict for {pair.key!r:.200}."
+                known[pair.key] = pair.verdict
+                self._remember(pair.key, pair.verdict)
+        verdicts = []
+        for key in keys:
+            verdict = known[key]
+            assert verdict is not None
+            verdicts.append(verdict)
+            if verdict.seconds:
+                # The next equal pair takes no time of its own.
+                known[key] = Verdict(verdict.outcome, verdict.answer)
+        return verdicts
+
+    def check_golds(self, golds: Iterable[str]) -> dict[str, Verdict]:
+        """Finds the gold answers that cannot be read.
+
+        A response is correct for one of these only if it repeats it sign by sign: look
+        at them before a run, and change or drop them.
+
+        Args:
+            golds: gold answers, each checked once.
+
+        Returns:
+            The verdict of each gold answer that is neither mathematics that Math-Verify
+            parses nor words: `no_answer` if it is empty, else `error` or `timeout`.
+        """
+        unique = list(dict.fromkeys(golds))
+        texts = [gold_text(gold) for gold in unique]
+        verdicts = self._verify([(text, None) for text in texts])
+        empty = Verdict("no_answer")
+        return {
+            gold: verdict if text else empty
+            for gold, text, verdict in zip(unique, texts, verdicts, strict=True)
+            if verdict.outcome != "correct"
+        }
+
+    def look_at_golds(self, golds: Iterable[str]) -> None:
+        """Has a sample of gold answers checked when the verifier is first used.
+
+        Those that cannot be read are listed in one warning. Checking takes a few
+        milliseconds each, so at most 256 are, at equal distances.
+        """
+        unique = list(dict.fromkeys(golds))
+        stride = max(1, -(-len(unique) // _MAX_GOLDS_LOOKED_AT))
+        self._golds_to_look_at = unique[::stride]
+
+    def _warn_of_golds(self, golds: list[str]) -> None:
+        bad = self.check_golds(golds)
+        if bad:
+            outcomes = Counter(verdict.outcome for verdict in bad.values())
+            examples = ", ".join(repr(gold)[:60] for gold in list(bad)[:5])
+            logger.warning(
+                "%d of %d gold answers looked at cannot be read (%s), such as %s: a "
+                "response is correct there only if it repeats the answer sign by "
+                "sign. Change or drop these problems.",
+                len(bad),
+                len(golds),
+                ", ".join(f"{count} {name}" for name, count in outcomes.items()),
+                examples,
+            )
+
+    def _known(self, key: tuple[str, str | None]) -> Verdict | None:
+        gold, answer = key
+        if answer == "":
+            return Verdict("no_answer")
+        if not gold:
+            return Verdict("error")
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        return None
+
+    def _remember(self, key: tuple[str, str | None], verdict: Verdict) -> None:
+        # A timeout or a crash may come from a busy machine: the next try may be better.
+        if verdict.outcome in ("timeout", "error"):
+            return
+        self._cache[key] = Verdict(verdict.outcome, verdict.answer)
+        while len(self._cache) > self.cache_size:
+            self._cache.popitem(last=False)

@@ -1,0 +1,367 @@
+"""Samples groups of responses and has them judged by the environment.
+
+G responses per prompt, P prompt tokens, T response tokens.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SPACES
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.checkpoints import Checkpointable
+
+import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
+from pure_rllib.data.order import ProblemTicket
+from pure_rllib.data.problems import Problem
+from pure_rllib.envs.token_env import TokenEnv
+from pure_rllib.generation.base import Generator, SamplingParams
+from pure_rllib.generation.make_generator import make_generator
+from pure_rllib.hacking.flags import HackLimits
+from pure_rllib.hacking.guard import cap_rewards, mark_group
+from pure_rllib.models.loading import policy_config
+from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.rewards.prm.pool import connected_scorer
+from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
+from pure_rllib.rollouts.episodes import make_episode
+from pure_rllib.rollouts.judge_counts import judge_counts
+from pure_rllib.rollouts.records import make_record, total_rewards
+from pure_rllib.weight_sync.check import ArrivalProof
+from pure_rllib.weight_sync.nccl import (
+    BroadcastWeights,
+    WeightReceiving,
+)
+from pure_rllib.weight_sync.object_store import WeightReceiver, Weights
+from pure_rllib.weight_sync.transport import transfer_backend
+
+
+@dataclass(slots=True)
+class Group:
+    """The responses to one prompt.
+
+    Attributes:
+        group_id: unique in a run.
+        episodes: G episodes, or a reference to them in Ray's object store.
+        num_tokens: prompt and response tokens of all its responses.
+        records: G records, for metrics and reports.
+    """
+
+    group_id: int
+    episodes: list[SingleAgentEpisode] | ray.ObjectRef
+    num_tokens: int
+    records: list[ResponseRecord]
+
+    def take_over(self, other: "Group") -> None:
+        """Becomes the same group, sampled again."""
+        self.episodes = other.episodes
+        self.num_tokens = other.num_tokens
+        self.records = other.records
+
+
+@dataclass(slots=True)
+class RunnerSample:
+    """What one env runner made in one call.
+
+    Attributes:
+        groups: one per prompt.
+        seconds: wall-clock time by phase: `sync` (taking over weights), `sample`,
+            `score`, `verify`, and `total`.
+        counts: what step scorer and verifier counted, see `JUDGE_COUNTS`.
+        logp_gap: what `ArrivalProof` found when it took over the weights.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    logp_gap: float = math.nan
+
+
+class GroupEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
+    """An RLlib env runner that samples whole responses, G to a prompt.
+
+    The generator writes the responses in one batch, the environment's batched path
+    judges them, and each becomes a `SingleAgentEpisode`. Which prompts, and with which
+    seeds, the algorithm says in each call: an env runner has no state of its own that
+    would have to be saved. The model is loaded when it is first needed.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any):
+        super().__init__(config=config, **kwargs)
+        self._env_creator = kwargs["env_creator"]
+        self._generator: Generator | None = None
+        self._publication: str | None = None
+        self._logp_gap = math.nan
+        self._proof = ArrivalProof(self.config.logp_gap_limit)
+        self._receiver = WeightReceiver(keep=1)
+        self.make_env()
+
+    @override(EnvRunner)
+    def make_env(self) -> None:
+        """Makes the environment; see `PUREConfig.full_env_config`."""
+        context = EnvContext(
+            self.config.full_env_config(),
+            worker_index=self.worker_index or 0,
+            num_workers=self.num_workers,
+        )
+        self.env: gym.Env = self._env_creator(context)
+        judge = token_env_of(self.env, self.config.env).judge
+        judge.step_scorer = connected_scorer(self.config, judge.step_scorer)
+        model = policy_config(
+            self.config.full_model_config()["model"],
+            trust_remote_code=self.config.full_model_config()["trust_remote_code"],
+        )
+        self.token_env.set_vocab_size(model.get_text_config().vocab_size)
+
+    @property
+    def token_env(self) -> TokenEnv:
+        """The environment without its wrappers."""
+        env = self.env.unwrapped
+        assert isinstance(env, TokenEnv)
+        return env
+
+    @property
+    def generator(self) -> Generator:  # type: ignore[override]
+        """The generator, made at the first use."""
+        if self._generator is None:
+            self._generator = self._make_generator()
+        return self._generator
+
+    def _make_generator(self) -> Generator:
+        env = self.token_env
+        return make_generator(
+            self.config.generator,
+            {"seed": 0, **self.config.full_model_config()},
+            self.config.generator_kwargs,
+            pad_token_id=env.pad_token_id,
+            eos_token_ids=env.eos_token_ids,
+            max_model_len=env.max_prompt_tokens + env.max_response_tokens,
+            top_p=self.config.top_p,
+            transfer_backend=transfer_backend(self.config),
+        )
+
+    @override(EnvRunner)
+    def sample(  # type: ignore[override]
+        self,
+        *,
+        tickets: Sequence[ProblemTicket],
+        weights: Weights,
+        group_size: int | None = None,
+        temperature: float | None = None,
+        evaluation: bool = False,
+        group_ids: Sequence[int] | None = None,
+    ) -> RunnerSample:
+        """Samples one group of responses per ticket.
+
+        Args:
+            tickets: which problems, and each one's seed.
+            weights: of the policy to sample from; taken over if this env runner holds
+                others, as one that was restarted does.
+            group_size: G; default: the configuration's.
+            temperature: default: the configuration's; 0.0 is greedy.
+            evaluation: take the problems from `eval_problems`, and give no process
+                rewards.
+            group_ids: one per ticket; default: 0, 1, ...
+
+        Returns:
+            The groups.
+        """
+        start = perf_counter()
+        env = self.token_env
+        source = env.eval_problems if evaluation else env.problems
+        assert source is not None, "the algorithm checks that there are such problems"
+        problems = [source[ticket.index] for ticket in tickets]
+        prompts = [env.encode_prompt(problem) for problem in problems]
+        params = SamplingParams(
+            max_response_tokens=env.max_response_tokens,
+            temperature=self.config.temperature if temperature is None else temperature,
+            top_p=self.config.top_p if temperature is None else 1.0,
+        )
+        size = group_size or self.config.group_size
+        generator = self.generator
+        loading = perf_counter()
+        self._take_over(weights)
+        generating = perf_counter()
+        responses = generator.generate(
+            [prompt.tolist() for prompt in prompts],
+            size,
+            params,
+            [ticket.seed for ticket in tickets],
+        )
+        generated = perf_counter()
+        flat = [response for group in responses for response in group]
+        before = judge_counts(env.judge)
+        judged, times = env.judge.judge(
+            [problem for problem in problems for _ in range(size)],
+            [prompt for prompt in prompts for _ in range(size)],
+            [response.token_ids for response in flat],
+            # No figure of the evaluation is made of process rewards.
+            score=not evaluation,
+        )
+        sample = RunnerSample(
+            counts=judge_counts(env.judge) - before, logp_gap=self._logp_gap
+        )
+        ids = group_ids if group_ids is not None else range(len(tickets))
+        for i, (problem, prompt, group_id) in enumerate(
+            zip(problems, prompts, ids, strict=True)
+        ):
+            rows = slice(i * size, (i + 1) * size)
+            sample.groups.append(
+                self._group(
+                    problem,
+                    prompt,
+                    group_id,
+                    flat[rows],
+                    judged[rows],
+                    caps={} if evaluation else self.config.hack_caps,
+                )
+            )
+        sample.seconds = {
+            "sync": generating - loading,
+            "sample": generated - generating,
+            "score": times.score_s,
+            "verify": times.verify_s,
+        }
+        sample.seconds["total"] = perf_counter() - start
+        return sample
+
+    def _group(
+        self,
+        problem: Problem,
+        prompt: np.ndarray,
+        group_id: int,
+        responses: Sequence[Any],
+        judged: Sequence[Any],
+        *,
+        caps: Mapping[str, float],
+    ) -> Group:
+        splitter = self.token_env.splitter
+        limits = HackLimits(**self.config.hack_limits)
+        marked = mark_group(judged, responses, splitter, limits)
+        judged = [
+            cap_rewards(j, m.hacks, caps) for j, m in zip(judged, marked, strict=True)
+        ]
+        episodes = [
+            make_episode(
+                response,
+                verdict,
+                prompt_ids=prompt,
+                group_id=group_id,
+                weights_version=self.generator.weights_version,
+            )
+            for response, verdict in zip(responses, judged, strict=True)
+        ]
+        records = [
+            make_record(
+                problem,
+                response,
+                verdict,
+                group_id=group_id,
+                num_prompt_tokens=len(prompt),
+                splitter=splitter,
+                total_reward=total,
+                weights_version=self.generator.weights_version,
+                repetition=marks.repetition,
+                hacks=marks.hacks,
+            )
+            for response, verdict, total, marks in zip(
+                responses,
+                judged,
+                total_rewards(judged, self.config),
+                marked,
+                strict=True,
+            )
+        ]
+        num_tokens = sum(len(prompt) + len(r.token_ids) for r in responses)
+        return Group(group_id, episodes, num_tokens, records)
+
+    def sample_apart(self, **kwargs: Any) -> list[Any]:
+        """Samples for a caller in another process.
+
+        Each group's episodes are a return value of their own: the caller owns them, so
+        that they outlive this process, and they stay on this node until a learner
+        fetches them. (What an actor puts into the object store dies with it.)
+
+        Returns:
+            The sample, its groups without their episodes, then each group's episodes.
+        """
+        sample = self.sample(**kwargs)
+        episodes = [group.episodes for group in sample.groups]
+        for group in sample.groups:
+            group.episodes = []
+        return [sample, *episodes]
+
+    def _take_over(self, weights: Weights) -> None:
+        """Loads weights and proves that they arrived, unless they are held already."""
+        if weights.publication == self._publication:
+            return
+        # Not this one's any more from here on, if anything fails.
+        self._publication = None
+        if isinstance(weights.source, BroadcastWeights):
+            self.check_held(weights.version, weights.publication)
+        else:
+            self.generator.load_weights(self._receiver.receive(weights.source))
+        logps = self.generator.logps(weights.probe.token_ids)
+        self._logp_gap = self._proof.check(weights.version, weights.probe, logps)
+        self._publication = weights.publication
+
+    def close_weights(self) -> None:
+        """Gives up copies of weights that lie on this node."""
+        self._receiver.close()
+
+    def env_summary(self) -> EnvSummary:
+        """Returns what the algorithm must know of the environment."""
+        return EnvSummary.of(self.token_env)
+
+    @override(EnvRunner)
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        """Returns the environment's spaces, for RLlib."""
+        spaces = (self.env.observation_space, self.env.action_space)
+        return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    @override(EnvRunner)
+    def assert_healthy(self) -> None:
+        """Checks that there is an environment."""
+        assert self.env is not None, "the environment was not made"
+
+    @override(EnvRunner)
+    def stop(self) -> None:
+        """Closes the environment and the generator."""
+        self.env.close()
+        if self._generator is not None:
+            self._generator.close()
+        self.close_weights()
+
+    @override(EnvRunner)
+    def get_metrics(self) -> dict[str, Any]:
+        """Nothing: each sample carries its own."""
+        return {}
+
+    @override(Checkpointable)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Nothing: see the class."""
+        return {}
+
+    @override(Checkpointable)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing: weights come by `load_weights`."""
+
+    @override(Checkpointable)
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns how to make this env runner again."""
+        kwargs = {
+            "config": self.config,
+            "env_creator": self._env_creator,
+            "worker_index": self.worker_index,
+            "num_workers": self.num_workers,
+        }
+        return (), kwargs

@@ -1,1 +1,0 @@
-"""Reading settings: YAML text, the outline of an experiment, the setters' sections."""
