@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-PROGRAM = str(Path(sys.executable).with_name("pure-rllib"))
+PROGRAM = (sys.executable, "-m", "pure_rllib.cli")
 OF_TIME = ("seconds/", "throughput/", "time_", "sampling/overlap_share")
 SIMULATED = "environment.env_config.process_rewards=simulated"
 PROCESS_ONLY = "training.verifiable_reward_coeff=0.0"
@@ -224,7 +224,7 @@ WRONG: dict[str, tuple[str, ...]] = {
 def record_run(name: str, folder: Path) -> dict[str, Any]:
     """Runs an example in `folder` and returns its metrics and the policy's hash."""
     example, iterations, settings = RUNS[name]
-    words = [PROGRAM, "train", example, "--iterations", str(iterations)]
+    words = [*PROGRAM, "train", example, "--iterations", str(iterations)]
     words += [word for setting in settings for word in ("--set", setting)]
     done = subprocess.run(
         [*words, "--out", str(folder)], capture_output=True, text=True, check=False

@@ -1,5 +1,6 @@
-"""The algorithm. Importing this package registers "PURE" with Ray Tune."""
+"""The algorithms. Importing this package registers them with Ray Tune by name."""
 
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.tune.registry import register_trainable
 
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids)
@@ -7,6 +8,10 @@ from pure_rllib.algorithms.pure.pure import PURE
 from pure_rllib.algorithms.pure.pure_config import PUREConfig
 from pure_rllib.hacking.monitor import RewardHackingMonitor
 
-register_trainable("PURE", PURE)
+ALGORITHMS: dict[str, type[Algorithm]] = {"PURE": PURE}
+"""By the name that Tune, `run:` of YAML files and messages call them."""
 
-__all__ = ["PURE", "PUREConfig", "RewardHackingMonitor"]
+for _name, _algorithm in ALGORITHMS.items():
+    register_trainable(_name, _algorithm)
+
+__all__ = ["ALGORITHMS", "PURE", "PUREConfig", "RewardHackingMonitor"]
