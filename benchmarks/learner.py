@@ -34,7 +34,7 @@ from pure_rllib.models import columns
 from pure_rllib.models.batching import micro_batches
 from pure_rllib.models.logprobs import response_logps
 from pure_rllib.reporting.tables import format_table
-from pure_rllib.rollouts.env_runner import Group
+from pure_rllib.rollouts.group import Group
 from pure_rllib.rollouts.sampler import episodes_of
 
 QWEN2 = {"model_type": "qwen2", "tie_word_embeddings": True}

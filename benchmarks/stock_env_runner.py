@@ -1,7 +1,7 @@
 """How fast RLlib samples responses: our env runner against its stock one.
 
 The same environment, the embedded default's start policy, one thread. RLlib's
-`SingleAgentEnvRunner` steps the environment token by token; `GroupEnvRunner` samples
+`SingleAgentEnvRunner` steps the environment token by token; `LLMEnvRunner` samples
 whole groups.
 
     python benchmarks/stock_env_runner.py [--tokens 400] [--threads 1]
@@ -81,7 +81,7 @@ def main() -> None:
     rates = {
         "SingleAgentEnvRunner, 1 environment": stock_rate(options.tokens, 1),
         "SingleAgentEnvRunner, 16 environments": stock_rate(options.tokens, 16),
-        "GroupEnvRunner, 16 prompts x 8": our_rate(),
+        "LLMEnvRunner, 16 prompts x 8": our_rate(),
     }
     baseline = next(iter(rates.values()))
     rows = [

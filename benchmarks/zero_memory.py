@@ -28,7 +28,7 @@ from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
 from pure_rllib.learners.train_batch import plan_mini_batches
 from pure_rllib.reporting.tables import format_table
-from pure_rllib.rollouts.episodes import make_episode
+from pure_rllib.rollouts.group import make_episode
 
 POLICY = {
     "model_type": "qwen2",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
 from pure_rllib.reporting.records import ResponseRecord
 from pure_rllib.reporting.response_metrics import response_metrics
-from pure_rllib.rollouts.env_runner import Group
+from pure_rllib.rollouts.group import Group
 
 _EVALUATED = {
     "response_tokens": "response/tokens",

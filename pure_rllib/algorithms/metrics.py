@@ -7,9 +7,9 @@ from typing import Any
 
 from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.response_metrics import response_metrics
+from pure_rllib.rollouts.env_runner import JUDGE_COUNTS
 from pure_rllib.rollouts.env_summary import EnvSummary
-from pure_rllib.rollouts.judge_counts import JUDGE_COUNTS
-from pure_rllib.rollouts.records import has_signal
+from pure_rllib.rollouts.group import has_signal
 from pure_rllib.rollouts.sampler import SampledBatch
 
 

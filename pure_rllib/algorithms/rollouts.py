@@ -9,7 +9,7 @@ from ray.rllib.core.columns import Columns
 
 from pure_rllib.models import columns
 from pure_rllib.reporting.records import ResponseRecord
-from pure_rllib.rollouts.env_runner import Group
+from pure_rllib.rollouts.group import Group
 from pure_rllib.rollouts.sampler import episodes_of
 
 

@@ -17,7 +17,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from pure_rllib.models import columns
-from pure_rllib.rollouts.episodes import ResponseData
+from pure_rllib.rollouts.group import ResponseData
 
 
 class EpisodesToRows(ConnectorV2):

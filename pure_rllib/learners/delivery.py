@@ -14,7 +14,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from pure_rllib.distributed.calls import on_learners
 from pure_rllib.learners.train_batch import deal_by_tokens
-from pure_rllib.rollouts.env_runner import Group
+from pure_rllib.rollouts.group import Group
 from pure_rllib.rollouts.sampler import MAX_ATTEMPTS
 
 

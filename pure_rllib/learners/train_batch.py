@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pure_rllib.rollouts.env_runner import Group
-from pure_rllib.rollouts.records import has_signal
+from pure_rllib.rollouts.group import Group, has_signal
 
 
 @dataclass(frozen=True, slots=True)

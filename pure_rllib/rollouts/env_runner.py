@@ -12,12 +12,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import EnvRunner
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 
@@ -25,17 +23,21 @@ import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this no
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.token_env import TokenEnv
+from pure_rllib.envs.vector import ResponseJudge
 from pure_rllib.generation.base import Generator, SamplingParams
 from pure_rllib.generation.make_generator import make_generator
 from pure_rllib.hacking.flags import HackLimits
 from pure_rllib.hacking.guard import cap_rewards, mark_group
 from pure_rllib.models.loading import policy_config
-from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.rewards.base import counts_of
 from pure_rllib.rewards.prm.pool import connected_scorer
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
-from pure_rllib.rollouts.episodes import make_episode
-from pure_rllib.rollouts.judge_counts import judge_counts
-from pure_rllib.rollouts.records import make_record, total_rewards
+from pure_rllib.rollouts.group import (
+    Group,
+    make_episode,
+    make_record,
+    total_rewards,
+)
 from pure_rllib.weight_sync.check import ArrivalProof
 from pure_rllib.weight_sync.nccl import (
     BroadcastWeights,
@@ -44,28 +46,18 @@ from pure_rllib.weight_sync.nccl import (
 from pure_rllib.weight_sync.object_store import WeightReceiver, Weights
 from pure_rllib.weight_sync.transport import transfer_backend
 
-
-@dataclass(slots=True)
-class Group:
-    """The responses to one prompt.
-
-    Attributes:
-        group_id: unique in a run.
-        episodes: G episodes, or a reference to them in Ray's object store.
-        num_tokens: prompt and response tokens of all its responses.
-        records: G records, for metrics and reports.
-    """
-
-    group_id: int
-    episodes: list[SingleAgentEpisode] | ray.ObjectRef
-    num_tokens: int
-    records: list[ResponseRecord]
-
-    def take_over(self, other: "Group") -> None:
-        """Becomes the same group, sampled again."""
-        self.episodes = other.episodes
-        self.num_tokens = other.num_tokens
-        self.records = other.records
+JUDGE_COUNTS = (
+    "prm/overlong",
+    "prm/retries",
+    "prm/verdicts",
+    "prm/unclear_verdicts",
+    "prm/ties",
+    "verifier/opinion_accepted",
+    "verifier/opinion_rejected",
+    "verifier/opinion_undecided",
+    "verifier/opinion_guarded",
+)
+"""The metrics that are such counts; 0 for a judge that does not count them."""
 
 
 @dataclass(slots=True)
@@ -86,7 +78,7 @@ class RunnerSample:
     logp_gap: float = math.nan
 
 
-class GroupEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
+class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
     """An RLlib env runner that samples whole responses, G to a prompt.
 
     The generator writes the responses in one batch, the environment's batched path
@@ -365,3 +357,18 @@ class GroupEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
             "num_workers": self.num_workers,
         }
         return (), kwargs
+
+
+GroupEnvRunner = LLMEnvRunner
+"""The name in earlier checkpoints."""
+
+
+def judge_counts(judge: ResponseJudge) -> Counter[str]:
+    """Returns what a judge's parts have counted since they were made, by metric."""
+    counts = Counter(
+        {f"prm/{name}": n for name, n in counts_of(judge.step_scorer).items()}
+    )
+    for name, n in counts_of(judge.verifier).items():
+        is_guarded = name.startswith("guard_")
+        counts[f"verifier/opinion_{'guarded' if is_guarded else name}"] += n
+    return Counter({name: counts[name] for name in JUDGE_COUNTS})

@@ -7,8 +7,7 @@ import ray
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from pure_rllib.data.order import ProblemOrder
-from pure_rllib.rollouts.env_runner import Group
-from pure_rllib.rollouts.records import has_signal
+from pure_rllib.rollouts.group import Group, has_signal
 from pure_rllib.rollouts.sampler import (
     SampledBatch,
     SamplingCall,

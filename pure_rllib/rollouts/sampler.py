@@ -18,7 +18,7 @@ from ray.exceptions import (
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from pure_rllib.data.order import ProblemTicket, shard
-from pure_rllib.rollouts.env_runner import Group
+from pure_rllib.rollouts.group import Group
 from pure_rllib.weight_sync.nccl import (
     BroadcastWeights,
     WeightsNotHeldError,
@@ -85,7 +85,7 @@ class SamplingCall:
         turns: which prompts.
         weights: must stay readable until the call is collected; newer ones where they
             are sent and an env runner has to be sent them again.
-        kwargs: further arguments of `GroupEnvRunner.sample`.
+        kwargs: further arguments of `LLMEnvRunner.sample`.
         calls: id of the env runner and its values to come, as `sample_apart` returns
             them; none where the local env runner samples, which begins when the call
             is collected.
@@ -109,7 +109,7 @@ def sample_groups(
         env_runners: local or remote.
         turns: which prompts.
         weights: env runners that hold another version take these first.
-        **kwargs: further arguments of `GroupEnvRunner.sample`.
+        **kwargs: further arguments of `LLMEnvRunner.sample`.
 
     Raises:
         RuntimeError: no env runner is left, or turns failed `MAX_ATTEMPTS` times.

@@ -21,7 +21,7 @@ from pure_rllib.generation.base import Response
 from pure_rllib.learners.stats import merge
 from pure_rllib.learners.torch_learner import NonFiniteLossError
 from pure_rllib.learners.train_batch import plan_mini_batches
-from pure_rllib.rollouts.episodes import make_episode
+from pure_rllib.rollouts.group import make_episode
 from pure_rllib.testing import tiny_model_config
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make engines")

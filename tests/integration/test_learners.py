@@ -17,7 +17,7 @@ from pure_rllib.distributed.calls import LearnerLostError, on_learners
 from pure_rllib.distributed.watchdog import CollectiveTimeoutError
 from pure_rllib.learners.delivery import deliver
 from pure_rllib.learners.train_batch import MiniBatchPlan
-from pure_rllib.rollouts.env_runner import Group
+from pure_rllib.rollouts.group import Group
 from tests.integration.test_pure import built, weights
 
 Weights = dict[str, np.ndarray]

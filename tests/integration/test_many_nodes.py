@@ -26,7 +26,7 @@ from pure_rllib.algorithms import PURE
 from pure_rllib.cli.experiment import load_experiment
 from pure_rllib.data.order import ProblemOrder
 from pure_rllib.learners.torch_learner import PURETorchLearner
-from pure_rllib.rollouts.episodes import ResponseData
+from pure_rllib.rollouts.group import ResponseData
 from pure_rllib.rollouts.sampler import SampledBatch
 
 pytestmark = pytest.mark.slow

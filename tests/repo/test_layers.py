@@ -128,7 +128,7 @@ def test_every_part_has_a_layer() -> None:
         ("envs/vector.py", "from pure_rllib import algorithms"),
         ("envs/vector.py", "from pure_rllib.hacking import flags"),
         ("envs/vector.py", "from . import math_env"),
-        ("reporting/metrics.py", "from pure_rllib.rollouts.records import X"),
+        ("reporting/metrics.py", "from pure_rllib.rollouts.group import X"),
         ("algorithms/pure/pure.py", "import vllm"),
         ("generation/vllm_engine.py", "from vllm import LLM"),
         ("generation/vllm_engine.py", "def f():\n    import ray"),

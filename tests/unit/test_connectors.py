@@ -28,7 +28,7 @@ from pure_rllib.generation.base import Response
 from pure_rllib.models import columns
 from pure_rllib.models.llm_rl_module import LLMRLModule
 from pure_rllib.rewards.base import Verdict
-from pure_rllib.rollouts.episodes import ResponseData, make_episode
+from pure_rllib.rollouts.group import ResponseData, make_episode
 from pure_rllib.testing import tiny_model_config
 
 NAN = float("nan")

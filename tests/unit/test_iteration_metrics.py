@@ -15,9 +15,8 @@ from pure_rllib.algorithms.metrics import (
 )
 from pure_rllib.reporting.metrics import METRICS, check_names
 from pure_rllib.reporting.records import ResponseRecord
-from pure_rllib.rollouts.env_runner import Group
 from pure_rllib.rollouts.env_summary import EnvSummary
-from pure_rllib.rollouts.records import has_signal
+from pure_rllib.rollouts.group import Group, has_signal
 from pure_rllib.rollouts.sampler import SampledBatch
 
 

@@ -8,7 +8,7 @@ from pure_rllib.reporting.metrics import check_names
 from pure_rllib.rewards.base import FunctionVerifier, counts_of
 from pure_rllib.rewards.prm.generative import GenerativePRM
 from pure_rllib.rewards.verifier.hybrid import HybridVerifier
-from pure_rllib.rollouts.judge_counts import JUDGE_COUNTS, judge_counts
+from pure_rllib.rollouts.env_runner import JUDGE_COUNTS, judge_counts
 from pure_rllib.testing import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

@@ -9,7 +9,7 @@ import pytest
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.algorithms.config_rules import check_against_env
 from pure_rllib.credit.presets import PRESETS
-from pure_rllib.rollouts.env_runner import GroupEnvRunner
+from pure_rllib.rollouts.env_runner import LLMEnvRunner
 from pure_rllib.rollouts.env_summary import EnvSummary
 from pure_rllib.testing import tiny_model_config
 
@@ -24,7 +24,7 @@ def test_defaults() -> None:
     made = config()
     made.validate()
     assert made.algo_class is PURE
-    assert made.env_runner_cls is GroupEnvRunner
+    assert made.env_runner_cls is LLMEnvRunner
     assert (made.num_prompts, made.group_size, made.temperature) == (16, 8, 1.0)
     assert (made.credit_assignment, made.credit_temperature) == ("min", 0.1)
     assert (made.process_reward_coeff, made.verifiable_reward_coeff) == (1.0, 1.0)
@@ -103,7 +103,7 @@ def test_dict_and_state_round_trips() -> None:
         assert (other.group_size, other.groups_per_step) == (4, 2)
         assert other.credit_config() == made.credit_config()
         assert tuple(other.adam_betas) == (0.9, 0.95)
-        assert other.env_runner_cls is GroupEnvRunner
+        assert other.env_runner_cls is LLMEnvRunner
 
 
 def test_environment_gets_the_token_budget() -> None:

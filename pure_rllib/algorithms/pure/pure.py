@@ -45,8 +45,8 @@ from pure_rllib.learners.train_batch import (
 )
 from pure_rllib.reporting.records import ResponseRecord
 from pure_rllib.rewards.prm.pool import start_prm_actors, with_prm_bundles
-from pure_rllib.rollouts.env_runner import Group
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
+from pure_rllib.rollouts.group import Group
 from pure_rllib.rollouts.rollout_queue import RolloutQueue, mark_lags
 from pure_rllib.rollouts.sampler import (
     SampledBatch,

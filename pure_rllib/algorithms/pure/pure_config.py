@@ -51,10 +51,10 @@ class PUREConfig(LearnerSettings, HackingSettings):
         if algo_class is None:
             from pure_rllib.algorithms.pure.pure import PURE as algo_class  # noqa: N811
         super().__init__(algo_class=algo_class)
-        from pure_rllib.rollouts.env_runner import GroupEnvRunner
+        from pure_rllib.rollouts.env_runner import LLMEnvRunner
 
         # .env_runners()
-        self.env_runner_cls = GroupEnvRunner
+        self.env_runner_cls = LLMEnvRunner
         self.num_env_runners = 0
         self.sample_timeout_s: float | None = 3600.0
         self.num_prompts = 16

@@ -1,10 +1,18 @@
-"""From a judged response to the record that metrics and reports are made of."""
+"""The responses to one prompt, as episodes and as records.
+
+P prompt tokens, T response tokens, S steps, G responses per prompt.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from pure_rllib.credit.returns import step_credits
 from pure_rllib.credit.steps import StepSplitter
@@ -14,8 +22,96 @@ from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
 from pure_rllib.reporting.records import ResponseRecord
 
+_KEY = "pure_rllib"
 # Rewards that differ by less are equal: a PRM's last digits hang on the batch.
 _DECIMALS = 5
+
+
+@dataclass(slots=True)
+class Group:
+    """The responses to one prompt.
+
+    Attributes:
+        group_id: unique in a run.
+        episodes: G episodes, or a reference to them in Ray's object store.
+        num_tokens: prompt and response tokens of all its responses.
+        records: G records, for metrics and reports.
+    """
+
+    group_id: int
+    episodes: list[SingleAgentEpisode] | ray.ObjectRef
+    num_tokens: int
+    records: list[ResponseRecord]
+
+    def take_over(self, other: "Group") -> None:
+        """Becomes the same group, sampled again."""
+        self.episodes = other.episodes
+        self.num_tokens = other.num_tokens
+        self.records = other.records
+
+
+@dataclass(slots=True)
+class ResponseData:
+    """What an episode holds beside its tokens, log-probabilities and rewards.
+
+    Attributes:
+        prompt_ids: `[P]` int64.
+        group_id: the same for all responses to one prompt, unique in a run.
+        step_spans: `[S, 2]` int64, half-open token ranges in the response.
+        step_rewards: `[S]` float32 process rewards in [-1, 1].
+        verifiable_reward: 1.0, 0.0, or None without a gold answer.
+        weights_version: of the policy that sampled the response.
+    """
+
+    prompt_ids: np.ndarray
+    group_id: int
+    step_spans: np.ndarray
+    step_rewards: np.ndarray
+    verifiable_reward: float | None
+    weights_version: int
+
+    @staticmethod
+    def of(episode: SingleAgentEpisode) -> "ResponseData":
+        """Returns the data of an episode made by `make_episode`."""
+        data: ResponseData = episode.custom_data[_KEY]
+        return data
+
+
+def make_episode(
+    response: Response,
+    judged: JudgedResponse,
+    *,
+    prompt_ids: np.ndarray,
+    group_id: int,
+    weights_version: int,
+) -> SingleAgentEpisode:
+    """Turns a judged response into an episode of T timesteps.
+
+    Observation t is the token before action t, the last prompt token for t = 0, so that
+    an episode's size grows with T and not with its square.
+    """
+    ids = response.token_ids
+    episode = SingleAgentEpisode(
+        observations=InfiniteLookbackBuffer(np.concatenate([prompt_ids[-1:], ids])),
+        actions=InfiniteLookbackBuffer(ids),
+        rewards=InfiniteLookbackBuffer(judged.token_rewards(len(ids))),
+        infos=InfiniteLookbackBuffer([{}] * (len(ids) + 1)),
+        extra_model_outputs={
+            Columns.ACTION_LOGP: InfiniteLookbackBuffer(response.logps)
+        },
+        terminated=response.terminated,
+        truncated=not response.terminated,
+        len_lookback_buffer=0,
+    )
+    episode.custom_data[_KEY] = ResponseData(
+        prompt_ids=prompt_ids,
+        group_id=group_id,
+        step_spans=judged.step_spans,
+        step_rewards=judged.step_rewards,
+        verifiable_reward=judged.verifiable_reward,
+        weights_version=weights_version,
+    )
+    return episode
 
 
 def make_record(
