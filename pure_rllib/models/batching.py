@@ -1,61 +1,51 @@
-"""Cutting a train batch into pieces that fit into memory.
+"""Cutting rows into batches that fit into memory.
 
 B rows, L columns, T response tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
-from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from pure_rllib.models import columns
-
-_ROW_COLUMNS = (columns.INPUT_IDS,)
-_TOKEN_COLUMNS = (
-    Columns.ACTIONS,
-    Columns.ACTION_LOGP,
-    Columns.LOSS_MASK,
-    Columns.ADVANTAGES,
-    columns.OLD_LOGP,
-    columns.CORRECTION_WEIGHT,
-    columns.REF_LOGP,
-)
-_RESPONSE_COLUMNS = (columns.PROMPT_LENS, columns.RESPONSE_LENS, columns.GROUP_ID)
+from pure_rllib.models.columns import INPUT_IDS, PROMPT_LENS, RESPONSE_LENS
 
 
-def split_by_tokens(row_lens: Tensor, micro_batch_tokens: int) -> list[Tensor]:
-    """Splits rows into micro-batches of similar length under a token budget.
+def token_budget_batches(
+    row_lens: Sequence[int], max_tokens: int, *, longest_first: bool = False
+) -> list[list[int]]:
+    """Groups rows of like length under a budget of tokens, padding included.
 
     Args:
-        row_lens: `[B]` int64, tokens per row.
-        micro_batch_tokens: limit of rows times longest row. A row that alone is over
-            the limit is a micro-batch of its own.
+        row_lens: tokens per row; rows of length 0 are left out.
+        max_tokens: limit of rows times longest row, >= 1. A row that alone is over the
+            limit is a batch of its own.
+        longest_first: begin with the longest rows, so that what lacks memory fails at
+            once; otherwise with the shortest.
 
     Returns:
-        Lists of row indices, longest rows first: a run that lacks memory fails at once.
+        Indices of the rows of each batch; rows of equal length keep their order.
     """
-    pieces: list[list[int]] = []
-    for row in torch.argsort(row_lens, descending=True, stable=True).tolist():
-        fits = (
-            bool(pieces)
-            and (len(pieces[-1]) + 1) * int(row_lens[pieces[-1][0]])
-            <= micro_batch_tokens
-        )
-        if fits:
-            pieces[-1].append(row)
-        else:
-            pieces.append([row])
-    return [torch.tensor(piece) for piece in pieces]
+    rows = [row for row, length in enumerate(row_lens) if length]
+    batches: list[list[int]] = []
+    for row in sorted(rows, key=row_lens.__getitem__, reverse=longest_first):
+        if batches:
+            # Sorted: either the first row of the batch or the new one is the longest.
+            longest = max(row_lens[batches[-1][0]], row_lens[row])
+            if (len(batches[-1]) + 1) * longest <= max_tokens:
+                batches[-1].append(row)
+                continue
+        batches.append([row])
+    return batches
 
 
 def num_micro_batches(
     batch: dict[str, Any], micro_batch_tokens: int, rows: Tensor
 ) -> int:
     """Returns how many micro-batches `micro_batches` makes of these rows."""
-    row_lens = batch[columns.PROMPT_LENS][rows] + batch[columns.RESPONSE_LENS][rows]
-    return len(split_by_tokens(row_lens, micro_batch_tokens))
+    row_lens = (batch[PROMPT_LENS][rows] + batch[RESPONSE_LENS][rows]).tolist()
+    return len(token_budget_batches(row_lens, micro_batch_tokens, longest_first=True))
 
 
 def micro_batches(
@@ -63,33 +53,53 @@ def micro_batches(
     micro_batch_tokens: int,
     device: torch.device,
     rows: Tensor | None = None,
+    columns: Collection[str] | None = None,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yields `(rows, columns)` of each micro-batch, cut to its longest row.
 
+    Longest rows come first.
+
     Args:
         batch: the train batch's columns, on the CPU.
-        micro_batch_tokens: see `split_by_tokens`.
+        micro_batch_tokens: see `token_budget_batches`.
         device: where the micro-batch is moved.
         rows: `[n]` indices of the rows to use; None means all.
+        columns: names of the columns to take; None means all tensors of the batch.
+            `[B, L]` and `[B, T]` are cut to the micro-batch's longest row and longest
+            response, others are taken whole.
+
+    Raises:
+        KeyError: the batch lacks a column.
     """
-    if rows is None:
-        rows = torch.arange(len(batch[columns.PROMPT_LENS]))
-    response_lens = batch[columns.RESPONSE_LENS][rows]
-    row_lens = batch[columns.PROMPT_LENS][rows] + response_lens
-    for piece in split_by_tokens(row_lens, micro_batch_tokens):
-        index = rows[piece]
-        num_columns = int(row_lens[piece].max())
-        num_tokens = int(response_lens[piece].max())
-        cut = {
-            **{name: (index, slice(num_columns)) for name in _ROW_COLUMNS},
-            **{name: (index, slice(num_tokens)) for name in _TOKEN_COLUMNS},
-            **dict.fromkeys(_RESPONSE_COLUMNS, (index,)),
-        }
-        yield (
-            index,
-            {
-                name: batch[name][where].to(device, non_blocking=True)
-                for name, where in cut.items()
-                if name in batch
-            },
+    # Reward models make batches where Ray is not needed.
+    from ray.rllib.core.columns import Columns
+
+    if columns is None:
+        columns = [name for name, value in batch.items() if isinstance(value, Tensor)]
+    missing = sorted(set(columns) - set(batch))
+    if missing:
+        raise KeyError(
+            f"`columns` has {missing}, which the train batch lacks; it has "
+            f"{sorted(batch)}. Add a learner connector that writes them."
         )
+    if rows is None:
+        rows = torch.arange(len(batch[PROMPT_LENS]))
+    response_lens = batch[RESPONSE_LENS][rows]
+    row_lens = batch[PROMPT_LENS][rows] + response_lens
+    for piece in token_budget_batches(
+        row_lens.tolist(), micro_batch_tokens, longest_first=True
+    ):
+        index = rows[piece]
+        # A response has as many tokens as steps, so that a `[B, S]` that happens to
+        # be T wide loses nothing but padding.
+        width_of = {
+            batch[INPUT_IDS].shape[1]: int(row_lens[piece].max()),
+            batch[Columns.ACTIONS].shape[1]: int(response_lens[piece].max()),
+        }
+        cut = {}
+        for name in columns:
+            column = batch[name]
+            if column.ndim > 1:
+                column = column[:, : width_of.get(column.shape[1])]
+            cut[name] = column[index].to(device, non_blocking=True)
+        yield index, cut

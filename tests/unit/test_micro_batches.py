@@ -1,46 +1,54 @@
-"""Cutting a train batch into pieces under a token budget."""
+"""Cutting rows into batches under a token budget, and a train batch by them."""
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.rllib.core.columns import Columns
 
 from pure_rllib.models import columns
-from pure_rllib.models.batching import micro_batches, split_by_tokens
+from pure_rllib.models.batching import micro_batches, token_budget_batches
 
 CPU = torch.device("cpu")
 
 
-def test_split_by_hand() -> None:
-    lens = torch.tensor([3, 10, 4, 4, 2])
-    # Longest first; 2 x 4 = 8 fits into 10, 3 x 4 = 12 does not; 2 x 3 = 6 does.
-    pieces = [piece.tolist() for piece in split_by_tokens(lens, 10)]
-    assert pieces == [[1], [2, 3], [0, 4]]
-
-
-def test_a_row_over_the_budget_is_alone() -> None:
-    pieces = [p.tolist() for p in split_by_tokens(torch.tensor([3, 50, 40, 3]), 8)]
-    assert pieces == [[1], [2], [0, 3]]
+@pytest.mark.parametrize(
+    ("lens", "budget", "longest_first", "expected"),
+    [
+        # 2 x 4 = 8 fits into 10, 3 x 4 = 12 does not; 2 x 3 = 6 does.
+        ([3, 10, 4, 4, 2], 10, True, [[1], [2, 3], [0, 4]]),
+        # 3 x 4 = 12 does not fit either, from the other end.
+        ([3, 10, 4, 4, 2], 10, False, [[4, 0], [2, 3], [1]]),
+        # A row over the budget is alone.
+        ([3, 50, 40, 3], 8, True, [[1], [2], [0, 3]]),
+        ([0, 2, 0], 8, False, [[1]]),
+        ([], 8, True, []),
+    ],
+)
+def test_batches_by_hand(
+    lens: list[int], budget: int, longest_first: bool, expected: list[list[int]]
+) -> None:
+    batches = token_budget_batches(lens, budget, longest_first=longest_first)
+    assert batches == expected
 
 
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=30),
     st.integers(1, 200),
+    st.booleans(),
 )
-def test_budget_is_held_and_no_row_is_lost(lens: list[int], budget: int) -> None:
-    pieces = [piece.tolist() for piece in split_by_tokens(torch.tensor(lens), budget)]
-    assert sorted(row for piece in pieces for row in piece) == list(range(len(lens)))
-    order = [lens[row] for piece in pieces for row in piece]
-    assert order == sorted(order, reverse=True)
-    for piece in pieces:
-        cost = len(piece) * max(lens[row] for row in piece)
-        assert cost <= budget or len(piece) == 1
-
-
-def test_no_rows_make_no_pieces() -> None:
-    assert split_by_tokens(torch.zeros(0, dtype=torch.int64), 8) == []
+def test_budget_is_held_and_no_row_is_lost(
+    lens: list[int], budget: int, longest_first: bool
+) -> None:
+    batches = token_budget_batches(lens, budget, longest_first=longest_first)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lens)))
+    order = [lens[row] for batch in batches for row in batch]
+    assert order == sorted(order, reverse=longest_first)
+    for batch in batches:
+        cost = len(batch) * max(lens[row] for row in batch)
+        assert cost <= budget or len(batch) == 1
 
 
 def batch() -> dict[str, Any]:
@@ -56,6 +64,11 @@ def batch() -> dict[str, Any]:
         Columns.LOSS_MASK: torch.tensor(
             [[True, True, True], [True, False, False], [True, True, False]]
         ),
+        # An algorithm's own: by token, by column, by step and by response.
+        "targets": torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.0, 0.0], [0.5, 0.6, 0.0]]),
+        "segments": torch.tensor([[0, 0, 1, 1, 1], [0, 1, 0, 0, 0], [0, 1, 1, 0, 0]]),
+        "scores": torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]),
+        "notes": ["no", "tensor", "here"],
     }
 
 
@@ -67,8 +80,10 @@ def test_micro_batches_are_cut_to_their_longest_row() -> None:
     assert second[Columns.ACTIONS].tolist() == [[14, 15], [13, 0]]
     assert second[Columns.LOSS_MASK].tolist() == [[True, True], [True, False]]
     assert second[columns.GROUP_ID].tolist() == [6, 6]
-    # Columns that a batch lacks, such as a reference's, are left out.
-    assert columns.REF_LOGP not in second
+    assert second["segments"].tolist() == [[0, 1, 1], [0, 1, 0]]
+    torch.testing.assert_close(second["targets"], torch.tensor([[0.5, 0.6], [0.4, 0]]))
+    torch.testing.assert_close(second["scores"], torch.tensor([[0.5, 0.6], [0.3, 0.4]]))
+    assert "notes" not in second
 
 
 def test_micro_batches_of_some_rows_name_rows_of_the_whole_batch() -> None:
@@ -77,3 +92,10 @@ def test_micro_batches_of_some_rows_name_rows_of_the_whole_batch() -> None:
     assert pieces[0][1][columns.INPUT_IDS].shape == (2, 3)
     nothing = torch.zeros(0, dtype=torch.int64)
     assert list(micro_batches(batch(), 100, CPU, rows=nothing)) == []
+
+
+def test_only_the_columns_asked_for_are_taken_and_none_is_missed() -> None:
+    for _, piece in micro_batches(batch(), 6, CPU, columns=("targets",)):
+        assert set(piece) == {"targets"}
+    with pytest.raises(KeyError, match=r"`columns` has \['ref_logp'\], which the"):
+        next(micro_batches(batch(), 6, CPU, columns=("targets", columns.REF_LOGP)))

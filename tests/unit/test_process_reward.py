@@ -11,7 +11,6 @@ from transformers import Qwen2Config, Qwen2ForTokenClassification, Qwen2Tokenize
 from pure_rllib.models.model_files import check_model_folder
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
 from pure_rllib.rewards.prm.model import ProcessRewardModel
-from pure_rllib.rewards.prm.rows import token_budget_batches
 
 WORDS = ["<pad>", "<|endoftext|>", "\n", "\n\n", "a", "b", "c", "d"]
 EOS, NL, BLANK = 1, 2, 3
@@ -96,15 +95,6 @@ def test_scores_do_not_depend_on_neighbours_or_padding(micro_batch_tokens):
     backwards = prm.score(many[::-1])[::-1]
     for first, second in zip(together, backwards, strict=True):
         np.testing.assert_allclose(first, second, atol=1e-5)
-
-
-def test_micro_batches_hold_the_token_budget():
-    lengths = [0, *np.random.default_rng(2).integers(1, 60, size=30).tolist()]
-    batches = list(token_budget_batches(lengths, 40))
-    assert sorted(i for batch in batches for i in batch) == list(range(1, 31))
-    for batch in batches:
-        width = max(lengths[i] for i in batch)
-        assert len(batch) == 1 or len(batch) * width <= 40
 
 
 def test_steps_beyond_the_context_get_the_lowest_score():

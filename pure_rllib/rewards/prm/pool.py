@@ -17,9 +17,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.tune import PlacementGroupFactory
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from pure_rllib.models.batching import token_budget_batches
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
 from pure_rllib.rewards.prm.actor import PRMActor, num_tokens
-from pure_rllib.rewards.prm.rows import token_budget_batches
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,14 @@
 """The forward passes of a reward model. B rows, S steps, L columns."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pure_rllib.models.batching import token_budget_batches
 from pure_rllib.rewards.prm.inputs import PRMRow, pad_rows
 from pure_rllib.rewards.prm.score_adjustment import LOWEST_SCORE, ScoreAdjustment
 
@@ -116,25 +117,3 @@ class RowScorer:
         # p1 - p0 of a softmax over two classes is tanh of half the difference.
         scores = torch.tanh((good - bad) / 2).cpu().numpy()
         return np.split(scores, np.cumsum(counts)[:-1])
-
-
-def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Groups rows of like length by a budget of padded tokens.
-
-    Args:
-        lengths: of the rows; rows of length 0 are left out.
-        budget: padded tokens per batch, >= 1; a longer row is a batch of its own.
-
-    Yields:
-        Indices of the rows of a batch.
-    """
-    order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: lengths[i])
-    batch: list[int] = []
-    for i in order:
-        # Sorted: the newest row is the widest of its batch.
-        if batch and (len(batch) + 1) * lengths[i] > budget:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
