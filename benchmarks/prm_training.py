@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from pure_rllib.arithmetic.cache import resolve_model
 from pure_rllib.arithmetic.checker import check_steps
-from pure_rllib.arithmetic.task import TASK_Z
+from pure_rllib.arithmetic.prm_quality import sample_texts
+from pure_rllib.arithmetic.task import TASK_Z, steps_of
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.arithmetic.traces import TraceMaker
-from pure_rllib.arithmetic.training import sample_texts, steps_of
 from pure_rllib.cli.main import main
+from pure_rllib.models.loading import resolve_model
 
 POLICY = "embedded:arithmetic-policy"
 PRM = "embedded:arithmetic-prm"

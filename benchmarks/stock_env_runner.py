@@ -19,8 +19,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.arithmetic.cache import resolve_model
 from pure_rllib.models.llm_rl_module import LLMRLModule
+from pure_rllib.models.loading import resolve_model
 from pure_rllib.reporting.tables import format_table
 
 NUM_CALLS = 10

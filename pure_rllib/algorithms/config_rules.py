@@ -10,9 +10,8 @@ from pure_rllib.generation.make_generator import GENERATORS, check_generator
 from pure_rllib.hacking.guard import check_hack_settings
 from pure_rllib.learners.deepspeed_settings import check_deepspeed
 from pure_rllib.learners.rollout_correction import correction_mode
-from pure_rllib.models.loading import DTYPES, policy_config
+from pure_rllib.models.loading import DTYPES, check_model_folder, policy_config
 from pure_rllib.models.lora import check_lora
-from pure_rllib.models.model_files import check_model_folder
 from pure_rllib.rewards.prm.pool import check_prm_actors
 from pure_rllib.rollouts.env_summary import EnvSummary
 from pure_rllib.weight_sync.transport import (

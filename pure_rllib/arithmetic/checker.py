@@ -16,7 +16,6 @@ import numpy as np
 from pure_rllib.arithmetic.task import Chain, apply
 from pure_rllib.rewards.base import FunctionScorer
 
-Mode = Literal["local", "strict"]
 Kind = Literal[
     "right",
     "result",
@@ -33,8 +32,7 @@ Kind = Literal[
     "after_box",
     "malformed",
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-ERROR_KINDS = KINDS[1:]
+ERROR_KINDS: tuple[Kind, ...] = get_args(Kind)[1:]
 
 _STEP = re.compile(r"(now |chk |)(\d+)([+-])(\d+)(?:=(\d+))?")
 _BOX = re.compile(r"\\boxed\{(\d+)\}")
@@ -139,37 +137,28 @@ class StepCheck:
 
 
 def check_steps(
-    prompt: str,
-    step_texts: Sequence[str],
-    *,
-    modulus: int = 10,
-    mode: Mode = "local",
+    prompt: str, step_texts: Sequence[str], *, modulus: int = 10
 ) -> StepCheck:
-    """Checks the steps of one response.
+    """Checks the steps of one response, each on the written prefix.
 
     Args:
         prompt: the problem's text.
         step_texts: S texts.
         modulus: of the task.
-        mode: "local" judges each step on the written prefix; "strict" also calls
-            everything after the first error wrong (the kinds stay local).
 
     Raises:
         ValueError: if the prompt is not chain arithmetic.
     """
     checker = StepChecker(prompt, modulus)
     kinds = tuple(checker.judge(text) for text in step_texts)
-    labels = np.array([kind == "right" for kind in kinds], dtype=bool)
-    if mode == "strict":
-        labels = np.logical_and.accumulate(labels)
-    return StepCheck(labels, kinds)
+    return StepCheck(np.array([kind == "right" for kind in kinds], dtype=bool), kinds)
 
 
-def exact_scorer(modulus: int = 10, mode: Mode = "local") -> FunctionScorer:
+def exact_scorer(modulus: int = 10) -> FunctionScorer:
     """Makes a step scorer that is never wrong: 1.0 for right steps, -1.0 for others."""
 
     def score(prompt: str, step_texts: tuple[str, ...]) -> list[float]:
-        check = check_steps(prompt, step_texts, modulus=modulus, mode=mode)
+        check = check_steps(prompt, step_texts, modulus=modulus)
         return [1.0 if right else -1.0 for right in check.labels]
 
     return FunctionScorer(score)

@@ -11,31 +11,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from scipy.stats import rankdata
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pure_rllib.arithmetic.checker import ERROR_KINDS, Kind, check_steps
-from pure_rllib.arithmetic.task import ArithmeticTask
+from pure_rllib.arithmetic.checker import ERROR_KINDS, Kind
+from pure_rllib.arithmetic.task import ArithmeticTask, is_correct, steps_of
 from pure_rllib.arithmetic.traces import IGNORED, Trace, TraceMaker
-from pure_rllib.arithmetic.training import is_correct, padded, sample_texts, steps_of
+from pure_rllib.generation.base import SamplingParams
+from pure_rllib.generation.transformers_generator import TransformersGenerator
 
 _BATCH_SIZE = 128
 # Fewer errors of a kind say nothing about its AUC.
 _MIN_ERRORS = 20
 
 
-def area_under_curve(positive: Sequence[float], negative: Sequence[float]) -> float:
+def area_under_curve(
+    positive: Sequence[float] | np.ndarray, negative: Sequence[float] | np.ndarray
+) -> float:
     """Computes the chance that a positive scores above a negative; ties count half.
 
     Returns:
         In [0, 1]; NaN if either is empty.
     """
-    if not len(positive) or not len(negative):
+    num, pairs = len(positive), len(positive) * len(negative)
+    if not pairs:
         return float("nan")
-    above = np.sort(np.asarray(negative, dtype=np.float64))
-    scores = np.asarray(positive, dtype=np.float64)
-    wins = np.searchsorted(above, scores, side="left")
-    ties = np.searchsorted(above, scores, side="right") - wins
-    return float((wins + ties / 2).mean() / len(above))
+    # Mann-Whitney's U: ranks among all, less those among the positives.
+    ranks = rankdata(np.concatenate([positive, negative]))[:num]
+    return float((ranks.sum() - num * (num + 1) / 2) / pairs)
 
 
 class FirstErrorAccuracy(NamedTuple):
@@ -75,21 +79,52 @@ def first_error_accuracy(
     return FirstErrorAccuracy(error, correct)
 
 
-def first_error_f1(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
-    """Computes ProcessBench's F1 at threshold 0: can the first error be found?
-
-    Args:
-        scores: `[S]` per response, in [-1, 1].
-        labels: `[S]` bool per response, each step judged on the written prefix.
-
-    Returns:
-        In [0, 1].
-    """
-    return first_error_accuracy(scores, [_first(~np.asarray(x)) for x in labels]).f1
-
-
 def _first(where: np.ndarray) -> int:
     return int(where.argmax()) if where.any() else -1
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Pads rows on the right to `[B, L]` int64."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+
+def sample_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    group_size: int = 1,
+    temperature: float = 1.0,
+    max_tokens: int = 96,
+    seed: int = 0,
+) -> list[list[str]]:
+    """Samples responses as texts.
+
+    Returns:
+        For each prompt `group_size` texts, without special tokens.
+    """
+    was_training = model.training
+    model.eval()
+    generator = TransformersGenerator(
+        model,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_ids=[tokenizer.eos_token_id],
+    )
+    groups = generator.generate(
+        [tokenizer(prompt)["input_ids"] for prompt in prompts],
+        group_size,
+        SamplingParams(max_tokens, temperature),
+        [seed * 1_000_003 + i for i in range(len(prompts))],
+    )
+    model.train(was_training)
+    texts = [
+        tokenizer.batch_decode(
+            [response.token_ids for response in group], skip_special_tokens=True
+        )
+        for group in groups
+    ]
+    return texts
 
 
 @torch.no_grad()
@@ -150,28 +185,17 @@ def evaluate_prm(
     groups = sample_texts(
         policy, tokenizer, [p.prompt for p in problems], group_size=4, seed=seed
     )
-    samples, correct, checks = [], [], []
+    samples, correct = [], []
     for problem, texts in zip(problems, groups, strict=True):
         for text in texts:
             if steps := steps_of(text):
                 samples.append(maker.trace(problem.prompt, steps))
                 correct.append(is_correct(problem, text))
-                checks.append(
-                    check_steps(problem.prompt, steps, modulus=task.modulus).labels
-                )
     pad = tokenizer.pad_token_id
-    made, sampled = (
-        [
-            np.minimum.reduce(scores)
-            for scores in zip(
-                *(score_traces(prm, given, pad) for prm in prms), strict=True
-            )
-        ]
-        for given in (traces, samples)
-    )
+    made, sampled = _lowest(prms, traces, pad), _lowest(prms, samples, pad)
     right, wrong = _by_kind(traces, made)
     minima = np.array([scores.min() for scores in sampled], dtype=np.float64)
-    sound = np.array([labels.all() for labels in checks], dtype=bool)
+    sound = np.array([_first_error(trace) < 0 for trace in samples], dtype=bool)
     return {
         "auc": {
             kind: area_under_curve(right, wrong[kind])
@@ -179,13 +203,25 @@ def evaluate_prm(
             if len(wrong[kind]) >= _MIN_ERRORS
         },
         "auc_all": area_under_curve(right, list(chain(*wrong.values()))),
-        "first_error_f1": first_error_f1(
-            made, [np.array([k == "right" for k in t.kinds]) for t in traces]
-        ),
-        "first_error_f1_sampled": first_error_f1(sampled, checks),
+        "first_error_f1": _first_error_f1(made, traces),
+        "first_error_f1_sampled": _first_error_f1(sampled, samples),
         "auc_minimum": area_under_curve(minima[sound], minima[~sound]),
         "sampled": float(np.mean(correct)) if correct else 0.0,
     }
+
+
+def _lowest(prms: Sequence[Any], traces: Sequence[Trace], pad: int) -> list[np.ndarray]:
+    """Scores traces; of several PRMs the lowest score of each step counts."""
+    each = (score_traces(prm, traces, pad) for prm in prms)
+    return [np.minimum.reduce(scores) for scores in zip(*each, strict=True)]
+
+
+def _first_error(trace: Trace) -> int:
+    return _first(np.array([kind != "right" for kind in trace.kinds]))
+
+
+def _first_error_f1(scores: Sequence[np.ndarray], traces: Sequence[Trace]) -> float:
+    return first_error_accuracy(scores, [_first_error(trace) for trace in traces]).f1
 
 
 def _by_kind(

@@ -189,51 +189,49 @@ class ArithmeticTask:
         return list(problems.values())
 
     def solution_steps(
-        self,
-        prompt: str,
-        rng: random.Random,
-        filler: float | None = None,
-        compute: Compute | None = None,
+        self, prompt: str, rng: random.Random, compute: Compute | None = None
     ) -> list[str]:
         """Writes a worked solution.
 
         Args:
             prompt: a prompt's text.
             rng: decides where plans and recaps stand.
-            filler: replaces the task's own probability; 0 gives the plain solution.
             compute: replaces the operation `(a, operator, b, rng) -> value`; later
                 steps go on from what it returned.
 
         Returns:
             The texts of the steps.
         """
-        filler = self.filler if filler is None else filler
         chain = Chain.parse(prompt)
         value, steps = chain.first, []
         for operator, operand in chain.operations:
             term = f"{value}{operator}{operand}"
-            while rng.random() < filler:
+            while rng.random() < self.filler:
                 steps.append(f"now {term}")
             if compute is None:
                 value = apply(value, operator, operand, self.modulus)
             else:
                 value = compute(value, operator, operand, rng)
             steps.append(f"{term}={value}")
-            while rng.random() < filler / 2:
+            while rng.random() < self.filler / 2:
                 steps.append(f"chk {term}={value}")
         return [*steps, f"\\boxed{{{value}}}"]
-
-    def solution(
-        self, problem: Problem, rng: random.Random, filler: float | None = None
-    ) -> str:
-        """Writes a worked solution as one text. See `solution_steps`."""
-        return STEP_SEPARATOR.join(self.solution_steps(problem.prompt, rng, filler))
 
 
 def split_of(prompt: str) -> Split:
     """Names the split that a prompt's text belongs to."""
     held_out = text_fraction(prompt, "split") < _HELD_OUT_SHARE
     return "held_out" if held_out else "train"
+
+
+def steps_of(text: str) -> list[str]:
+    """Splits a response's text into its steps; blank ones are not steps."""
+    return [step for step in text.split(STEP_SEPARATOR) if step.strip()]
+
+
+def is_correct(problem: Problem, text: str) -> bool:
+    """Says whether a response ends with the boxed gold answer."""
+    return text.rstrip().endswith(f"\\boxed{{{problem.answer}}}")
 
 
 class ArithmeticProblems:

@@ -1,7 +1,5 @@
 """The tokenizer of chain arithmetic: 22 tokens (32 modulo 20), exact round trip."""
 
-from pathlib import Path
-
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
@@ -49,8 +47,3 @@ def build_tokenizer(task: ArithmeticTask) -> PreTrainedTokenizerBase:
     words = [*_WORDS, *(n for n in numbers if len(n) > 1)]
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     return tokenizer
-
-
-def save_tokenizer(task: ArithmeticTask, folder: str | Path) -> None:
-    """Writes the tokenizer's files into a model folder."""
-    build_tokenizer(task).save_pretrained(folder)

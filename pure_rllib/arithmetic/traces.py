@@ -1,15 +1,16 @@
-"""Worked solutions with known errors, and what a right step would have said instead.
+"""Worked solutions with known errors, as a PRM reads them.
 
-They teach the embedded PRM and measure it. L tokens of a trace, S steps.
+They teach PRMs and measure them. L tokens of a trace, S steps.
 """
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pure_rllib.arithmetic.checker import Kind, StepChecker
-from pure_rllib.arithmetic.task import ArithmeticTask, apply
+from pure_rllib.arithmetic.task import ArithmeticTask, Chain, apply
 from pure_rllib.arithmetic.tokenizer import PRM_SEPARATOR
 
 # The index that torch's cross entropy leaves out.
@@ -42,14 +43,11 @@ class Trace:
     Attributes:
         ids: L token ids: the prompt, then each step's tokens and one newline.
         labels: L numbers: 1 (right) or 0 (wrong) at the newlines, `IGNORED` elsewhere.
-        teacher: L token ids: what a right step has at the *next* place, given what was
-            written so far, `IGNORED` where that is not one certain token.
         kinds: S kinds.
     """
 
     ids: list[int]
     labels: list[int]
-    teacher: list[int]
     kinds: tuple[Kind, ...]
 
 
@@ -76,24 +74,20 @@ class TraceMaker:
             prompt: the problem's text.
             steps: S texts made of the tokenizer's words.
         """
-        vocabulary = self.vocabulary
-        separator = vocabulary[PRM_SEPARATOR]
         checker = StepChecker(prompt, self.task.modulus)
-        ids = [vocabulary[piece] for piece in self._pieces.findall(prompt)]
+        ids = [self.vocabulary[piece] for piece in self.pieces(prompt)]
         labels = [IGNORED] * len(ids)
-        teacher = [IGNORED] * (len(ids) - 1)
         kinds = []
         for step in steps:
-            pieces = self._pieces.findall(step)
-            wanted = [] if checker.finished else wanted_pieces(checker, pieces)
-            wanted = (wanted + [None] * len(pieces))[: len(pieces)]
-            teacher += [IGNORED if w is None else vocabulary[w] for w in wanted]
-            teacher.append(IGNORED)
+            pieces = [*self.pieces(step), PRM_SEPARATOR]
             kinds.append(checker.judge(step))
-            ids += [*(vocabulary[piece] for piece in pieces), separator]
-            labels += [IGNORED] * len(pieces) + [int(kinds[-1] == "right")]
-        teacher.append(IGNORED)
-        return Trace(ids, labels, teacher, tuple(kinds))
+            ids += [self.vocabulary[piece] for piece in pieces]
+            labels += [IGNORED] * (len(pieces) - 1) + [int(kinds[-1] == "right")]
+        return Trace(ids, labels, tuple(kinds))
+
+    def pieces(self, text: str) -> list[str]:
+        """Cuts a text into the tokenizer's words."""
+        return self._pieces.findall(text)
 
     def corrupt_steps(self, prompt: str, rng: random.Random, share: float) -> list[str]:
         """Writes steps of which about `share` are corrupt.
@@ -148,8 +142,7 @@ class TraceMaker:
             value = a if early else self._other(a, modulus, rng)
             return f"\\boxed{{{value}}}"
         if kind == "malformed":
-            right = list(self._pieces.findall(self._right_step(checker, rng)))
-            return self._garble(right, rng)
+            return self._garble(self.pieces(self._right_step(checker, rng)), rng)
         if kind in ("repeated", "recap") and checker.last is not None:
             a, operator, b, value = checker.last
             if kind == "repeated":
@@ -199,41 +192,37 @@ class TraceMaker:
         return "".join(pieces)
 
 
-def wanted_pieces(checker: StepChecker, pieces: Sequence[str]) -> list[str | None]:
-    """Says what a right step would have in the place of each piece of the next step.
+def generated_steps(
+    maker: TraceMaker,
+    rng: random.Random,
+    *,
+    seed: int,
+    corrupt_share: float = 0.45,
+    repeated_share: float = 0.3,
+    clean_share: float = 0.3,
+) -> Iterator[tuple[str, list[str]]]:
+    """Yields prompts with steps, many of them corrupt, without end.
 
     Args:
-        checker: stands before the step.
-        pieces: the step's words.
-
-    Returns:
-        One word per piece, None where it is not certain. Fewer if the rest is unknown.
+        maker: writes the steps, and knows the task.
+        rng: decides which shares a trace belongs to, and its errors.
+        seed: names the sequence of problems.
+        corrupt_share: of the steps in a corrupt trace.
+        repeated_share: of the traces whose prompt must have one operation twice
+            running: there the place in the prompt can only be counted.
+        clean_share: of the traces without a wanted error.
     """
-    pending = checker.pending
-    opening = str(checker.value) if pending else "\\boxed{"
-    word = pieces[0] if pieces else ""
-    if word == "\\boxed{":
-        return [opening, str(checker.value), "}"]
-    if word == "now ":
-        if pending is None:
-            return [opening]
-        return [None, str(checker.value), pending[0], str(pending[1])]
-    if word == "chk ":
-        if checker.last is None:
-            return [opening]
-        a, operator, b, _ = checker.last
-        facts: list[str | None] = [None, str(a), operator, str(b), "="]
-        return [*facts, _true_result(pieces[1:], checker.modulus)]
-    if pending is None:
-        return [opening]
-    terms = [opening, pending[0], str(pending[1]), "="]
-    return [*terms, _true_result(pieces, checker.modulus)]
+    index = 0
+    while True:
+        repeated = rng.random() < repeated_share
+        while True:
+            prompt = maker.task.problem(index, seed).prompt
+            index += 1
+            if not repeated or _repeats(prompt):
+                break
+        share = 0.0 if rng.random() < clean_share else corrupt_share
+        yield prompt, maker.corrupt_steps(prompt, rng, share)
 
 
-def _true_result(pieces: Sequence[str], modulus: int) -> str | None:
-    """Computes the written operation; None if there is none."""
-    if len(pieces) < 4 or pieces[1] not in ("+", "-") or pieces[3] != "=":
-        return None
-    if not (pieces[0].isdigit() and pieces[2].isdigit()):
-        return None
-    return str(apply(int(pieces[0]), pieces[1], int(pieces[2]), modulus))
+def _repeats(prompt: str) -> bool:
+    return any(a == b for a, b in pairwise(Chain.parse(prompt).operations))

@@ -87,8 +87,8 @@ def _run(options: argparse.Namespace) -> int:
     # The command line shows its help without waiting for these.
     from transformers.utils.logging import disable_progress_bar
 
-    from pure_rllib.arithmetic.cache import resolve_model
     from pure_rllib.data.prompts import make_template
+    from pure_rllib.models.loading import resolve_model
     from pure_rllib.prm_training.benchmarks import read_prmbench, read_processbench
     from pure_rllib.prm_training.gate import gate_checks, gate_summary
     from pure_rllib.prm_training.measure import (

@@ -122,8 +122,8 @@ def _run(options: argparse.Namespace) -> int:
     # The command line shows its help without waiting for these.
     from transformers.utils.logging import disable_progress_bar
 
-    from pure_rllib.arithmetic.cache import PREFIX, resolve_model
     from pure_rllib.cli.labelled_rollouts import labelled_rollouts
+    from pure_rllib.models.loading import EMBEDDED, resolve_model
     from pure_rllib.prm_training.arguments import stage_arguments
     from pure_rllib.prm_training.arithmetic_steps import (
         ARITHMETIC_STEPS,
@@ -136,7 +136,7 @@ def _run(options: argparse.Namespace) -> int:
     disable_progress_bar()
     # Wrong arguments are found before data and weights are read.
     list(stage_arguments(settings, out, options.deepspeed, extra))
-    if settings.model.startswith(PREFIX):
+    if settings.model.startswith(EMBEDDED):
         settings = replace(settings, model=resolve_model(settings.model))
     base = read_base(settings)
     neutral: Any = settings.neutral

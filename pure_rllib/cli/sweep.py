@@ -21,7 +21,7 @@ from pure_rllib.cli.folder import RunFolder, write_text
 from pure_rllib.cli.loggers import sweep_callbacks
 from pure_rllib.cli.rows import is_reached, read_rows
 from pure_rllib.cli.search import check_sweep, flat_path, make_scheduler, param_space
-from pure_rllib.cli.session import prepare_models, start_ray
+from pure_rllib.cli.session import start_ray
 from pure_rllib.cli.study import Trial, draw_study, results_of, shown, study_table
 from pure_rllib.cli.train import INTERRUPTED, say_flushed
 from pure_rllib.cli.yaml_text import search_spaces
@@ -136,9 +136,8 @@ class Sweep:
             ValueError: a setting cannot work; nothing was started then.
         """
         configs = check_sweep(self.experiment)
-        # Made here for its errors: before any model is.
+        # Made here for its errors: before Ray is started.
         make_scheduler(self.experiment)
-        prepare_models(configs)
         # A metric that is only measured now and then is missing in other results.
         os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
         start_ray(configs[0], self.experiment.spec.get("ray"), verbose=self.verbose)

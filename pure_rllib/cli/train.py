@@ -23,7 +23,7 @@ from pure_rllib.cli.rollout_files import (
 )
 from pure_rllib.cli.rows import Row, evaluation_of, is_reached, read_rows, row_of
 from pure_rllib.cli.sections import resolved
-from pure_rllib.cli.session import prepare_models, start_ray
+from pure_rllib.cli.session import start_ray
 from pure_rllib.reporting.plots import learning_curves
 from pure_rllib.reporting.progress import Progress
 from pure_rllib.reporting.rollouts import write_rollouts_page
@@ -69,7 +69,6 @@ class Run:
             ValueError: a setting cannot work.
         """
         config = self.experiment.build_config()
-        prepare_models([config])
         start_ray(config, self.experiment.spec.get("ray"), verbose=self.verbose)
         try:
             algo = config.build_algo()

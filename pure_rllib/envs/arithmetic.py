@@ -40,7 +40,7 @@ class ArithmeticEnv(MathEnv):
     Args:
         task: "z" (3 or 4 operations), "y" (more redundant steps) or "sparse" (7 to 9
             operations modulo 20).
-        process_rewards: "neural" (a small PRM trained for task "z", made on first use),
+        process_rewards: "neural" (a small PRM trained for task "z"),
             "simulated" (the exact checker with consistent errors), "exact" or "none".
         prm: another PRM, or a list of PRMs, in place of the neural one.
         num_problems: training problems; drawn procedurally, none of them held out.

@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pure_rllib.arithmetic.cache import resolve_model
 from pure_rllib.data.problems import ProblemSource, load_problems
 from pure_rllib.data.prompts import PromptTemplate, drop_long_prompts, make_template
 from pure_rllib.envs.token_env import TokenEnv
+from pure_rllib.models.loading import resolve_model
 from pure_rllib.rewards.base import StepScorer, Verifier
 from pure_rllib.rewards.make_scorer import (
     PRMSetting,
@@ -89,8 +89,7 @@ class MathEnv(TokenEnv):
             max_prompt_tokens=max_prompt_tokens,
             **kwargs,
         )
-        # Last, because an embedded PRM is trained on first use: a slip in another
-        # setting must not wait for that.
+        # Last: a slip in another setting is found before a PRM's files are read.
         self.judge.step_scorer = make_step_scorer(
             prm, prm_kwargs, step_scorer, tokenizer
         )

@@ -1,12 +1,136 @@
-"""Loading a policy's weights, or making random ones from a config."""
+"""From a model reference to its files, its config and its weights.
 
+A reference is a local folder in Hugging Face layout, a hub id, or `embedded:<name>`, a
+model that comes with the package.
+"""
+
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+EMBEDDED = "embedded:"
+_EMBEDDED_FOLDER = Path(__file__).parents[1] / "arithmetic" / "models"
+_INDEX = "model.safetensors.index.json"
+
+
+def resolve_model(ref: str) -> str:
+    """Turns a model reference into what `from_pretrained` takes.
+
+    Args:
+        ref: a folder or hub id, passed through, or `embedded:<name>`.
+
+    Returns:
+        A folder of the package with weights, tokenizer and `recipe.json` (recipe and
+        measured figures), or `ref` itself.
+
+    Raises:
+        ValueError: there is no embedded model of this name.
+    """
+    if not ref.startswith(EMBEDDED):
+        return ref
+    folders = {folder.name: folder for folder in sorted(_EMBEDDED_FOLDER.iterdir())}
+    name = ref.removeprefix(EMBEDDED)
+    if name not in folders:
+        known = ", ".join(EMBEDDED + name for name in folders)
+        raise ValueError(
+            f"`{ref}` must be an embedded model; because there is no recipe of this "
+            f"name. Set one of {known}, a folder or a hub id."
+        )
+    return str(folders[name])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What can be said of a model before it is loaded.
+
+    Attributes:
+        path: the local folder or the hub id, as `from_pretrained` takes it.
+        is_local: whether `path` is a folder.
+        config: the content of config.json; empty for a hub id, which is not looked up.
+    """
+
+    path: str
+    is_local: bool
+    config: dict[str, Any]
+
+
+def check_model_folder(path: str | Path, setting: str = "model") -> ModelFiles:
+    """Makes sure that a model can be loaded from here, before anything is loaded.
+
+    Args:
+        path: a local folder in Hugging Face layout, or a hub id such as
+            `Qwen/Qwen2.5-Math-7B`. Hub ids are not looked up.
+        setting: the setting that holds the path, named by errors.
+
+    Raises:
+        ValueError: neither a hub id nor a folder with config.json and safetensors.
+    """
+    text = str(path)
+    folder = Path(text).expanduser()
+    if not folder.exists():
+        parts = text.split("/")
+        if len(parts) == 2 and all(parts) and text[0] not in "./~":
+            return ModelFiles(text, is_local=False, config={})
+        raise _folder_error(setting, text, "there is no such folder")
+    if not folder.is_dir():
+        raise _folder_error(setting, text, "it is a file, not a folder")
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise _folder_error(setting, text, "it has no config.json")
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        reason = f"its config.json is broken (line {error.lineno})"
+        raise _folder_error(setting, text, reason) from error
+    if lack := _missing_weights(folder):
+        raise _folder_error(setting, text, lack)
+    return ModelFiles(str(folder), is_local=True, config=config)
+
+
+def _missing_weights(folder: Path) -> str:
+    """Says what a folder lacks of a model's weights; "" if it has all."""
+    if (folder / "model.safetensors").is_file():
+        return ""
+    if not (folder / _INDEX).is_file():
+        found = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt"})
+        only = f" (only {', '.join(found)}, which are pickles)" if found else ""
+        return f"it has no *.safetensors weights{only}"
+    shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+    missing = [s for s in sorted(set(shards.values())) if not (folder / s).is_file()]
+    return f"its weights lack {', '.join(missing)}" if missing else ""
+
+
+def read_config(files: ModelFiles, setting: str = "model") -> dict[str, Any]:
+    """Returns the content of config.json, fetched if the model is on the hub.
+
+    Args:
+        files: from `check_model_folder`.
+        setting: the setting that holds the path, named by errors.
+
+    Raises:
+        ValueError: the hub does not give it.
+    """
+    if files.is_local:
+        return dict(files.config)
+    try:
+        return dict(PretrainedConfig.get_config_dict(files.path)[0])
+    except OSError as error:
+        reason = f"there is no such folder, and the hub gives none: {error}".rstrip(".")
+        raise _folder_error(setting, files.path, reason) from error
+
+
+def _folder_error(setting: str, path: str, reason: str) -> ValueError:
+    return ValueError(
+        f"`{setting}` ({path}) must be a folder in Hugging Face layout (config.json "
+        f"and *.safetensors) or a hub id like owner/name; {reason}. Set `{setting}` to "
+        "the folder that `save_pretrained` wrote."
+    )
 
 
 def policy_config(

@@ -4,10 +4,9 @@ import random
 from itertools import islice
 
 from pure_rllib.arithmetic.checker import check_steps
-from pure_rllib.arithmetic.prm import PRMRecipe, generated_steps
 from pure_rllib.arithmetic.task import TASK_Z
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
-from pure_rllib.arithmetic.traces import TraceMaker
+from pure_rllib.arithmetic.traces import TraceMaker, generated_steps
 from pure_rllib.prm_training.solutions import LabelledSolution
 
 ARITHMETIC_STEPS = "embedded:arithmetic-steps"
@@ -26,8 +25,7 @@ def arithmetic_steps(number: int = NUM_SOLUTIONS) -> list[LabelledSolution]:
     """
     maker = TraceMaker(TASK_Z, build_tokenizer(TASK_Z).get_vocab())
     # A seed of its own: not the solutions that the embedded PRM has seen already.
-    recipe = PRMRecipe(TASK_Z, seed=100)
-    made = generated_steps(recipe, maker, random.Random(ARITHMETIC_STEPS))
+    made = generated_steps(maker, random.Random(ARITHMETIC_STEPS), seed=102)
     solutions = []
     for prompt, steps in islice(made, number):
         labels = check_steps(prompt, steps, modulus=TASK_Z.modulus).labels

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from transformers import Qwen2ForCausalLM
 
-from pure_rllib.arithmetic.cache import resolve_model
 from pure_rllib.arithmetic.prm_quality import evaluate_prm, format_quality
 from pure_rllib.arithmetic.task import TASK_Z
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.data.prompts import PromptTemplate, make_template
+from pure_rllib.models.loading import resolve_model
 from pure_rllib.prm_training.benchmarks import BenchmarkItem
 from pure_rllib.prm_training.quality import (
     prmbench_figures,

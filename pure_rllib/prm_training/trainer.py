@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from pure_rllib.data.prompts import PromptTemplate, make_template
-from pure_rllib.models.model_files import check_model_folder, read_config
+from pure_rllib.models.loading import check_model_folder, read_config
 from pure_rllib.prm_training.arguments import stage_arguments
 from pure_rllib.prm_training.dataset import Collator, StepRows, step_rows
 from pure_rllib.prm_training.losses import StepLoss

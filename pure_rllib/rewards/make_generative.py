@@ -11,8 +11,7 @@ from pure_rllib.generation.make_generator import (
     check_generator,
     make_generator,
 )
-from pure_rllib.models.loading import load_policy, policy_config
-from pure_rllib.models.model_files import check_model_folder
+from pure_rllib.models.loading import check_model_folder, load_policy, policy_config
 from pure_rllib.models.weight_files import FolderWeights
 from pure_rllib.rewards.prm.checkpoint import default_device
 from pure_rllib.rewards.prm.generative import (

@@ -14,8 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pure_rllib.arithmetic.cache import resolve_model
-from pure_rllib.models.loading import policy_config, random_model
+from pure_rllib.models.loading import policy_config, random_model, resolve_model
 from pure_rllib.rewards.base import (
     FunctionScorer,
     ScoringRequest,

@@ -1,46 +1,78 @@
-"""The embedded models as a user gets them: made on first use, at the stated quality.
-
-They are made in the ordinary cache, so a second run of this test takes seconds.
-"""
+"""The embedded models as a user gets them: files of the package, of stated quality."""
 
 import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from transformers import Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
-from pure_rllib.arithmetic.cache import prepare, resolve_model
-from pure_rllib.arithmetic.commands import prm_by_commands
 from pure_rllib.arithmetic.prm_quality import score_traces
-from pure_rllib.arithmetic.task import TASK_Z
+from pure_rllib.arithmetic.task import TASK_Z, steps_of
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.arithmetic.traces import TraceMaker
-from pure_rllib.arithmetic.training import steps_of
+from pure_rllib.envs.arithmetic import TASKS
+from pure_rllib.models.loading import resolve_model
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 
-pytestmark = pytest.mark.slow
+REPO = Path(__file__).resolve().parents[2]
+POLICIES = {reference: task for task, reference, _ in TASKS.values()}
+PRMS = ("embedded:arithmetic-prm", "embedded:arithmetic-prm-rounds")
+MAX_BYTES = 9_000_000
 
 
-@pytest.fixture(scope="module")
-def prepared():
-    return prepare(["arithmetic-policy", "arithmetic-prm"])
+def recipe_of(reference: str) -> dict[str, Any]:
+    """What an embedded model was made from, and its measured figures."""
+    return json.loads(Path(resolve_model(reference), "recipe.json").read_text())
 
 
-def test_the_start_policy_is_half_taught(prepared):
-    figures = prepared["arithmetic-policy"]["figures"]
+@pytest.mark.parametrize("reference", [*POLICIES, *PRMS])
+def test_every_model_loads(reference: str) -> None:
+    folder = resolve_model(reference)
+    is_prm = reference in PRMS
+    auto = AutoModelForTokenClassification if is_prm else AutoModelForCausalLM
+    model, info = auto.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    task = POLICIES.get(reference, TASK_Z)
+    assert tokenizer.get_vocab() == build_tokenizer(task).get_vocab()
+    assert len(tokenizer) == model.config.vocab_size
+    assert tokenizer.eos_token_id == model.config.eos_token_id
+
+
+def test_the_package_stays_small() -> None:
+    folders = {Path(resolve_model(ref)) for ref in (*POLICIES, *PRMS)}
+    [models] = {folder.parent for folder in folders}
+    assert set(models.iterdir()) == folders
+    sizes = [path.stat().st_size for path in models.rglob("*.safetensors")]
+    assert len(sizes) == len(folders) and sum(sizes) <= MAX_BYTES
+
+
+def test_the_start_policy_is_half_taught() -> None:
+    figures = recipe_of("embedded:arithmetic-policy")["figures"]
     assert 0.5 <= figures["greedy"] <= 0.75
     assert 0.2 <= figures["sampled"] <= 0.38
 
 
-def test_the_prm_knows_each_kind_of_error(prepared):
-    figures = prepared["arithmetic-prm"]["figures"]
+@pytest.mark.parametrize("reference", PRMS)
+def test_the_prm_knows_each_kind_of_error(reference: str) -> None:
+    figures = recipe_of(reference)["figures"]
     assert min(figures["auc"].values()) >= 0.85, figures["auc"]
     assert figures["auc"]["result"] >= 0.95
     assert figures["first_error_f1"] >= 0.85
 
 
-def test_the_step_scorer_reads_the_prm_as_it_was_taught(prepared):
+def test_the_step_scorer_reads_the_prm_as_it_was_taught() -> None:
     prm = ProcessRewardModel.from_pretrained(resolve_model("embedded:arithmetic-prm"))
     tokenizer = prm.tokenizer
     prompt, text = "3-2+4+1=?", "3-2=1\n\n1+5=6\n\n6+1=7\n\n\\boxed{7}"
@@ -64,27 +96,20 @@ def test_the_step_scorer_reads_the_prm_as_it_was_taught(prepared):
     assert scores[0] > 0 > scores[1]
 
 
-def test_commands_make_a_prm(prepared, tmp_path):
-    data = tmp_path / "steps.jsonl"
-    row = {"prompt": "3-2=?", "steps": ["3-2=1"], "labels": [True]}
-    data.write_text(json.dumps(row) + "\n")
-    commands = (
-        f"prm-train --model embedded:arithmetic-prm --data {data} --out FOLDER/first "
-        "--head-epochs 0 --lr 1e-9 --batch-size 1 --micro-batch-size 1",
-        f"prm-train --model FOLDER/first --data {data} --out FOLDER/prm "
-        "--head-epochs 0 --lr 1e-9 --batch-size 1 --micro-batch-size 1",
+@pytest.mark.slow
+def test_the_smallest_model_is_made_again(tmp_path: Path) -> None:
+    name = "arithmetic-policy"
+    subprocess.run(
+        [sys.executable, "-m", "scripts.embedded_models", name, "--out", tmp_path],
+        cwd=REPO,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
     )
-    told = []
-    folder = resolve_model("embedded:arithmetic-policy")
-    policy = Qwen2ForCausalLM.from_pretrained(folder).eval()
-    prm, tokenizer, figures = prm_by_commands(
-        commands, policy, TASK_Z, lambda *progress: told.append(progress)
-    )
-    assert [fraction for _, fraction in told] == [0.0, 0.5]
-    # Hardly trained, it is the PRM that it was.
-    before = prepared["arithmetic-prm"]["figures"]
-    assert figures["first_error_f1"] == pytest.approx(
-        before["first_error_f1"], abs=0.02
-    )
-    assert figures["seconds"] > 0
-    assert tokenizer.get_vocab()["\n"] < prm.config.vocab_size
+    made = json.loads((tmp_path / name / "recipe.json").read_text())
+    shipped = recipe_of(f"embedded:{name}")
+    for recipe in (made, shipped):
+        del recipe["figures"]["seconds"]
+    assert made["recipe"] == shipped["recipe"]
+    # Another machine rounds differently, and 200 problems are greedy ones.
+    assert made["figures"] == pytest.approx(shipped["figures"], abs=0.06)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / name).config.vocab_size == 22

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pure_rllib.arithmetic.cache import resolve_model
 from pure_rllib.arithmetic.checker import check_steps
 from pure_rllib.arithmetic.task import TASK_Z
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.arithmetic.traces import TraceMaker
 from pure_rllib.cli.main import main
 from pure_rllib.data.prompts import PromptTemplate
+from pure_rllib.models.loading import resolve_model
 from pure_rllib.prm_training.solutions import read_solutions, scoring_requests
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 

@@ -47,7 +47,6 @@ ALLOWED = _allowed()
 FOR_NOW = {
     ("models", "generation"),
     ("models", "learners"),
-    ("rewards", "arithmetic"),
 }
 # What a laptop's script may use without Ray; but the PRM's actors are Ray's.
 NO_RAY = {"arithmetic", "credit", "data", "envs", "generation", "prm_training"}

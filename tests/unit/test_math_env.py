@@ -212,7 +212,6 @@ def test_bad_files(problems, tmp_path):
 
 
 def test_a_slip_is_found_before_the_prm_is_looked_for(problems):
-    # An embedded PRM is trained on first use, which takes minutes.
     with pytest.raises(TypeError, match="max_reponse_tokens"):
         make_env(problems, prm="no/such/folder", max_reponse_tokens=8)
     with pytest.raises(ValueError, match="`max_response_tokens`"):

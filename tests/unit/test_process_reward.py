@@ -1,14 +1,11 @@
 """The two-label process reward model on tiny random weights."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken
 from transformers import Qwen2Config, Qwen2ForTokenClassification, Qwen2Tokenizer
 
-from pure_rllib.models.model_files import check_model_folder
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 
@@ -147,32 +144,3 @@ def test_another_vocabulary_is_refused_where_ids_are_needed(tmp_path):
             ProcessRewardModel.from_pretrained(
                 str(tmp_path), tokenizer=swapped, **kwargs
             )
-
-
-def test_folders_without_a_model_are_refused(tmp_path):
-    def refuses(match):
-        with pytest.raises(ValueError, match=match):
-            check_model_folder(tmp_path / "m", "policy")
-
-    refuses("`policy` .* there is no such folder")
-    (tmp_path / "m").mkdir()
-    refuses("no config.json")
-    (tmp_path / "m/config.json").write_text("{")
-    refuses("config.json is broken .line 1.")
-    (tmp_path / "m/config.json").write_text(json.dumps({"vocab_size": 5}))
-    refuses("no .*safetensors weights")
-    (tmp_path / "m/pytorch_model.bin").touch()
-    refuses("only pytorch_model.bin, which are pickles")
-    index = {"weight_map": {"x": "model-00001-of-00002.safetensors"}}
-    (tmp_path / "m/model.safetensors.index.json").write_text(json.dumps(index))
-    refuses("lack model-00001-of-00002.safetensors")
-    (tmp_path / "m/model-00001-of-00002.safetensors").touch()
-    assert check_model_folder(tmp_path / "m").vocab_size == 5
-    assert not check_model_folder("Qwen/Qwen2.5-Math-7B").is_local
-
-
-def test_a_model_folder_tells_its_sizes(tmp_path):
-    make_model().save_pretrained(tmp_path)
-    files = check_model_folder(tmp_path)
-    assert (files.vocab_size, files.max_position_embeddings) == (len(WORDS), 64)
-    assert files.is_local and files.num_labels in (None, 2)

@@ -14,7 +14,7 @@ from pure_rllib.cli.folder import RunFolder, new_folder
 from pure_rllib.cli.loggers import RunLoggers, RunTrial
 from pure_rllib.cli.rollout_files import drop_later, read_rollouts, write_rollouts
 from pure_rllib.cli.rows import evaluation_of, is_reached, read_rows, row_of
-from pure_rllib.cli.session import cpus_of, embedded_models
+from pure_rllib.cli.session import cpus_of
 from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.records import ResponseRecord
 
@@ -127,23 +127,6 @@ def test_ray_is_started_with_the_cpus_that_a_run_asks_for() -> None:
     config = PUREConfig().env_runners(num_env_runners=2).learners(num_learners=2)
     assert cpus_of(config) == 5
     assert cpus_of(PUREConfig()) == 1
-
-
-def test_embedded_models_are_known_before_an_environment_is_made() -> None:
-    def names(model: Any = None, **env_config: Any) -> list[str]:
-        config = PUREConfig().environment(
-            "pure_rllib/Arithmetic-v0", env_config=env_config
-        )
-        if model is not None:
-            config.rl_module(model_config={"model": model})
-        return sorted(embedded_models([config, config]))
-
-    assert names() == ["arithmetic-policy", "arithmetic-prm"]
-    assert names(task="y", process_rewards="exact") == ["arithmetic-y-policy"]
-    assert names({"model_type": "qwen2"}, process_rewards="exact") == []
-    assert names("folder", prm="embedded:arithmetic-prm") == ["arithmetic-prm"]
-    several = ["folder", "embedded:arithmetic-prm"]
-    assert names("folder", prm=several) == ["arithmetic-prm"]
 
 
 def test_half_a_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:

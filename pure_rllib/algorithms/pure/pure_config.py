@@ -12,8 +12,8 @@ from ray.rllib.utils.annotations import override
 from pure_rllib.algorithms.config_rules import check_config
 from pure_rllib.algorithms.hacking_settings import HackingSettings
 from pure_rllib.algorithms.learner_settings import LearnerSettings
-from pure_rllib.arithmetic.cache import resolve_model
 from pure_rllib.credit.presets import PRESETS, CreditConfig
+from pure_rllib.models.loading import resolve_model
 
 # How blank steps end is the step splitter's matter, not a setting.
 _CREDIT_SETTINGS = tuple(

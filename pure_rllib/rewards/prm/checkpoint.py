@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pure_rllib.models.model_files import check_model_folder, read_config
+from pure_rllib.models.loading import check_model_folder, read_config
 from pure_rllib.rewards.prm.formats import PRMFormat, format_ids, make_format
 
 _QWEN_PRM = "Qwen2ForProcessRewardModel"

@@ -6,9 +6,8 @@ one more layer. A step's score, p(right) - p(wrong), is read at a newline after 
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,22 +20,21 @@ from transformers import (
 )
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from pure_rllib.arithmetic.model import model_config
-from pure_rllib.arithmetic.prm_quality import evaluate_prm
-from pure_rllib.arithmetic.task import STEP_SEPARATOR, ArithmeticTask, Chain
+from pure_rllib.arithmetic.prm_quality import evaluate_prm, padded, sample_texts
+from pure_rllib.arithmetic.task import STEP_SEPARATOR, ArithmeticTask, steps_of
 from pure_rllib.arithmetic.tokenizer import PRM_SEPARATOR
-from pure_rllib.arithmetic.traces import IGNORED, Trace, TraceMaker
-from pure_rllib.arithmetic.training import (
+from pure_rllib.arithmetic.traces import IGNORED, TraceMaker, generated_steps
+from scripts.embedded_models.teacher import teacher_ids
+from scripts.embedded_models.training import (
     Optimizer,
-    Progress,
     bucketed,
+    model_config,
     own_random_state,
-    padded,
-    sample_texts,
-    steps_of,
 )
 
 _BUCKETS = 16
+# Ids, labels and the teacher's targets of one trace; L of each.
+Example = tuple[list[int], list[int], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +51,9 @@ class PRMRecipe:
         warmup: updates.
         decay: share of the updates over which the rates fall; in (0, 1].
         teacher_weight: of the teacher's loss beside that of the labels.
-        corrupt_share: of the steps in a corrupt trace.
-        repeated_share: of the generated traces whose prompt must have one operation
-            twice running: there the place in the prompt can only be counted.
-        clean_share: of the generated traces without a wanted error.
+        corrupt_share: see `generated_steps`, as the next two.
+        repeated_share: of the generated traces.
+        clean_share: of the generated traces.
         sampled_share: of all traces that the policy sampled.
         num_sampled_problems: problems that the policy was sampled on.
         num_layers: of the PRM; the policy's come first, the others are fresh.
@@ -144,7 +141,6 @@ def train_prm(
     recipe: PRMRecipe,
     policy: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    progress: Progress | None = None,
 ) -> tuple[Qwen2ForTokenClassification, dict[str, Any]]:
     """Trains a PRM on labelled traces.
 
@@ -152,7 +148,6 @@ def train_prm(
         recipe: everything that decides the outcome, but for the policy.
         policy: what the PRM starts from, and whose samples are part of its traces.
         tokenizer: of both.
-        progress: called with a line of text and the fraction done.
 
     Returns:
         The PRM and its quality on held-out problems, see `evaluate_prm`, with
@@ -161,7 +156,7 @@ def train_prm(
     start = time.monotonic()
     with own_random_state(recipe.seed):
         maker = TraceMaker(recipe.task, tokenizer.get_vocab())
-        sampled = _sampled_traces(recipe, policy, tokenizer, maker)
+        sampled = _sampled_examples(recipe, policy, tokenizer, maker)
         taught = TaughtPRM(policy, tokenizer, recipe.num_layers).train()
         optimizer = Optimizer(taught, recipe.matrix_lr, recipe.lr, recipe.warmup)
         batches = _batches(recipe, maker, sampled, tokenizer.pad_token_id)
@@ -176,11 +171,9 @@ def train_prm(
                 mean + (loss.item() - mean) / 20
                 for mean, loss in zip(means, losses, strict=True)
             ]
-            if progress and (update % 50 == 0 or update == recipe.updates):
+            if update % 50 == 0:
                 text = f"PRM: update {update}, label loss {means[0]:.3f}"
-                progress(
-                    f"{text}, teacher loss {means[1]:.3f}", update / recipe.updates
-                )
+                print(f"{text}, teacher loss {means[1]:.3f}", flush=True)
         prm = taught.classifier.eval()
         figures = evaluate_prm(
             [prm], policy, tokenizer, recipe.task, num_problems=recipe.num_measured
@@ -189,14 +182,19 @@ def train_prm(
     return prm, {**figures, "updates": recipe.updates, "seconds": seconds}
 
 
-def _sampled_traces(
+def _example(maker: TraceMaker, prompt: str, steps: Sequence[str]) -> Example:
+    trace = maker.trace(prompt, steps)
+    return trace.ids, trace.labels, teacher_ids(maker, prompt, steps)
+
+
+def _sampled_examples(
     recipe: PRMRecipe,
     policy: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     maker: TraceMaker,
-) -> list[Trace]:
+) -> list[Example]:
     """Samples the policy, half of it hotter than it will be: more kinds of errors."""
-    traces = []
+    examples = []
     for half, temperature in enumerate((1.0, 1.4)):
         first = half * recipe.num_sampled_problems
         prompts = [
@@ -213,50 +211,32 @@ def _sampled_traces(
         )
         for prompt, texts in zip(prompts, groups, strict=True):
             lists = [steps_of(text) for text in texts]
-            traces += [maker.trace(prompt, steps) for steps in lists if steps]
-    return traces
+            examples += [_example(maker, prompt, steps) for steps in lists if steps]
+    return examples
 
 
 def _batches(
-    recipe: PRMRecipe, maker: TraceMaker, sampled: list[Trace], pad: int
+    recipe: PRMRecipe, maker: TraceMaker, sampled: list[Example], pad: int
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yields `[B, L]` ids, labels and teacher's targets without end."""
     rng = random.Random(f"prm/{recipe.seed}")
-    generated = generated_steps(recipe, maker, rng)
+    generated = generated_steps(
+        maker,
+        rng,
+        seed=recipe.seed + 2,
+        corrupt_share=recipe.corrupt_share,
+        repeated_share=recipe.repeated_share,
+        clean_share=recipe.clean_share,
+    )
     while True:
-        traces = []
+        examples = []
         for _ in range(_BUCKETS * recipe.batch_size):
             if rng.random() < recipe.sampled_share:
-                traces.append(rng.choice(sampled))
+                examples.append(rng.choice(sampled))
             else:
-                traces.append(maker.trace(*next(generated)))
+                examples.append(_example(maker, *next(generated)))
         for batch in bucketed(
-            traces, lambda trace: len(trace.ids), recipe.batch_size, rng
+            examples, lambda example: len(example[0]), recipe.batch_size, rng
         ):
-            yield (
-                padded([trace.ids for trace in batch], pad),
-                padded([trace.labels for trace in batch], IGNORED),
-                padded([trace.teacher for trace in batch], IGNORED),
-            )
-
-
-def generated_steps(
-    recipe: PRMRecipe, maker: TraceMaker, rng: random.Random
-) -> Iterator[tuple[str, list[str]]]:
-    """Yields prompts with steps, many of them corrupt, without end."""
-    index = 0
-    while True:
-        repeated = rng.random() < recipe.repeated_share
-        while True:
-            prompt = recipe.task.problem(index, seed=recipe.seed + 2).prompt
-            index += 1
-            if not repeated or _repeats(prompt):
-                break
-        clean = rng.random() < recipe.clean_share
-        share = 0.0 if clean else recipe.corrupt_share
-        yield prompt, maker.corrupt_steps(prompt, rng, share)
-
-
-def _repeats(prompt: str) -> bool:
-    operations = Chain.parse(prompt).operations
-    return any(a == b for a, b in pairwise(operations))
+            ids, labels, teacher = zip(*batch, strict=True)
+            yield padded(ids, pad), padded(labels, IGNORED), padded(teacher, IGNORED)

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -9,13 +10,16 @@ from pure_rllib.arithmetic.task import (
     ArithmeticProblems,
     ArithmeticTask,
     Chain,
+    is_correct,
     split_of,
+    steps_of,
 )
 
 
 def test_prompts_are_worked_from_left_to_right_modulo_ten():
     # 3-2=1, 1-2=-1 -> 9, 9+4=13 -> 3
-    steps = TASK_Z.solution_steps("3-2-2+4=?", random.Random(0), filler=0.0)
+    plain = replace(TASK_Z, filler=0.0)
+    steps = plain.solution_steps("3-2-2+4=?", random.Random(0))
     assert steps == ["3-2=1", "1-2=9", "9+4=3", "\\boxed{3}"]
 
 
@@ -74,6 +78,13 @@ def test_a_problem_source_is_finite_and_stable():
     assert [held_out[i] for i in range(20)] == TASK_Z.held_out(20, seed=1)
     with pytest.raises(IndexError):
         source[20]
+
+
+def test_answers_are_read_from_the_last_box():
+    problem = TASK_M20B.problem(0)
+    assert is_correct(problem, f"1+1=2\n\n\\boxed{{{problem.answer}}}\n")
+    assert not is_correct(problem, f"\\boxed{{{problem.answer}}}\n\n1+1=2")
+    assert steps_of("1+1=2\n\n\n\n \n\n\\boxed{2}") == ["1+1=2", "\\boxed{2}"]
 
 
 @pytest.mark.parametrize(

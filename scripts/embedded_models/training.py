@@ -1,4 +1,4 @@
-"""What SFT and PRM training share: threads, optimisers, batches, measured accuracy."""
+"""What SFT and PRM training share: shape, threads, optimisers, batches, accuracy."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -7,17 +7,44 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config
 
 from pure_rllib.arithmetic.checker import check_steps
-from pure_rllib.arithmetic.task import STEP_SEPARATOR, ArithmeticTask
+from pure_rllib.arithmetic.prm_quality import sample_texts
+from pure_rllib.arithmetic.task import ArithmeticTask, is_correct, steps_of
 from pure_rllib.data.problems import Problem
-from pure_rllib.generation.base import SamplingParams
-from pure_rllib.generation.transformers_generator import TransformersGenerator
 
 Item = TypeVar("Item")
-Progress = Callable[[str, float], None]
-_WEIGHT_DECAY = 0.0
+
+
+def model_config(
+    tokenizer: PreTrainedTokenizerBase, *, num_layers: int = 2
+) -> Qwen2Config:
+    """Makes the config of a policy or PRM: width 128, 4 heads on 1 key-value head.
+
+    With two layers and 22 tokens the causal LM has 0.36 million parameters.
+
+    Args:
+        tokenizer: names the vocabulary, the pad and the EOS token.
+        num_layers: of the transformer.
+    """
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.08,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        use_cache=True,
+        attention_dropout=0.0,
+        num_labels=2,
+    )
 
 
 @contextmanager
@@ -58,7 +85,7 @@ class Optimizer:
             inner = matrix_lr is not None and parameter.ndim == 2 and ".layers." in name
             (matrices if inner else others).append(parameter)
         self.model, self.warmup, self.updates = model, warmup, 0
-        adamw = torch.optim.AdamW(others, lr=lr, weight_decay=_WEIGHT_DECAY)
+        adamw = torch.optim.AdamW(others, lr=lr, weight_decay=0.0)
         self._parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, lr)]
         if matrix_lr is not None:
             muon = torch.optim.Muon(
@@ -89,60 +116,6 @@ def bucketed(
     return batches
 
 
-def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """Pads rows on the right to `[B, L]` int64."""
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
-
-
-def sample_texts(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    group_size: int = 1,
-    temperature: float = 1.0,
-    max_tokens: int = 96,
-    seed: int = 0,
-) -> list[list[str]]:
-    """Samples responses as texts.
-
-    Returns:
-        For each prompt `group_size` texts, without special tokens.
-    """
-    was_training = model.training
-    model.eval()
-    generator = TransformersGenerator(
-        model,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_ids=[tokenizer.eos_token_id],
-    )
-    groups = generator.generate(
-        [tokenizer(prompt)["input_ids"] for prompt in prompts],
-        group_size,
-        SamplingParams(max_tokens, temperature),
-        [seed * 1_000_003 + i for i in range(len(prompts))],
-    )
-    model.train(was_training)
-    texts = [
-        tokenizer.batch_decode(
-            [response.token_ids for response in group], skip_special_tokens=True
-        )
-        for group in groups
-    ]
-    return texts
-
-
-def steps_of(text: str) -> list[str]:
-    """Splits a response's text into its steps; blank ones are not steps."""
-    return [step for step in text.split(STEP_SEPARATOR) if step.strip()]
-
-
-def is_correct(problem: Problem, text: str) -> bool:
-    """Says whether a response ends with the boxed gold answer."""
-    return text.rstrip().endswith(f"\\boxed{{{problem.answer}}}")
-
-
 def measure_policy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -160,7 +133,7 @@ def measure_policy(
         tokenizer: its tokenizer.
         task: the family of problems.
         num_problems: held-out problems.
-        group_size: samples per problem at temperature 1; 0 leaves sampling out.
+        group_size: samples per problem at temperature 1.
         greedy: False leaves the greedy responses out.
         seed: of the sampler.
 
@@ -177,12 +150,8 @@ def measure_policy(
         texts = sample_texts(model, tokenizer, prompts, temperature=0.0, **options)
         hits = map(is_correct, problems, (text for [text] in texts))
         figures["greedy"] = sum(hits) / num_problems
-    if group_size:
-        groups = sample_texts(
-            model, tokenizer, prompts, group_size=group_size, **options
-        )
-        figures |= _sampled_figures(problems, groups, task.modulus)
-    return figures
+    groups = sample_texts(model, tokenizer, prompts, group_size=group_size, **options)
+    return figures | _sampled_figures(problems, groups, task.modulus)
 
 
 def _sampled_figures(

@@ -1,26 +1,26 @@
 import random
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2Config
 
-from pure_rllib.arithmetic.model import model_config
-from pure_rllib.arithmetic.task import TASK_M20B, TASK_Y, TASK_Z
-from pure_rllib.arithmetic.tokenizer import build_tokenizer, save_tokenizer
+from pure_rllib.arithmetic.task import STEP_SEPARATOR, TASK_M20B, TASK_Y, TASK_Z
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
 
 
 @pytest.mark.parametrize(
     ("task", "size"), [(TASK_Z, 22), (TASK_Y, 22), (TASK_M20B, 32)]
 )
 def test_every_text_of_the_task_survives_the_round_trip(task, size, tmp_path):
-    save_tokenizer(task, tmp_path)
+    build_tokenizer(task).save_pretrained(tmp_path)
     # AutoTokenizer chooses its class by the model that lies in the same folder.
-    model_config(build_tokenizer(task)).save_pretrained(tmp_path)
+    Qwen2Config().save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == size
     rng = random.Random(0)
     for index in range(100):
         problem = task.problem(index)
-        text = problem.prompt + task.solution(problem, rng) + "\n"
+        steps = task.solution_steps(problem.prompt, rng)
+        text = problem.prompt + STEP_SEPARATOR.join(steps) + "\n"
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.decode(ids) == text
         ends = [*ids, tokenizer.eos_token_id, tokenizer.pad_token_id]

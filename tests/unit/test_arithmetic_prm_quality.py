@@ -3,17 +3,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForTokenClassification
 
-from pure_rllib.arithmetic.model import model_config
 from pure_rllib.arithmetic.prm_quality import (
     area_under_curve,
-    first_error_f1,
+    first_error_accuracy,
     format_quality,
     score_traces,
 )
 from pure_rllib.arithmetic.task import TASK_Z
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.arithmetic.traces import IGNORED, TraceMaker
+from pure_rllib.models.loading import policy_config, random_model
+from pure_rllib.testing import tiny_model_config
 
 
 def test_area_under_curve_counts_pairs():
@@ -25,23 +27,19 @@ def test_area_under_curve_counts_pairs():
 
 def test_first_error_f1_is_the_harmonic_mean_of_two_shares():
     scores = [np.array(s) for s in ([1, -1, 1], [1, 1, -1], [1, 1], [1, -1], [1, 1])]
-    labels = [np.array(x) == 1 for x in ([1, 0, 0], [1, 0, 1], [1, 1], [1, 1], [1, 1])]
+    first_errors = [1, 1, -1, -1, -1]
     # With an error: found, missed -> 1/2. Without: 2/3 left alone. 2*(1/2)(2/3)/(7/6).
-    assert first_error_f1(scores, labels) == pytest.approx(4 / 7)
+    assert first_error_accuracy(scores, first_errors).f1 == pytest.approx(4 / 7)
 
 
 def test_a_scorer_that_likes_everything_has_no_f1():
-    labels = [np.array([True, False]), np.array([True])]
-    assert first_error_f1([np.ones(2), np.ones(1)], labels) == 0.0
+    assert first_error_accuracy([np.ones(2), np.ones(1)], [1, -1]).f1 == 0.0
 
 
 def test_scores_are_read_at_the_newlines_and_do_not_hang_on_the_batch():
-    from transformers import Qwen2ForTokenClassification
-
-    torch.manual_seed(0)
     tokenizer = build_tokenizer(TASK_Z)
-    config = model_config(tokenizer, num_layers=3)
-    prm = Qwen2ForTokenClassification(config).eval()
+    config = policy_config(tiny_model_config(len(tokenizer), num_labels=2))
+    prm = random_model(AutoModelForTokenClassification, config, 0).eval()
     maker = TraceMaker(TASK_Z, tokenizer.get_vocab())
     traces = [
         maker.trace("3-2+4=?", ["3-2=1", "1+4=5", "\\boxed{5}"]),

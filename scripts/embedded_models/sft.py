@@ -1,8 +1,8 @@
 """Supervised training of the embedded start policies.
 
-Accuracy appears all at once on this task. A start policy is either stopped on a
-measured accuracy in the middle of that rise, or taught past it by a teacher with
-systematic errors; its logits can then be softened to a measured sampled accuracy.
+Accuracy appears all at once on this task. A start policy is taught past that rise by a
+teacher with systematic errors; its logits can then be softened to a measured sampled
+accuracy.
 """
 
 import random
@@ -16,19 +16,23 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
-from pure_rllib.arithmetic.model import model_config
-from pure_rllib.arithmetic.task import ArithmeticTask, apply, text_fraction
+from pure_rllib.arithmetic.prm_quality import padded
+from pure_rllib.arithmetic.task import (
+    STEP_SEPARATOR,
+    ArithmeticTask,
+    apply,
+    text_fraction,
+)
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
-from pure_rllib.arithmetic.training import (
+from pure_rllib.arithmetic.traces import IGNORED
+from scripts.embedded_models.training import (
     Optimizer,
-    Progress,
     bucketed,
     measure_policy,
+    model_config,
     own_random_state,
-    padded,
 )
 
-_IGNORED = -100
 _BUCKETS = 8
 # Bisections, and the smallest factor that they reach for.
 _SOFTENINGS = 6
@@ -65,19 +69,13 @@ class Phase:
     """One part of a course of SFT.
 
     Attributes:
-        max_updates: it ends after so many at the latest.
-        target: it ends when sampled accuracy reaches this; None to use all updates.
-        measure: what the target is about: `sampled`, `greedy` or `steps_right`.
-        measure_from: first update of the phase at which it is measured.
+        updates: how many.
         faulty_share: of facts that the teacher has wrong, see `FaultyFacts`.
         faulty_probability: how often it writes them wrong.
         task: what is taught; None for the recipe's.
     """
 
-    max_updates: int
-    target: float | None = None
-    measure: str = "sampled"
-    measure_from: int = 0
+    updates: int
     faulty_share: float = 0.0
     faulty_probability: float = 0.0
     task: ArithmeticTask | None = None
@@ -98,10 +96,9 @@ class SFTRecipe:
         matrix_lr: learning rate of Muon, or None for AdamW alone.
         lr: learning rate of AdamW.
         warmup: updates.
-        measure_every: updates between two measurements.
         num_measured: held-out problems that a measurement is made on.
         averaging: decay of the running mean of the weights, in [0, 1). The mean is what
-            is measured and kept: single weights jump about the target.
+            is kept: single weights jump about.
     """
 
     task: ArithmeticTask
@@ -112,36 +109,28 @@ class SFTRecipe:
     matrix_lr: float | None = None
     lr: float = 3e-3
     warmup: int = 20
-    measure_every: int = 5
     num_measured: int = 200
     averaging: float = 0.9
 
 
 def train_policy(
-    recipe: SFTRecipe, progress: Progress | None = None
+    recipe: SFTRecipe,
 ) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerBase, dict[str, Any]]:
     """Trains a start policy.
 
     Args:
         recipe: everything that decides the outcome.
-        progress: called with a line of text and the fraction done.
 
     Returns:
         The model, its tokenizer and the measured figures, see `measure_policy`, with
         `updates` and `seconds`.
-
-    Raises:
-        RuntimeError: if a target was not reached.
     """
     start = time.monotonic()
     tokenizer = build_tokenizer(recipe.task)
     with own_random_state(recipe.seed):
-        course = _Course(recipe, tokenizer, progress)
-        for phase in recipe.phases:
-            course.run(phase)
-        policy = course.mean.module.eval()
+        policy = _taught(recipe, tokenizer)
         if recipe.sampled is not None:
-            _soften(policy, tokenizer, recipe)
+            _soften(policy, tokenizer, recipe, recipe.sampled)
         figures: dict[str, Any] = measure_policy(
             policy,
             tokenizer,
@@ -150,84 +139,34 @@ def train_policy(
             group_size=8,
             seed=1,
         )
-    figures["updates"] = course.updates
+    figures["updates"] = sum(phase.updates for phase in recipe.phases)
     figures["seconds"] = time.monotonic() - start
     return policy, tokenizer, figures
 
 
-class _Course:
-    """A model under training, with the running mean of its weights."""
-
-    def __init__(
-        self,
-        recipe: SFTRecipe,
-        tokenizer: PreTrainedTokenizerBase,
-        progress: Progress | None,
-    ):
-        self.recipe, self.tokenizer, self.progress = recipe, tokenizer, progress
-        self.model = Qwen2ForCausalLM(model_config(tokenizer))
-        average = get_ema_multi_avg_fn(recipe.averaging)
-        self.mean = AveragedModel(self.model, multi_avg_fn=average)
-        self.optimizer = Optimizer(
-            self.model, recipe.matrix_lr, recipe.lr, recipe.warmup
-        )
-
-    @property
-    def updates(self) -> int:
-        """Updates so far, over all phases."""
-        return self.optimizer.updates
-
-    def run(self, phase: Phase) -> None:
-        """Trains until the phase's target or the end of its updates."""
-        recipe = self.recipe
-        batches = _batches(recipe, phase, self.tokenizer, self.updates)
-        figure = 0.0
-        for update in range(1, phase.max_updates + 1):
+def _taught(recipe: SFTRecipe, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+    """Runs all phases; returns the running mean of the weights."""
+    model = Qwen2ForCausalLM(model_config(tokenizer))
+    mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
+    optimizer = Optimizer(model, recipe.matrix_lr, recipe.lr, recipe.warmup)
+    for phase in recipe.phases:
+        batches = _batches(recipe, phase, tokenizer, optimizer.updates)
+        for _ in range(phase.updates):
             ids, targets = next(batches)
-            logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
             loss = cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
-            self.optimizer.update(loss)
-            self.mean.update_parameters(self.model)
-            if phase.target is None or update % recipe.measure_every:
-                self._tell(phase, update)
-                continue
-            if update >= phase.measure_from:
-                figure = self._measure(phase)
-                if figure >= phase.target:
-                    return
-        if phase.target is not None:
-            raise RuntimeError(
-                f"`target` ({phase.target}) of `{phase.measure}` was not reached in "
-                f"{phase.max_updates} updates; it is {figure:.2f}. Set another seed or "
-                "more updates."
-            )
-
-    def _tell(self, phase: Phase, update: int) -> None:
-        if self.progress and phase.target is None and update % 50 == 0:
-            total = sum(phase.max_updates for phase in self.recipe.phases)
-            self.progress(f"policy: update {self.updates}", self.updates / total)
-
-    def _measure(self, phase: Phase) -> float:
-        greedy = phase.measure == "greedy"
-        figure = measure_policy(
-            self.mean.module,
-            self.tokenizer,
-            self.recipe.task,
-            num_problems=self.recipe.num_measured,
-            group_size=0 if greedy else 2,
-            greedy=greedy,
-        )[phase.measure]
-        if self.progress and phase.target:
-            self.progress(
-                f"policy: update {self.updates}, {phase.measure} {figure:.2f} of "
-                f"{phase.target:.2f}",
-                min(1.0, figure / phase.target),
-            )
-        return figure
+            optimizer.update(loss)
+            mean.update_parameters(model)
+            if optimizer.updates % 50 == 0:
+                print(f"policy: update {optimizer.updates}", flush=True)
+    return mean.module.eval()
 
 
 def _soften(
-    policy: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, recipe: SFTRecipe
+    policy: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: SFTRecipe,
+    target: float,
 ) -> None:
     """Scales the logits, by way of the last norm, until sampled accuracy is met."""
     weight = policy.model.norm.weight
@@ -244,7 +183,7 @@ def _soften(
             num_problems=recipe.num_measured,
             greedy=False,
         )["sampled"]
-        if sampled < (recipe.sampled or 0.0):
+        if sampled < target:
             low = middle
         else:
             high = middle
@@ -264,11 +203,11 @@ def _batches(
             index += 1
             steps = task.solution_steps(prompt, rng, compute=faults)
             prompt_ids = tokenizer(prompt)["input_ids"]
-            ids = tokenizer("\n\n".join(steps))["input_ids"]
+            ids = tokenizer(STEP_SEPARATOR.join(steps))["input_ids"]
             rows.append((prompt_ids, [*ids, tokenizer.eos_token_id]))
         for batch in bucketed(
             rows, lambda row: len(row[0]) + len(row[1]), recipe.batch_size, rng
         ):
             ids = padded([a + b for a, b in batch], tokenizer.pad_token_id)
-            targets = padded([[_IGNORED] * len(a) + b for a, b in batch], _IGNORED)
+            targets = padded([[IGNORED] * len(a) + b for a, b in batch], IGNORED)
             yield ids, targets
