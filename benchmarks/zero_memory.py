@@ -23,12 +23,13 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from pure_rllib.algorithms import PUREConfig
+from pure_rllib.data.problems import Problem
 from pure_rllib.distributed.calls import on_learners
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
 from pure_rllib.learners.train_batch import plan_mini_batches
 from pure_rllib.reporting.tables import format_table
-from pure_rllib.rollouts.group import make_episode
+from pure_rllib.rollouts.group import SampledResponse
 
 POLICY = {
     "model_type": "qwen2",
@@ -47,21 +48,22 @@ MIB = 2**20
 def make_group(rng: np.random.Generator, group_id: int) -> list[Any]:
     length = 8
     return [
-        make_episode(
-            Response(
+        SampledResponse(
+            group_id=group_id,
+            problem=Problem(""),
+            prompt_ids=rng.integers(0, 8000, 8),
+            response=Response(
                 rng.integers(0, 8000, length), np.full(length, -9.0, np.float32), True
             ),
-            JudgedResponse(
+            judged=JudgedResponse(
                 "x",
                 np.array([[0, 4], [4, length]]),
                 rng.uniform(-1, 1, 2).astype(np.float32),
                 True,
                 None,
             ),
-            prompt_ids=rng.integers(0, 8000, 8),
-            group_id=group_id,
             weights_version=0,
-        )
+        ).episode()
         for _ in range(2)
     ]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
-from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.reporting.records import ResponseNumbers
 from pure_rllib.reporting.response_metrics import response_metrics
 from pure_rllib.rollouts.group import Group
 
@@ -40,7 +40,7 @@ def evaluation_metrics(
     return metrics | {name: of_texts[of] for name, of in _EVALUATED.items()}
 
 
-def _records(groups: Sequence[Group]) -> list[ResponseRecord]:
+def _records(groups: Sequence[Group]) -> list[ResponseNumbers]:
     return [record for group in groups for record in group.records]
 
 

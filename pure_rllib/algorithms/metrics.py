@@ -79,7 +79,6 @@ def iteration_metrics(
     lags = [float(record.metadata["weights_lag"]) for record in records]
     learned = dict(learned)
     learned_tokens = learned.pop("num_tokens") * config.num_epochs
-    # The learners know advantages, which the records do not hold yet: theirs win.
     return {
         **{name: math.nan for name in METRICS if not name.startswith("evaluation/")},
         **response_metrics(records),

@@ -1,7 +1,6 @@
 """Groups of responses as the loss saw them, for reports."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -9,14 +8,14 @@ from ray.rllib.core.columns import Columns
 
 from pure_rllib.models import columns
 from pure_rllib.reporting.records import ResponseRecord
-from pure_rllib.rollouts.group import Group
+from pure_rllib.rollouts.group import Group, SampledResponse
 from pure_rllib.rollouts.sampler import episodes_of
 
 
 def records_with_advantages(
     groups: Sequence[Group], pipeline: Any, tokenizer: Any
 ) -> list[list[ResponseRecord]]:
-    """Adds returns, advantages and the tokens' texts to the groups' records.
+    """Makes records of the groups' responses, with returns and advantages.
 
     Args:
         groups: whole groups; those whose episodes are lost are left out.
@@ -37,15 +36,15 @@ def records_with_advantages(
     rows = batch[DEFAULT_MODULE_ID]
     returns, advantages = rows[columns.RETURNS], rows[Columns.ADVANTAGES]
     filled, row = [], 0
-    for group, _ in found:
+    for group, episodes in found:
         records = []
-        for record in group.records:
-            size = record.num_tokens
+        for episode, numbers in zip(episodes, group.records, strict=True):
+            sampled, size = SampledResponse.of(episode), numbers.num_tokens
             records.append(
-                replace(
-                    record,
+                sampled.record(
+                    numbers,
                     response_tokens=tokenizer.batch_decode(
-                        [[int(i)] for i in record.token_ids]
+                        [[int(i)] for i in sampled.response.token_ids]
                     ),
                     returns=returns[row, :size].tolist(),
                     advantages=advantages[row, :size].tolist(),

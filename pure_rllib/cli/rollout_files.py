@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ def write_rollouts(groups: Groups, folder: Path, iteration: int) -> Path:
     """Writes `iteration_000010.jsonl`: one response per line."""
     folder.mkdir(parents=True, exist_ok=True)
     records = [record for group in groups for record in group]
-    lines = [json.dumps(asdict(record), default=_plain) for record in records]
+    lines = [json.dumps(record.as_dict(), default=_plain) for record in records]
     path = folder / f"iteration_{iteration:06d}.jsonl"
     return write_text(path, "\n".join(lines) + "\n")
 

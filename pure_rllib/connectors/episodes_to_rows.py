@@ -17,13 +17,13 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from pure_rllib.models import columns
-from pure_rllib.rollouts.group import ResponseData
+from pure_rllib.rollouts.group import SampledResponse
 
 
 class EpisodesToRows(ConnectorV2):
     """Pads prompts, responses and rewards to tensors with one row per response.
 
-    Reads the episodes' actions, `ACTION_LOGP` outputs and `ResponseData`.
+    Reads the episodes' actions, `ACTION_LOGP` outputs and `SampledResponse`.
 
     Writes `INPUT_IDS` `[B, L]`, `PROMPT_LENS`, `RESPONSE_LENS`, `GROUP_ID` and
     `VERIFIABLE_REWARDS` `[B]`, `ACTIONS`, `ACTION_LOGP` and `LOSS_MASK` `[B, T]`,
@@ -54,13 +54,14 @@ class EpisodesToRows(ConnectorV2):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Adds the columns to the batch of the default module."""
-        data = [ResponseData.of(episode) for episode in episodes]
+        data = [SampledResponse.of(episode) for episode in episodes]
+        judged = [d.judged for d in data]
         actions = [np.asarray(e.get_actions(), np.int64) for e in episodes]
         logps = [
             np.asarray(e.get_extra_model_outputs(Columns.ACTION_LOGP), np.float32)
             for e in episodes
         ]
-        spans = [d.step_spans for d in data]
+        spans = [j.step_spans for j in judged]
         rows = [
             np.concatenate([d.prompt_ids, a])
             for d, a in zip(data, actions, strict=True)
@@ -77,11 +78,11 @@ class EpisodesToRows(ConnectorV2):
             columns.GROUP_ID: torch.tensor([d.group_id for d in data]),
             columns.VERIFIABLE_REWARDS: torch.tensor(
                 [
-                    float("nan") if d.verifiable_reward is None else d.verifiable_reward
-                    for d in data
+                    float("nan") if j.verifiable_reward is None else j.verifiable_reward
+                    for j in judged
                 ]
             ),
-            columns.STEP_REWARDS: _pad([d.step_rewards for d in data]),
+            columns.STEP_REWARDS: _pad([j.step_rewards for j in judged]),
             columns.STEP_MASK: _mask(torch.tensor([len(s) for s in spans])),
             columns.STEP_ENDS: _pad([s[:, 1] - 1 for s in spans], padding=-1),
             Columns.ACTIONS: _pad(actions),

@@ -26,8 +26,8 @@ class Marks:
         hacks: names out of `HACKS`.
     """
 
-    repetition: float
-    hacks: frozenset[str]
+    repetition: float = 0.0
+    hacks: frozenset[str] = frozenset()
 
 
 def mark_group(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,78 +11,44 @@ from pure_rllib.rewards.base import Outcome
 Numbers = Sequence[float] | np.ndarray
 
 
-@dataclass(slots=True)
-class ResponseRecord:
-    """One response with everything that was found out about it.
+@dataclass(slots=True, kw_only=True)
+class ResponseNumbers:
+    """What metrics need of a response: all that is known but texts and tokens.
 
     Attributes:
         group_id: names the group; the same for all responses to one prompt.
-        prompt: the problem's text, before any template.
-        answer: the gold answer, or None where it is unknown.
-        response_text: the decoded response.
-        response_tokens: T strings, each token decoded on its own; None until a report
-            needs them.
-        token_ids: T ids.
+        num_tokens: T, the number of response tokens.
         step_spans: `[S, 2]` half-open token ranges, in order.
         step_rewards: S process rewards in [-1, 1], or None where nothing scored them.
-        verifiable_reward: 0.0 or 1.0; None where the gold answer is unknown.
+        verifiable_reward: in [0, 1]; None where the gold answer is unknown.
         outcome: the verifier's verdict; None where it was not asked.
-        extracted_answer: the answer that the verifier found.
         terminated: False if the token budget ran out.
         num_separators: tokens that end with two newlines.
         has_visible: whether the text has a visible character.
         repetition: share of the text that repeats itself, in [0, 1].
-        hacks: marks of `rewards.hack_flags.HACKS` that it bears, sorted.
         reflection: number of words of second thought.
-        advantages: T numbers, or None before the learner has seen the response.
-        returns: T numbers, or None likewise.
-        total_reward: credited rewards of the response, summed; None likewise.
+        hacks: flags of `hacking.flags.FLAGS` that it bears, sorted.
+        total_reward: credited rewards of the response, summed; None before they are
+            known.
         num_prompt_tokens: prompt tokens, template included; None where not counted.
-        metadata: whatever else is to be shown (level, seed, weights version, ...).
+        metadata: whatever else is to be shown (problem, weights version, ...).
     """
 
     group_id: str
-    prompt: str
-    answer: str | None
-    response_text: str
-    response_tokens: Sequence[str] | None
-    token_ids: Sequence[int] | np.ndarray
+    num_tokens: int
     step_spans: Sequence[tuple[int, int]] | np.ndarray
     step_rewards: Numbers | None = None
     verifiable_reward: float | None = None
     outcome: Outcome | None = None
-    extracted_answer: str | None = None
     terminated: bool = True
     num_separators: int = 0
     has_visible: bool = True
     repetition: float = 0.0
     reflection: int = 0
     hacks: Sequence[str] = ()
-    advantages: Numbers | None = None
-    returns: Numbers | None = None
     total_reward: float | None = None
     num_prompt_tokens: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        num_tokens, num_steps = len(self.token_ids), len(self.step_spans)
-        for name, expected in (
-            ("response_tokens", num_tokens),
-            ("advantages", num_tokens),
-            ("returns", num_tokens),
-            ("step_rewards", num_steps),
-        ):
-            values = getattr(self, name)
-            if values is not None and len(values) != expected:
-                raise ValueError(
-                    f"`{name}` ({len(values)} values) must have {expected}: one per "
-                    f"{'step' if name == 'step_rewards' else 'token'} of the response"
-                )
-
-    @property
-    def num_tokens(self) -> int:
-        """T, the number of response tokens."""
-        return len(self.token_ids)
 
     @property
     def min_reward(self) -> float | None:
@@ -97,9 +63,82 @@ class ResponseRecord:
         return None if self.verifiable_reward is None else self.verifiable_reward > 0.5
 
 
-def group_records(records: Iterable[ResponseRecord]) -> list[list[ResponseRecord]]:
+@dataclass(slots=True, kw_only=True)
+class ResponseRecord(ResponseNumbers):
+    """One response with everything that was found out about it.
+
+    Attributes:
+        prompt: the problem's text, before any template.
+        answer: the gold answer, or None where it is unknown.
+        response_text: the decoded response.
+        response_tokens: T strings, each token decoded on its own; None until a report
+            needs them.
+        token_ids: T ids.
+        extracted_answer: the answer that the verifier found.
+        advantages: T numbers, or None before the learner has seen the response.
+        returns: T numbers, or None likewise.
+    """
+
+    num_tokens: int = field(init=False)
+    prompt: str
+    answer: str | None
+    response_text: str
+    response_tokens: Sequence[str] | None
+    token_ids: Sequence[int] | np.ndarray
+    extracted_answer: str | None = None
+    advantages: Numbers | None = None
+    returns: Numbers | None = None
+
+    def __post_init__(self) -> None:
+        self.num_tokens, num_steps = len(self.token_ids), len(self.step_spans)
+        for name, expected in (
+            ("response_tokens", self.num_tokens),
+            ("advantages", self.num_tokens),
+            ("returns", self.num_tokens),
+            ("step_rewards", num_steps),
+        ):
+            values = getattr(self, name)
+            if values is not None and len(values) != expected:
+                raise ValueError(
+                    f"`{name}` ({len(values)} values) must have {expected}: one per "
+                    f"{'step' if name == 'step_rewards' else 'token'} of the response"
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the arguments that make this record again, in a file's order."""
+        return {name: getattr(self, name) for name in _IN_FILES}
+
+
+_IN_FILES = [
+    "group_id",
+    "prompt",
+    "answer",
+    "response_text",
+    "response_tokens",
+    "token_ids",
+    "step_spans",
+    "step_rewards",
+    "verifiable_reward",
+    "outcome",
+    "extracted_answer",
+    "terminated",
+    "num_separators",
+    "has_visible",
+    "repetition",
+    "reflection",
+    "hacks",
+    "advantages",
+    "returns",
+    "total_reward",
+    "num_prompt_tokens",
+    "metadata",
+]
+_Response = TypeVar("_Response", bound=ResponseNumbers)
+
+
+def group_records(records: Iterable[_Response]) -> list[list[_Response]]:
     """Gathers records by `group_id`, groups and responses in order of appearance."""
-    groups: dict[str, list[ResponseRecord]] = {}
+    groups: dict[str, list[_Response]] = {}
     for record in records:
         groups.setdefault(record.group_id, []).append(record)
     return list(groups.values())

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pure_rllib.hacking.flags import HACKS
-from pure_rllib.reporting.records import Numbers, ResponseRecord, group_records
+from pure_rllib.reporting.records import Numbers, ResponseNumbers, group_records
 from pure_rllib.rewards.base import OUTCOMES
 
 NAN = float("nan")
@@ -13,7 +13,7 @@ PSEUDO_POSITIVE_MIN_REWARD = -0.5
 """A correct response whose worst step is rated below this is a pseudo-positive."""
 
 
-def response_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+def response_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
     """Computes every response-level metric; `reporting.metrics` explains each.
 
     Args:
@@ -32,27 +32,22 @@ def response_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
     }
 
 
-def _reward_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+def _reward_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
     scored = [r for r in records if r.min_reward is not None]
     minima = [r.min_reward for r in scored]
     both = [r for r in scored if r.correct is not None]
-    advantages = _joined([r.advantages for r in records if r.advantages is not None])
-    returns = _joined([r.returns for r in records if r.returns is not None])
     return {
         "reward/process_mean": _mean(_joined([r.step_rewards for r in scored])),
         "reward/process_min": _mean(minima),
         "reward/verifiable": _mean([r.verifiable_reward for r in records]),
         "reward/total": _mean([r.total_reward for r in records]),
-        "return/mean": _mean(returns),
-        "advantage/mean": _mean(advantages),
-        "advantage/std": float(advantages.std()) if advantages.size else NAN,
         "prm/verifier_agreement": _mean(
             [((r.min_reward or 0.0) > 0.0) == r.correct for r in both]
         ),
     }
 
 
-def _correctness_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+def _correctness_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
     outcomes = [r.outcome for r in records if r.outcome is not None]
     correct = [r.num_tokens for r in records if r.correct is True]
     incorrect = [r.num_tokens for r in records if r.correct is False]
@@ -65,7 +60,7 @@ def _correctness_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
     }
 
 
-def _group_metrics(groups: Sequence[Sequence[ResponseRecord]]) -> dict[str, float]:
+def _group_metrics(groups: Sequence[Sequence[ResponseNumbers]]) -> dict[str, float]:
     verified = [g for g in groups if any(r.correct is not None for r in g)]
     return {
         "groups/verified": float(len(verified)),
@@ -74,13 +69,13 @@ def _group_metrics(groups: Sequence[Sequence[ResponseRecord]]) -> dict[str, floa
     }
 
 
-def _text_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+def _text_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
     num_tokens = sum(r.num_tokens for r in records)
     num_steps = sum(len(r.step_spans) for r in records)
     step_tokens = sum(end - start for r in records for start, end in r.step_spans)
     separators = sum(r.num_separators for r in records)
 
-    def share(test: Callable[[ResponseRecord], bool]) -> float:
+    def share(test: Callable[[ResponseNumbers], bool]) -> float:
         return _mean([test(r) for r in records])
 
     return {
@@ -96,7 +91,7 @@ def _text_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
     }
 
 
-def _hack_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
+def _hack_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
     correct = [r for r in records if r.correct]
     return {
         **{
@@ -118,7 +113,7 @@ def _hack_metrics(records: Sequence[ResponseRecord]) -> dict[str, float]:
     }
 
 
-def _is_pseudo_positive(record: ResponseRecord) -> bool:
+def _is_pseudo_positive(record: ResponseNumbers) -> bool:
     """Whether a correct response is highly repetitive or has a very bad step."""
     worst = record.min_reward
     is_bad = worst is not None and worst < PSEUDO_POSITIVE_MIN_REWARD

@@ -32,12 +32,7 @@ from pure_rllib.models.loading import policy_config
 from pure_rllib.rewards.base import counts_of
 from pure_rllib.rewards.prm.pool import connected_scorer
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
-from pure_rllib.rollouts.group import (
-    Group,
-    make_episode,
-    make_record,
-    total_rewards,
-)
+from pure_rllib.rollouts.group import Group, SampledResponse, total_rewards
 from pure_rllib.weight_sync.check import ArrivalProof
 from pure_rllib.weight_sync.nccl import (
     BroadcastWeights,
@@ -242,39 +237,25 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
         judged = [
             cap_rewards(j, m.hacks, caps) for j, m in zip(judged, marked, strict=True)
         ]
-        episodes = [
-            make_episode(
-                response,
-                verdict,
-                prompt_ids=prompt,
-                group_id=group_id,
-                weights_version=self.generator.weights_version,
-            )
-            for response, verdict in zip(responses, judged, strict=True)
-        ]
-        records = [
-            make_record(
-                problem,
-                response,
-                verdict,
-                group_id=group_id,
-                num_prompt_tokens=len(prompt),
-                splitter=splitter,
-                total_reward=total,
-                weights_version=self.generator.weights_version,
-                repetition=marks.repetition,
-                hacks=marks.hacks,
-            )
-            for response, verdict, total, marks in zip(
-                responses,
-                judged,
-                total_rewards(judged, self.config),
-                marked,
-                strict=True,
-            )
-        ]
-        num_tokens = sum(len(prompt) + len(r.token_ids) for r in responses)
-        return Group(group_id, episodes, num_tokens, records)
+        totals = total_rewards(judged, self.config)
+        return Group.of(
+            [
+                SampledResponse(
+                    group_id=group_id,
+                    problem=problem,
+                    prompt_ids=prompt,
+                    response=response,
+                    judged=judged_response,
+                    weights_version=self.generator.weights_version,
+                    marks=marks,
+                    num_separators=splitter.num_separators(response.token_ids),
+                    total_reward=total,
+                )
+                for response, judged_response, marks, total in zip(
+                    responses, judged, marked, totals, strict=True
+                )
+            ]
+        )
 
     def sample_apart(self, **kwargs: Any) -> list[Any]:
         """Samples for a caller in another process.

@@ -1,10 +1,10 @@
-"""The responses to one prompt, as episodes and as records.
+"""The responses to one prompt, as episodes for learners and as records for reports.
 
 P prompt tokens, T response tokens, S steps, G responses per prompt.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,12 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from pure_rllib.credit.returns import step_credits
-from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.credit.text_metrics import reflection
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
-from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.hacking.guard import Marks
+from pure_rllib.reporting.records import ResponseNumbers, ResponseRecord
 
 _KEY = "pure_rllib"
 # Rewards that differ by less are equal: a PRM's last digits hang on the batch.
@@ -29,19 +29,30 @@ _DECIMALS = 5
 
 @dataclass(slots=True)
 class Group:
-    """The responses to one prompt.
+    """The responses to one prompt, as the driver has them.
 
     Attributes:
         group_id: unique in a run.
         episodes: G episodes, or a reference to them in Ray's object store.
         num_tokens: prompt and response tokens of all its responses.
-        records: G records, for metrics and reports.
+        records: G responses' numbers, for metrics. Texts and tokens stay with the
+            episodes.
     """
 
     group_id: int
     episodes: list[SingleAgentEpisode] | ray.ObjectRef
     num_tokens: int
-    records: list[ResponseRecord]
+    records: list[ResponseNumbers]
+
+    @classmethod
+    def of(cls, responses: Sequence["SampledResponse"]) -> "Group":
+        """Makes a group of its G responses."""
+        return cls(
+            responses[0].group_id,
+            [r.episode() for r in responses],
+            sum(len(r.prompt_ids) + len(r.response.token_ids) for r in responses),
+            [r.numbers() for r in responses],
+        )
 
     def take_over(self, other: "Group") -> None:
         """Becomes the same group, sampled again."""
@@ -50,126 +61,107 @@ class Group:
         self.records = other.records
 
 
-@dataclass(slots=True)
-class ResponseData:
-    """What an episode holds beside its tokens, log-probabilities and rewards.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledResponse:
+    """A response with everything that was found out about it: its episode's own data.
 
     Attributes:
-        prompt_ids: `[P]` int64.
         group_id: the same for all responses to one prompt, unique in a run.
-        step_spans: `[S, 2]` int64, half-open token ranges in the response.
-        step_rewards: `[S]` float32 process rewards in [-1, 1].
-        verifiable_reward: 1.0, 0.0, or None without a gold answer.
-        weights_version: of the policy that sampled the response.
-    """
-
-    prompt_ids: np.ndarray
-    group_id: int
-    step_spans: np.ndarray
-    step_rewards: np.ndarray
-    verifiable_reward: float | None
-    weights_version: int
-
-    @staticmethod
-    def of(episode: SingleAgentEpisode) -> "ResponseData":
-        """Returns the data of an episode made by `make_episode`."""
-        data: ResponseData = episode.custom_data[_KEY]
-        return data
-
-
-def make_episode(
-    response: Response,
-    judged: JudgedResponse,
-    *,
-    prompt_ids: np.ndarray,
-    group_id: int,
-    weights_version: int,
-) -> SingleAgentEpisode:
-    """Turns a judged response into an episode of T timesteps.
-
-    Observation t is the token before action t, the last prompt token for t = 0, so that
-    an episode's size grows with T and not with its square.
-    """
-    ids = response.token_ids
-    episode = SingleAgentEpisode(
-        observations=InfiniteLookbackBuffer(np.concatenate([prompt_ids[-1:], ids])),
-        actions=InfiniteLookbackBuffer(ids),
-        rewards=InfiniteLookbackBuffer(judged.token_rewards(len(ids))),
-        infos=InfiniteLookbackBuffer([{}] * (len(ids) + 1)),
-        extra_model_outputs={
-            Columns.ACTION_LOGP: InfiniteLookbackBuffer(response.logps)
-        },
-        terminated=response.terminated,
-        truncated=not response.terminated,
-        len_lookback_buffer=0,
-    )
-    episode.custom_data[_KEY] = ResponseData(
-        prompt_ids=prompt_ids,
-        group_id=group_id,
-        step_spans=judged.step_spans,
-        step_rewards=judged.step_rewards,
-        verifiable_reward=judged.verifiable_reward,
-        weights_version=weights_version,
-    )
-    return episode
-
-
-def make_record(
-    problem: Problem,
-    response: Response,
-    judged: JudgedResponse,
-    *,
-    group_id: int,
-    num_prompt_tokens: int,
-    splitter: StepSplitter,
-    total_reward: float,
-    weights_version: int,
-    repetition: float,
-    hacks: frozenset[str],
-) -> ResponseRecord:
-    """Gathers what is known of a response before it is learned from.
-
-    Args:
         problem: what was asked.
+        prompt_ids: `[P]` int64, template included.
         response: what was sampled.
         judged: its steps and rewards.
-        group_id: of its group.
-        num_prompt_tokens: template included.
-        splitter: counts separators.
-        total_reward: see `total_rewards`.
         weights_version: of the policy that was sampled from.
-        repetition: of its text.
-        hacks: marks of `rewards.hack_flags.HACKS`.
+        marks: what its text says of it.
+        num_separators: tokens that end with two newlines.
+        total_reward: see `total_rewards`.
     """
-    verdict = judged.verdict
-    return ResponseRecord(
-        group_id=str(group_id),
-        prompt=problem.prompt,
-        answer=problem.answer,
-        response_text=judged.text,
-        response_tokens=None,
-        token_ids=response.token_ids,
-        step_spans=judged.step_spans,
-        step_rewards=judged.step_rewards,
-        verifiable_reward=judged.verifiable_reward,
-        outcome=None if verdict is None else verdict.outcome,
-        extracted_answer=None if verdict is None else verdict.answer,
-        terminated=response.terminated,
-        num_separators=splitter.num_separators(response.token_ids),
-        has_visible=judged.has_visible,
-        repetition=repetition,
-        hacks=sorted(hacks),
-        reflection=reflection(judged.text),
-        total_reward=total_reward,
-        num_prompt_tokens=num_prompt_tokens,
-        metadata={
-            "problem_id": problem.problem_id,
-            "weights_version": weights_version,
-        },
-    )
+
+    group_id: int
+    problem: Problem
+    prompt_ids: np.ndarray
+    response: Response
+    judged: JudgedResponse
+    weights_version: int
+    marks: Marks = field(default_factory=Marks)
+    num_separators: int = 0
+    total_reward: float | None = None
+
+    @staticmethod
+    def of(episode: SingleAgentEpisode) -> "SampledResponse":
+        """Returns the response that an episode was made of."""
+        sampled: SampledResponse = episode.custom_data[_KEY]
+        return sampled
+
+    def episode(self) -> SingleAgentEpisode:
+        """Makes an episode of T timesteps.
+
+        Observation t is the token before action t, the last prompt token for t = 0, so
+        that an episode's size grows with T and not with its square.
+        """
+        ids, terminated = self.response.token_ids, self.response.terminated
+        observations = np.concatenate([self.prompt_ids[-1:], ids])
+        episode = SingleAgentEpisode(
+            observations=InfiniteLookbackBuffer(observations),
+            actions=InfiniteLookbackBuffer(ids),
+            rewards=InfiniteLookbackBuffer(self.judged.token_rewards(len(ids))),
+            infos=InfiniteLookbackBuffer([{}] * (len(ids) + 1)),
+            extra_model_outputs={
+                Columns.ACTION_LOGP: InfiniteLookbackBuffer(self.response.logps)
+            },
+            terminated=terminated,
+            truncated=not terminated,
+            len_lookback_buffer=0,
+        )
+        episode.custom_data[_KEY] = self
+        return episode
+
+    def numbers(self) -> ResponseNumbers:
+        """Returns what metrics need of it."""
+        verdict = self.judged.verdict
+        return ResponseNumbers(
+            group_id=str(self.group_id),
+            num_tokens=len(self.response.token_ids),
+            step_spans=self.judged.step_spans,
+            step_rewards=self.judged.step_rewards,
+            verifiable_reward=self.judged.verifiable_reward,
+            outcome=None if verdict is None else verdict.outcome,
+            terminated=self.response.terminated,
+            num_separators=self.num_separators,
+            has_visible=self.judged.has_visible,
+            repetition=self.marks.repetition,
+            reflection=reflection(self.judged.text),
+            hacks=sorted(self.marks.hacks),
+            total_reward=self.total_reward,
+            num_prompt_tokens=len(self.prompt_ids),
+            metadata={
+                "problem_id": self.problem.problem_id,
+                "weights_version": self.weights_version,
+            },
+        )
+
+    def record(self, numbers: ResponseNumbers, **of_report: Any) -> ResponseRecord:
+        """Adds texts and tokens to its numbers.
+
+        Args:
+            numbers: its own, with what the driver knows of it.
+            **of_report: `response_tokens`, `returns` and `advantages` of the record.
+        """
+        known = {f.name: getattr(numbers, f.name) for f in fields(numbers)}
+        del known["num_tokens"]
+        verdict = self.judged.verdict
+        return ResponseRecord(
+            **known,
+            prompt=self.problem.prompt,
+            answer=self.problem.answer,
+            response_text=self.judged.text,
+            token_ids=self.response.token_ids,
+            extracted_answer=None if verdict is None else verdict.answer,
+            **of_report,
+        )
 
 
-def has_signal(records: Sequence[ResponseRecord], config: Any) -> bool:
+def has_signal(records: Sequence[ResponseNumbers], config: Any) -> bool:
     """Tells whether the responses to one prompt differ in what the run rewards.
 
     Args:

@@ -14,6 +14,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_
 from transformers import AutoModelForCausalLM
 
 from pure_rllib.algorithms import PUREConfig
+from pure_rllib.data.problems import Problem
 from pure_rllib.distributed.calls import on_learners
 from pure_rllib.distributed.collectives import num_ranks, rank
 from pure_rllib.envs.vector import JudgedResponse
@@ -21,7 +22,7 @@ from pure_rllib.generation.base import Response
 from pure_rllib.learners.stats import merge
 from pure_rllib.learners.torch_learner import NonFiniteLossError
 from pure_rllib.learners.train_batch import plan_mini_batches
-from pure_rllib.rollouts.group import make_episode
+from pure_rllib.rollouts.group import SampledResponse
 from pure_rllib.testing import tiny_model_config
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make engines")
@@ -54,13 +55,14 @@ def make_groups() -> list[list[Any]]:
             logps = rng.normal(-3.5, 0.1, length).astype(np.float32)
             ids = rng.integers(0, 32, length)
             group.append(
-                make_episode(
-                    Response(ids, logps, True),
-                    JudgedResponse("x", spans, rewards, True, None),
-                    prompt_ids=prompt,
+                SampledResponse(
                     group_id=group_id,
+                    problem=Problem(""),
+                    prompt_ids=prompt,
+                    response=Response(ids, logps, True),
+                    judged=JudgedResponse("x", spans, rewards, True, None),
                     weights_version=0,
-                )
+                ).episode()
             )
         groups.append(group)
     return groups

@@ -26,7 +26,7 @@ from pure_rllib.algorithms import PURE
 from pure_rllib.cli.experiment import load_experiment
 from pure_rllib.data.order import ProblemOrder
 from pure_rllib.learners.torch_learner import PURETorchLearner
-from pure_rllib.rollouts.group import ResponseData
+from pure_rllib.rollouts.group import SampledResponse
 from pure_rllib.rollouts.sampler import SampledBatch
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ class RecordingLearner(PURETorchLearner):
     """Writes down which groups it learns from."""
 
     def _train_batch(self, episodes: Sequence[Any]) -> dict[str, Any]:
-        ids = {ResponseData.of(episode).group_id for episode in episodes}
+        ids = {SampledResponse.of(episode).group_id for episode in episodes}
         path = Path(os.environ["PURE_TEST_GROUPS"])
         with path.open("a") as stream:
             stream.write("".join(f"{i}\n" for i in sorted(ids)))

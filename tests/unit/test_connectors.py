@@ -23,12 +23,13 @@ from pure_rllib.connectors.normalize_advantages import NormalizeAdvantages
 from pure_rllib.connectors.pipeline import add_pure_connectors
 from pure_rllib.connectors.process_returns import ProcessReturns
 from pure_rllib.credit.presets import CreditConfig
+from pure_rllib.data.problems import Problem
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
 from pure_rllib.models import columns
 from pure_rllib.models.llm_rl_module import LLMRLModule
 from pure_rllib.rewards.base import Verdict
-from pure_rllib.rollouts.group import ResponseData, make_episode
+from pure_rllib.rollouts.group import SampledResponse
 from pure_rllib.testing import tiny_model_config
 
 NAN = float("nan")
@@ -53,13 +54,14 @@ def episode(
     judged = JudgedResponse(
         "", np.array(spans), np.array(rewards, np.float32), has_visible, verdict
     )
-    return make_episode(
-        response,
-        judged,
-        prompt_ids=np.array(prompt, np.int64),
+    return SampledResponse(
         group_id=group_id,
+        problem=Problem(""),
+        prompt_ids=np.array(prompt, np.int64),
+        response=response,
+        judged=judged,
         weights_version=0,
-    )
+    ).episode()
 
 
 def four_episodes() -> list[SingleAgentEpisode]:
@@ -140,8 +142,8 @@ def test_an_episode_holds_one_token_per_timestep() -> None:
     assert (a.is_terminated, a.is_truncated) == (True, False)
     assert (b.is_terminated, b.is_truncated) == (False, True)
     assert len(c) == 1
-    assert ResponseData.of(a).verifiable_reward == 1.0
-    assert ResponseData.of(c).verifiable_reward is None
+    assert SampledResponse.of(a).judged.verifiable_reward == 1.0
+    assert SampledResponse.of(c).judged.verifiable_reward is None
 
 
 def test_episodes_to_rows_pads_prompts_responses_and_steps() -> None:

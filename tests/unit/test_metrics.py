@@ -33,8 +33,6 @@ def batch():
             verifiable_reward=1.0,
             outcome="correct",
             num_separators=1,
-            advantages=[1.0, 1.0, 1.0, 1.0],
-            returns=[0.5, 0.5, 0.25, 0.25],
             total_reward=2.0,
             num_prompt_tokens=10,
             repetition=0.2,
@@ -48,8 +46,6 @@ def batch():
             verifiable_reward=0.0,
             outcome="no_answer",
             terminated=False,
-            advantages=[-1.0, -1.0],
-            returns=[0.0, 0.0],
             total_reward=0.5,
             num_prompt_tokens=10,
         ),
@@ -60,8 +56,6 @@ def batch():
             step_rewards=[-1.0],
             has_visible=False,
             hacks=["chatter"],
-            advantages=[0.0, 0.0],
-            returns=[-1.0, -1.0],
             total_reward=-1.0,
             num_prompt_tokens=20,
         ),
@@ -75,10 +69,6 @@ def test_numbers_by_hand(batch):
         "reward/process_min": (0.1 + 0.4 - 1.0) / 3,
         "reward/verifiable": 0.5,
         "reward/total": (2.0 + 0.5 - 1.0) / 3,
-        "return/mean": (0.5 + 0.5 + 0.25 + 0.25 + 0 + 0 - 1 - 1) / 8,
-        "advantage/mean": (4 - 2 + 0) / 8,
-        # mean 0.25: four times .75^2, twice 1.25^2, twice .25^2
-        "advantage/std": math.sqrt((4 * 0.5625 + 2 * 1.5625 + 2 * 0.0625) / 8),
         "accuracy": 0.5,
         "groups/verified": 1.0,
         "pass_at_g": 1.0,  # of one group with gold answers
@@ -119,8 +109,6 @@ def test_arrays_are_as_good_as_lists(batch):
     for r in batch:
         r.step_rewards = np.asarray(r.step_rewards, dtype=np.float64)
         r.step_spans = np.asarray(r.step_spans)
-        r.advantages = np.asarray(r.advantages)
-        r.returns = np.asarray(r.returns)
     assert response_metrics(batch) == pytest.approx(before)
 
 
