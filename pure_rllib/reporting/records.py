@@ -60,7 +60,7 @@ class ResponseNumbers:
     @property
     def correct(self) -> bool | None:
         """Whether the answer is right; None where that is unknown."""
-        return None if self.verifiable_reward is None else self.verifiable_reward > 0.5
+        return None if self.outcome is None else self.outcome == "correct"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -144,3 +144,12 @@ def test_record_refuses_lengths_that_do_not_fit():
         record(advantages=[0.0] * 3)
     with pytest.raises(ValueError, match=r"`step_rewards` \(1 values\) must have 2"):
         record(step_rewards=[0.0])
+
+
+def test_correct_is_what_the_verifier_says_whatever_the_reward():
+    graded = [record(verifiable_reward=0.8, outcome="incorrect"), record()]
+    graded.append(record("b", verifiable_reward=0.4, outcome="correct"))
+    assert [r.correct for r in graded] == [False, None, True]
+    metrics = response_metrics(graded)
+    assert metrics["accuracy"] == 0.5
+    assert metrics["reward/verifiable"] == pytest.approx(0.6)
