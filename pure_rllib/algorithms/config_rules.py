@@ -7,7 +7,8 @@ from typing import Any
 
 from pure_rllib.credit.rollout_correction import ROLLOUT_CORRECTIONS
 from pure_rllib.generation.make_generator import GENERATORS, check_generator
-from pure_rllib.hacking.guard import check_hack_settings
+from pure_rllib.hacking.flags import check_caps
+from pure_rllib.hacking.monitor import check_monitor
 from pure_rllib.learners.deepspeed_settings import check_deepspeed
 from pure_rllib.learners.rollout_correction import correction_mode
 from pure_rllib.models.loading import DTYPES, check_model_folder, policy_config
@@ -124,7 +125,8 @@ def check_config(config: Any) -> None:
     check_weight_transport(config)
     _check_whole_numbers(config)
     check_prm_actors(config)
-    check_hack_settings(config)
+    check_caps(config)
+    check_monitor(config)
     _check_correction(config)
     _check_sizes(config)
     _check_model_config(config.model_config)

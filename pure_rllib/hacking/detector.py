@@ -4,10 +4,13 @@ Rows of metrics in, alarms out; nothing here knows of algorithms or files.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
+
+from pure_rllib.hacking.flags import check_between
 
 Row = Mapping[str, float]
 # What is measured on groups with a gold answer only, and of these on solved ones only.
@@ -63,15 +66,8 @@ class HackingThresholds:
     pseudo_positive_rise: float = 0.25
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not (
-                isinstance(value, int | float) and 0 < value < math.inf
-            ):
-                raise ValueError(
-                    f"`{field.name}` ({value!r}) must be a number > 0, because an "
-                    "alarm is a change by more than that."
-                )
+        rule = "a number > 0, because an alarm is a change by more than that"
+        check_between(self, math.inf, rule)
         if not (isinstance(self.window, int) and self.window >= 2):
             raise ValueError(
                 f"`window` ({self.window}) must be an integer >= 2, because one "
@@ -118,6 +114,31 @@ _MEANING = {
 }
 SIGNALS = tuple(_MEANING)
 """What can be wrong; each is a metric `hacking/signal/NAME`, 0.0 or 1.0."""
+# signal -> metric, field of the thresholds
+_JUMPS = {
+    "kl_jump": ("kl/reference", "least_kl_jump"),
+    "loss_jump": ("loss/policy", "least_loss_jump"),
+}
+_SHARES = {
+    "one_step": ("response/one_step_share", "one_step_rise"),
+    "no_answer": ("response/no_answer_share", "no_answer_rise"),
+    "repetition": ("response/repetition", "repetition_rise"),
+    "disagreement": ("prm/verifier_agreement", "agreement_fall"),
+    "pseudo_positives": ("hacking/pseudo_positive_share", "pseudo_positive_rise"),
+}
+_AT_ONCE = "Last iteration against the median of two windows before."
+_BY_WINDOWS = "Last window against those before; docs/reward_hacking.md has the rules."
+SIGNAL_METRICS = (
+    "hacking/alarm [0 or 1]\n"
+    "    Whether any of the signals below has gone off; NaN without a monitor.\n"
+    "    By hacking.detector.find_alarms.\n"
+) + "".join(
+    f"hacking/signal/{signal} [0 or 1]\n"
+    f"    {meaning[0].upper()}{meaning[1:]}.\n"
+    f"    {_AT_ONCE if signal in _JUMPS else _BY_WINDOWS}\n"
+    for signal, meaning in _MEANING.items()
+)
+"""The monitor's metrics, in the form of `reporting.metrics`."""
 
 
 def find_alarms(
@@ -136,110 +157,81 @@ def find_alarms(
     """
     limits = thresholds or HackingThresholds()
     recent = rows[-limits.memory :]
-    found = [
-        *_under_rising_reward(recent, limits),
-        *_collapses(recent, limits),
-        *_jumps(recent, limits),
-        *_shares(recent, limits),
-    ]
+    found = [*_falls(recent, limits), *_jumps(recent, limits), *_shares(recent, limits)]
     return sorted(found, key=lambda alarm: SIGNALS.index(alarm.signal))
 
 
-def _under_rising_reward(rows: Sequence[Row], limits: HackingThresholds) -> list[Alarm]:
+def _falls(rows: Sequence[Row], limits: HackingThresholds) -> Iterator[Alarm]:
+    """Looks for accuracy and length that fall, and for a reward below all before."""
     reward = _Series.of(rows, "reward/total", limits)
     accuracy = _Series.of(rows, "accuracy", limits)
     tokens = _Series.of(rows, "response/tokens", limits)
-    if reward is None:
-        return []
-    alarms = []
-    if accuracy is not None and accuracy.best >= limits.least_accuracy:
-        rise = reward.now - reward.means[accuracy.best_at]
-        if (
-            rise > limits.noise * reward.error
-            and accuracy.now < (1.0 - limits.accuracy_fall) * accuracy.best
-            and accuracy.best - accuracy.now > limits.noise * accuracy.error
-        ):
-            alarms.append(Alarm("accuracy_falls", accuracy.best, accuracy.now))
-    if tokens is not None:
-        rise = reward.now - reward.means[tokens.best_at]
-        is_better = (
-            accuracy is not None
-            and accuracy.now - accuracy.means[tokens.best_at] > accuracy.error
+    lowest = _Series.of(rows, "reward/total", limits, lowest=True)
+
+    def pays_more_than(window: int) -> bool:
+        return (
+            reward is not None
+            and reward.now - reward.means[window] > limits.noise * reward.error
         )
-        if (
-            rise > limits.noise * reward.error
-            and tokens.now < (1.0 - limits.length_fall) * tokens.best
-            and not is_better
-        ):
-            alarms.append(Alarm("length_falls", tokens.best, tokens.now))
-    return alarms
 
-
-def _collapses(rows: Sequence[Row], limits: HackingThresholds) -> list[Alarm]:
-    alarms = []
-    accuracy = _Series.of(rows, "accuracy", limits)
     if (
         accuracy is not None
         and accuracy.best >= limits.least_accuracy
-        and accuracy.now < (1.0 - limits.accuracy_collapse) * accuracy.best
         and accuracy.best - accuracy.now > limits.noise * accuracy.error
     ):
-        alarms.append(Alarm("accuracy_collapse", accuracy.best, accuracy.now))
-    reward = _Series.of(rows, "reward/total", limits, lowest=True)
-    if reward is not None and reward.best - reward.now > limits.noise * reward.error:
-        alarms.append(Alarm("reward_collapse", reward.best, reward.now))
-    return alarms
+        ends = accuracy.best, accuracy.now
+        if accuracy.now < (
+            1.0 - limits.accuracy_fall
+        ) * accuracy.best and pays_more_than(accuracy.best_at):
+            yield Alarm("accuracy_falls", *ends)
+        if accuracy.now < (1.0 - limits.accuracy_collapse) * accuracy.best:
+            yield Alarm("accuracy_collapse", *ends)
+    if (
+        tokens is not None
+        and tokens.now < (1.0 - limits.length_fall) * tokens.best
+        and pays_more_than(tokens.best_at)
+        and not (
+            accuracy is not None
+            and accuracy.now - accuracy.means[tokens.best_at] > accuracy.error
+        )
+    ):
+        yield Alarm("length_falls", tokens.best, tokens.now)
+    if lowest is not None and lowest.best - lowest.now > limits.noise * lowest.error:
+        yield Alarm("reward_collapse", lowest.best, lowest.now)
 
 
-def _jumps(rows: Sequence[Row], limits: HackingThresholds) -> list[Alarm]:
+def _jumps(rows: Sequence[Row], limits: HackingThresholds) -> Iterator[Alarm]:
     """Looks for KL and loss that leave the band they moved in.
 
     One iteration is enough here: it is the sudden jump that PURE's authors name as the
     alarm.
     """
-    alarms = []
-    for signal, name, least in (
-        ("kl_jump", "kl/reference", limits.least_kl_jump),
-        ("loss_jump", "loss/policy", limits.least_loss_jump),
-    ):
-        values = np.array([_value(row, name) for row in rows])
+    for signal, (metric, least) in _JUMPS.items():
+        values = np.array([_value(row, metric) for row in rows])
         before = values[-2 * limits.window - 1 : -1]
         if len(before) < 2 * limits.window or np.isnan([*before, values[-1]]).any():
             continue
-        now = values[-1]
-        median = float(np.median(before))
+        now, median = float(values[-1]), float(np.median(before))
+        # Of a normal distribution this is the standard deviation.
         spread = 1.4826 * float(np.median(np.abs(before - median)))
-        if abs(now - median) > max(limits.jump * spread, least):
-            alarms.append(Alarm(signal, median, float(now)))
-    return alarms
+        if abs(now - median) > max(limits.jump * spread, getattr(limits, least)):
+            yield Alarm(signal, median, now)
 
 
-def _shares(rows: Sequence[Row], limits: HackingThresholds) -> list[Alarm]:
-    alarms = []
-    for signal, name, rise, falls in (
-        ("one_step", "response/one_step_share", limits.one_step_rise, False),
-        ("no_answer", "response/no_answer_share", limits.no_answer_rise, False),
-        ("repetition", "response/repetition", limits.repetition_rise, False),
-        ("disagreement", "prm/verifier_agreement", limits.agreement_fall, True),
-        (
-            "pseudo_positives",
-            "hacking/pseudo_positive_share",
-            limits.pseudo_positive_rise,
-            False,
-        ),
-    ):
-        if name.startswith("prm/") and not any(
-            _value(row, "reward/process_min") for row in rows
-        ):
-            # Without a step scorer all process rewards are 0.0.
+def _shares(rows: Sequence[Row], limits: HackingThresholds) -> Iterator[Alarm]:
+    """Looks for shares of responses that have risen, or fallen."""
+    # Without a step scorer all process rewards are 0.0.
+    is_scored = any(_value(row, "reward/process_min") for row in rows)
+    for signal, (metric, least) in _SHARES.items():
+        if metric.startswith("prm/") and not is_scored:
             continue
-        series = _Series.of(rows, name, limits, lowest=not falls)
+        lowest = least.endswith("rise")
+        series = _Series.of(rows, metric, limits, lowest=lowest)
         if series is None:
             continue
         change = abs(series.now - series.best)
-        if change > max(rise, limits.noise * series.error):
-            alarms.append(Alarm(signal, series.best, series.now))
-    return alarms
+        if change > max(getattr(limits, least), limits.noise * series.error):
+            yield Alarm(signal, series.best, series.now)
 
 
 @dataclass(frozen=True)
@@ -298,7 +290,8 @@ class _Series:
         share = 1.0 / counts[is_known]
         steps = np.diff(values[is_known]) / np.sqrt(share[1:] + share[:-1])
         errors = np.std(steps) * np.sqrt(1.0 / np.maximum(num, 1.0) + 1.0 / num[-1])
-        errors *= _student(limits.noise, len(steps)) / limits.noise
+        # Few iterations tell little of the noise itself: as improbable by Student's t.
+        errors *= -stdtrit(len(steps), ndtr(-limits.noise)) / limits.noise
         sure = limits.noise * errors[:-window]
         best_at = int(
             np.nanargmin(earlier + sure) if lowest else np.nanargmax(earlier - sure)
@@ -310,17 +303,6 @@ class _Series:
             float(means[-1]),
             float(errors[best_at]),
         )
-
-
-def _student(z: float, degrees: int) -> float:
-    """Returns the quantile of Student's t that is as improbable as a normal z.
-
-    Few iterations tell little of the noise itself. Source: Abramowitz and Stegun,
-    26.7.5, up to the second power of 1 / degrees.
-    """
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / degrees + second / degrees**2
 
 
 def _num_groups(row: Row, name: str, limits: HackingThresholds) -> float:

@@ -1,19 +1,23 @@
-"""Marks of a response that games its rewards, from its text and its group.
+"""Flags of responses that game their rewards, and caps on what these earn.
 
-Each is a harmless thing once in a while and an alarm where it spreads.
+Each is a harmless thing once in a while and an alarm where it spreads. G responses per
+group, T response tokens.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pure_rllib.credit.steps import StepSplitter
+from pure_rllib.credit.text_metrics import repetition
 from pure_rllib.data.boxed import find_boxes
+from pure_rllib.envs.vector import JudgedResponse
 
-HACKS: Mapping[str, str] = MappingProxyType(
+FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "empty_step": "a step without a visible character, or nothing at all",
         "one_step": "the whole response is one step",
@@ -23,7 +27,18 @@ HACKS: Mapping[str, str] = MappingProxyType(
         "chatter": "thanks, wishes and greetings in place of mathematics",
     }
 )
-"""The marks by name, and what each says of a response."""
+"""The flags by name, and what each says of a response."""
+
+SHARES = {f"hacking/{name}_share": name for name in FLAGS if name != "one_step"}
+"""The flags' metrics; the share of one-step responses has a metric of its own."""
+
+FLAG_METRICS = "".join(
+    f"{metric} [share, 0 to 1]\n"
+    f"    Responses with the flag {name}: {FLAGS[name]}.\n"
+    "    Such responses / responses; see hack_limits.\n"
+    for metric, name in SHARES.items()
+)
+"""These metrics, in the form of `reporting.metrics`."""
 
 _CHATTER = re.compile(
     r"\b(?:thanks?(?: you)?|thx|you(?:'|\u2019)?(?: a)?re welcome|happy birthday|"
@@ -39,7 +54,7 @@ _AFTER_BOX = re.compile(r"[\s$.,;!)\]\\]*")
 
 @dataclass(frozen=True)
 class HackLimits:
-    """Where a mark begins.
+    """Where a flag begins.
 
     Attributes:
         short: share of the group's median number of tokens, in (0, 1).
@@ -54,54 +69,70 @@ class HackLimits:
     repeated_sentences: float = 0.5
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (is_number and 0.0 < value < 1.0):
-                raise ValueError(
-                    f"`{field.name}` ({value!r}) must be in (0, 1), because it is a "
-                    "share."
-                )
+        check_between(self, 1.0, "in (0, 1), because it is a share")
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What a response's text says about it.
+
+    Attributes:
+        repetition: share of the text that repeats itself, in [0, 1].
+        names: out of `FLAGS`.
+    """
+
+    repetition: float = 0.0
+    names: frozenset[str] = frozenset()
 
 
 def flag_group(
     texts: Sequence[str],
     responses: Sequence[np.ndarray],
-    repetitions: Sequence[float],
     splitter: StepSplitter,
-    limits: HackLimits | None = None,
-) -> list[frozenset[str]]:
-    """Finds the marks of all responses to one prompt.
+    limits: HackLimits,
+) -> list[Flags]:
+    """Finds the flags of all responses to one prompt.
 
     Args:
         texts: G response texts, without special tokens.
-        responses: G arrays of token ids, each of length >= 1.
-        repetitions: G values of `credit.text_metrics.repetition`.
+        responses: G arrays of token ids, each `[T]` with T >= 1.
         splitter: where steps end.
-        limits: default: `HackLimits()`.
-
-    Returns:
-        G sets of names out of `HACKS`.
+        limits: where flags begin.
     """
-    limits = limits or HackLimits()
     sizes = np.array([len(ids) for ids in responses])
     # A group that is short throughout is its problem's nature.
     is_short = sizes < limits.short * np.median(sizes)
     found = []
-    for text, ids, repetition, short in zip(
-        texts, responses, repetitions, is_short, strict=True
-    ):
-        marks = {
+    for text, ids, short in zip(texts, responses, is_short, strict=True):
+        repeated = repetition(text)
+        flags = {
             "empty_step": has_empty_step(ids, splitter),
             "one_step": len(splitter.step_spans(ids)) == 1,
-            "short": bool(short),
-            "repetition": repetition > limits.repetition
+            "short": short,
+            "repetition": repeated > limits.repetition
             or repeated_sentences(text) > limits.repeated_sentences,
             "after_answer": has_text_after_answer(text),
             "chatter": has_chatter(text),
         }
-        found.append(frozenset(name for name, is_marked in marks.items() if is_marked))
+        names = frozenset(name for name, is_flagged in flags.items() if is_flagged)
+        found.append(Flags(repeated, names))
     return found
+
+
+def cap_rewards(
+    judged: JudgedResponse, flags: Flags, caps: Mapping[str, float]
+) -> JudgedResponse:
+    """Lowers the process rewards of a flagged response to the lowest of its caps.
+
+    The verifiable reward stays: a right answer is right. A cap, unlike a fee, weighs
+    the same in the min form and in the sum, however many steps there are to share it.
+    """
+    cap = min((caps[name] for name in flags.names if name in caps), default=None)
+    if cap is None:
+        return judged
+    return replace(
+        judged, step_rewards=np.minimum(judged.step_rewards, np.float32(cap))
+    )
 
 
 def has_empty_step(response_ids: np.ndarray, splitter: StepSplitter) -> bool:
@@ -152,3 +183,59 @@ def has_chatter(text: str) -> bool:
     you" and "happy birthday" (https://github.com/CJReinforce/PURE).
     """
     return _CHATTER.search(text) is not None
+
+
+def check_caps(config: Any) -> None:
+    """Raises a ValueError if `hack_caps` or `hack_limits` cannot work."""
+    caps = _checked_dict("hack_caps", config.hack_caps)
+    for name, cap in caps.items():
+        if name not in FLAGS:
+            raise ValueError(
+                f"`hack_caps` ({name!r}) must name a flag; it may hold {sorted(FLAGS)}."
+            )
+        if not (_is_number(cap) and -1.0 <= cap <= 1.0):
+            raise ValueError(
+                f"`hack_caps` ({name!r}: {cap!r}) must be in [-1, 1], because process "
+                "rewards are. Set it to -1.0, the lowest there is."
+            )
+    if caps and not config.process_reward_coeff:
+        raise ValueError(
+            f"`hack_caps` ({dict(caps)}) has no effect with `process_reward_coeff` "
+            f"({config.process_reward_coeff}), because it caps process rewards. Leave "
+            "it out."
+        )
+    settings_from(HackLimits, "hack_limits", config.hack_limits)
+
+
+_Settings = TypeVar("_Settings", bound=Any)
+
+
+def settings_from(cls: type[_Settings], name: str, values: Any) -> _Settings:
+    """Makes a dataclass of a setting's dict; errors name the setting."""
+    known = sorted(field.name for field in fields(cls))
+    if unknown := sorted(set(_checked_dict(name, values)) - set(known)):
+        raise ValueError(f"`{name}` has unknown keys {unknown}; it may hold {known}.")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {error}") from error
+
+
+def check_between(settings: Any, upper: float, rule: str) -> None:
+    """Raises a ValueError unless all of a dataclass's fields lie in (0, upper)."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if not (_is_number(value) and 0.0 < value < upper):
+            raise ValueError(f"`{field.name}` ({value!r}) must be {rule}.")
+
+
+def _checked_dict(name: str, values: Any) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(
+            f"`{name}` ({values!r}) must be a dict. Set it to {{}} for the defaults."
+        )
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

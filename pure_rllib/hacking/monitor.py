@@ -9,13 +9,11 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.annotations import override
 from ray.tune.utils import flatten_dict
 
-from pure_rllib.hacking.detector import (
-    SIGNALS,
-    Alarm,
-    HackingThresholds,
-    find_alarms,
-)
+from pure_rllib.hacking.detector import SIGNALS, HackingThresholds, find_alarms
+from pure_rllib.hacking.flags import settings_from
 
+ACTIONS = ("warn", "stop", "go_back")
+"""What `hacking_monitor` can be told to do about an alarm."""
 CHECKPOINT_EVERY = 10
 """Iterations between the checkpoints to go back to."""
 MIN_AGE = 10
@@ -68,7 +66,10 @@ class RewardHackingMonitor(RLlibCallback):
         """Looks at an iteration's result, and changes it."""
         config = algorithm.config
         thresholds = HackingThresholds(**config.hacking_thresholds)
-        self._rows.append(_numbers(result))
+        flat = flatten_dict(dict(result), delimiter="/")
+        self._rows.append(
+            {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+        )
         self._rows = self._rows[-thresholds.memory :]
         alarms = find_alarms(self._rows, thresholds)
         names = frozenset(alarm.signal for alarm in alarms)
@@ -79,7 +80,8 @@ class RewardHackingMonitor(RLlibCallback):
         }
         iteration = algorithm.iteration
         if names - self._ringing:
-            self._warn(iteration, alarms)
+            reasons = "; ".join(str(alarm) for alarm in alarms)
+            _say(f"iteration {iteration}: {reasons}. See docs/reward_hacking.md.")
         self._ringing = names
         action = config.hacking_monitor or "warn"
         if alarms and action == "stop":
@@ -88,10 +90,6 @@ class RewardHackingMonitor(RLlibCallback):
             self._go_back(algorithm, result, iteration)
         elif action == "go_back" and (iteration - 1) % CHECKPOINT_EVERY == 0:
             self._save(algorithm, iteration)
-
-    def _warn(self, iteration: int, alarms: list[Alarm]) -> None:
-        reasons = "; ".join(str(alarm) for alarm in alarms)
-        _say(f"iteration {iteration}: {reasons}. See docs/reward_hacking.md.")
 
     def _stop(self, result: dict[str, Any], iteration: int) -> None:
         result["done"] = True
@@ -131,9 +129,14 @@ class RewardHackingMonitor(RLlibCallback):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _numbers(result: dict[str, Any]) -> dict[str, float]:
-    flat = flatten_dict(dict(result), delimiter="/")
-    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+def check_monitor(config: Any) -> None:
+    """Raises a ValueError if a setting of the monitor cannot work."""
+    settings_from(HackingThresholds, "hacking_thresholds", config.hacking_thresholds)
+    if config.hacking_monitor not in (None, *ACTIONS):
+        raise ValueError(
+            f"`hacking_monitor` ({config.hacking_monitor!r}) must be None or one of "
+            f'{ACTIONS}. Set `.reporting(hacking_monitor="warn")`.'
+        )
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,8 @@ stay the same from the first row to the last.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pure_rllib.hacking.metrics import HACKING_REGISTRY
+from pure_rllib.hacking.detector import SIGNAL_METRICS
+from pure_rllib.hacking.flags import FLAG_METRICS
 
 # Three lines each: name [unit, range], meaning, how it is computed. "#" opens a group.
 _REGISTRY = """
@@ -302,6 +303,14 @@ evaluation/response_tokens [tokens]
 evaluation/no_answer_share [share, 0 to 1]
     Responses to held-out problems in which no final answer was found.
     Over the same responses as evaluation/response_tokens.
+
+# Guard against hacks
+hacking/pseudo_positive_share [share, 0 to 1]
+    Correct responses that are highly repetitive or hold a step rated below -0.5.
+    Such responses / correct responses.
+hacking/hacked_share [share, 0 to 1]
+    Incorrect responses whose worst step is rated above 0: the PRM falls for them.
+    Such responses / scored responses whose gold answer is known.
 """
 
 
@@ -340,7 +349,7 @@ def _parse(registry: str) -> dict[str, Metric]:
     return metrics
 
 
-METRICS: dict[str, Metric] = _parse(_REGISTRY + HACKING_REGISTRY)
+METRICS: dict[str, Metric] = _parse(_REGISTRY + FLAG_METRICS + SIGNAL_METRICS)
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pure_rllib.hacking.flags import HACKS
+from pure_rllib.hacking.flags import SHARES
 from pure_rllib.reporting.records import Numbers, ResponseNumbers, group_records
 from pure_rllib.rewards.base import OUTCOMES
 
@@ -95,10 +95,8 @@ def _hack_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
     correct = [r for r in records if r.correct]
     return {
         **{
-            f"hacking/{name}_share": _mean([name in r.hacks for r in records])
-            # Shares of blank and of one-step responses have a metric of their own.
-            for name in HACKS
-            if name != "one_step"
+            metric: _mean([name in r.hacks for r in records])
+            for metric, name in SHARES.items()
         },
         "hacking/pseudo_positive_share": _mean(
             [_is_pseudo_positive(r) for r in correct]

@@ -23,11 +23,10 @@ import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this no
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.token_env import TokenEnv
-from pure_rllib.envs.vector import ResponseJudge
-from pure_rllib.generation.base import Generator, SamplingParams
+from pure_rllib.envs.vector import JudgedResponse, ResponseJudge
+from pure_rllib.generation.base import Generator, Response, SamplingParams
 from pure_rllib.generation.make_generator import make_generator
-from pure_rllib.hacking.flags import HackLimits
-from pure_rllib.hacking.guard import cap_rewards, mark_group
+from pure_rllib.hacking.flags import HackLimits, cap_rewards, flag_group
 from pure_rllib.models.loading import policy_config
 from pure_rllib.rewards.base import counts_of
 from pure_rllib.rewards.prm.pool import connected_scorer
@@ -194,49 +193,43 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
             # No figure of the evaluation is made of process rewards.
             score=not evaluation,
         )
-        sample = RunnerSample(
-            counts=judge_counts(env.judge) - before, logp_gap=self._logp_gap
-        )
-        ids = group_ids if group_ids is not None else range(len(tickets))
-        for i, (problem, prompt, group_id) in enumerate(
-            zip(problems, prompts, ids, strict=True)
-        ):
-            rows = slice(i * size, (i + 1) * size)
-            sample.groups.append(
-                self._group(
-                    problem,
-                    prompt,
-                    group_id,
-                    flat[rows],
-                    judged[rows],
-                    caps={} if evaluation else self.config.hack_caps,
-                )
+        counts = judge_counts(env.judge) - before
+        caps = {} if evaluation else self.config.hack_caps
+        groups = [
+            self._group(problem, prompt, group_id, own, judged[i : i + size], caps)
+            for problem, prompt, group_id, own, i in zip(
+                problems,
+                prompts,
+                range(len(tickets)) if group_ids is None else group_ids,
+                responses,
+                range(0, len(judged), size),
+                strict=True,
             )
-        sample.seconds = {
+        ]
+        seconds = {
             "sync": generating - loading,
             "sample": generated - generating,
             "score": times.score_s,
             "verify": times.verify_s,
+            "total": perf_counter() - start,
         }
-        sample.seconds["total"] = perf_counter() - start
-        return sample
+        return RunnerSample(groups, seconds, counts, self._logp_gap)
 
     def _group(
         self,
         problem: Problem,
         prompt: np.ndarray,
         group_id: int,
-        responses: Sequence[Any],
-        judged: Sequence[Any],
-        *,
+        responses: Sequence[Response],
+        judged: Sequence[JudgedResponse],
         caps: Mapping[str, float],
     ) -> Group:
+        """Makes one prompt's group; flagged responses' process rewards are capped."""
         splitter = self.token_env.splitter
         limits = HackLimits(**self.config.hack_limits)
-        marked = mark_group(judged, responses, splitter, limits)
-        judged = [
-            cap_rewards(j, m.hacks, caps) for j, m in zip(judged, marked, strict=True)
-        ]
+        ids = [response.token_ids for response in responses]
+        flags = flag_group([j.text for j in judged], ids, splitter, limits)
+        judged = [cap_rewards(j, f, caps) for j, f in zip(judged, flags, strict=True)]
         totals = total_rewards(judged, self.config)
         return Group.of(
             [
@@ -244,15 +237,15 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
                     group_id=group_id,
                     problem=problem,
                     prompt_ids=prompt,
-                    response=response,
-                    judged=judged_response,
+                    response=one,
+                    judged=judged_one,
                     weights_version=self.generator.weights_version,
-                    marks=marks,
-                    num_separators=splitter.num_separators(response.token_ids),
+                    flags=flags_of_one,
+                    num_separators=splitter.num_separators(one.token_ids),
                     total_reward=total,
                 )
-                for response, judged_response, marks, total in zip(
-                    responses, judged, marked, totals, strict=True
+                for one, judged_one, flags_of_one, total in zip(
+                    responses, judged, flags, totals, strict=True
                 )
             ]
         )

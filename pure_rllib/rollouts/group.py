@@ -19,7 +19,7 @@ from pure_rllib.credit.text_metrics import reflection
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
-from pure_rllib.hacking.guard import Marks
+from pure_rllib.hacking.flags import Flags
 from pure_rllib.reporting.records import ResponseNumbers, ResponseRecord
 
 _KEY = "pure_rllib"
@@ -72,7 +72,7 @@ class SampledResponse:
         response: what was sampled.
         judged: its steps and rewards.
         weights_version: of the policy that was sampled from.
-        marks: what its text says of it.
+        flags: what its text says of it.
         num_separators: tokens that end with two newlines.
         total_reward: see `total_rewards`.
     """
@@ -83,7 +83,7 @@ class SampledResponse:
     response: Response
     judged: JudgedResponse
     weights_version: int
-    marks: Marks = field(default_factory=Marks)
+    flags: Flags = field(default_factory=Flags)
     num_separators: int = 0
     total_reward: float | None = None
 
@@ -129,9 +129,9 @@ class SampledResponse:
             terminated=self.response.terminated,
             num_separators=self.num_separators,
             has_visible=self.judged.has_visible,
-            repetition=self.marks.repetition,
+            repetition=self.flags.repetition,
             reflection=reflection(self.judged.text),
-            hacks=sorted(self.marks.hacks),
+            hacks=sorted(self.flags.names),
             total_reward=self.total_reward,
             num_prompt_tokens=len(self.prompt_ids),
             metadata={

@@ -1,19 +1,26 @@
-"""Marks of responses that game their rewards."""
+"""Flags of responses that game their rewards, caps on them, and their settings."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pure_rllib.algorithms import PUREConfig
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.credit.text_metrics import repetition
+from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.hacking.flags import (
-    HACKS,
+    FLAGS,
+    Flags,
     HackLimits,
+    cap_rewards,
     flag_group,
     has_chatter,
     has_empty_step,
     has_text_after_answer,
     repeated_sentences,
 )
+from pure_rllib.rewards.base import Verdict
 from pure_rllib.testing import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -25,48 +32,45 @@ def ids_of(text: str) -> np.ndarray:
     return np.array([*ids, TOKENIZER.eos_token_id])
 
 
-def marks(*texts: str, limits: HackLimits | None = None) -> list[frozenset[str]]:
+def flags(*texts: str, limits: HackLimits | None = None) -> list[frozenset[str]]:
     ids = [ids_of(text) for text in texts]
-    return flag_group(texts, ids, [repetition(t) for t in texts], SPLITTER, limits)
+    found = flag_group(texts, ids, SPLITTER, limits or HackLimits())
+    assert [f.repetition for f in found] == [repetition(text) for text in texts]
+    return [f.names for f in found]
 
 
 GOOD = "First we add two and three.\n\nThat makes five.\n\nSo \\boxed{5}."
 
 
-def test_an_ordinary_response_bears_no_mark() -> None:
-    assert marks(GOOD, GOOD) == [frozenset(), frozenset()]
+def test_an_ordinary_response_bears_no_flag() -> None:
+    assert flags(GOOD, GOOD) == [frozenset(), frozenset()]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Two steps.\n\n\n\nMore.\n\n\\boxed{5}", {"empty_step"}),
-        (" ", {"empty_step", "one_step", "short"}),
-        ("So the answer to all of it is \\boxed{5}.", {"one_step"}),
-        ("So.\n\n\\boxed{5}", {"short"}),
-        ("now 0+2. " * 12 + "\n\n\\boxed{5}", {"repetition"}),
-        (GOOD + "\n\nI double it to get ten.", {"after_answer"}),
-        ("We add two and three.\n\nHappy Birthday, and thank you!", {"chatter"}),
-    ],
-)
-def test_each_mark_alone(text: str, expected: set[str]) -> None:
-    assert marks(GOOD, text, GOOD)[1] == expected
+FLAGGED = [
+    ("Two steps.\n\n\n\nMore.\n\n\\boxed{5}", {"empty_step"}),
+    (" ", {"empty_step", "one_step", "short"}),
+    ("So the answer to all of it is \\boxed{5}.", {"one_step"}),
+    ("So.\n\n\\boxed{5}", {"short"}),
+    ("now 0+2. " * 12 + "\n\n\\boxed{5}", {"repetition"}),
+    (GOOD + "\n\nI double it to get ten.", {"after_answer"}),
+    ("We add two and three.\n\nHappy Birthday, and thank you!", {"chatter"}),
+]
 
 
-def test_every_mark_is_tested_and_named() -> None:
-    assert len(HACKS) == 6
+@pytest.mark.parametrize(("text", "expected"), FLAGGED)
+def test_each_flag_alone(text: str, expected: set[str]) -> None:
+    assert flags(GOOD, text, GOOD)[1] == expected
 
 
-def test_limits_move_the_marks() -> None:
+def test_every_flag_is_tested_and_named() -> None:
+    assert {name for _, names in FLAGGED for name in names} == set(FLAGS)
+    assert len(FLAGS) == 6
+
+
+def test_limits_move_the_flags() -> None:
     half = GOOD[: len(GOOD) // 2]
-    assert "short" not in marks(GOOD, half, GOOD)[1]
-    assert "short" in marks(GOOD, half, GOOD, limits=HackLimits(short=0.6))[1]
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, True, "a"])
-def test_a_limit_is_a_share(value: object) -> None:
-    with pytest.raises(ValueError, match=r"`short` .* must be in \(0, 1\)"):
-        HackLimits(short=value)  # type: ignore[arg-type]
+    assert "short" not in flags(GOOD, half, GOOD)[1]
+    assert "short" in flags(GOOD, half, GOOD, limits=HackLimits(short=0.6))[1]
 
 
 def test_a_separator_at_the_end_leaves_no_empty_step() -> None:
@@ -113,3 +117,55 @@ def test_repeated_sentences_by_hand() -> None:
     # Six sentences, two of them distinct.
     assert repeated_sentences("A b. C. a  B. c.\nA b.\n\nC.") == pytest.approx(4 / 6)
     assert repeated_sentences("A. A. A.") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("names", "caps", "expected"),
+    [
+        (
+            {"one_step", "short"},
+            {"one_step": 0.5, "short": -0.2, "chatter": -1.0},
+            -0.2,
+        ),
+        ({"one_step"}, {}, None),
+        (set(), {"one_step": -1.0}, None),
+    ],
+)
+def test_a_flagged_response_earns_at_most_its_lowest_cap(
+    names: set[str], caps: dict[str, float], expected: float | None
+) -> None:
+    rewards = np.array([0.9, -0.4], dtype=np.float32)
+    spans = np.array([[0, 2], [2, 3]])
+    given = JudgedResponse("x", spans, rewards, True, Verdict("correct", "5"))
+    made = cap_rewards(given, Flags(0.0, frozenset(names)), caps)
+    if expected is None:
+        assert made is given
+        return
+    np.testing.assert_allclose(made.step_rewards, [expected, -0.4])
+    assert made.step_rewards.dtype == np.float32
+    assert made.verifiable_reward == 1.0
+
+
+NO_SHARE = r"`hack_limits`: `short` .* must be in \(0, 1\)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hack_caps": {"one_steps": -1.0}}, r"`hack_caps` \('one_steps'\) must name"),
+        ({"hack_caps": {"one_step": -2.0}}, r"`hack_caps` .* must be in \[-1, 1\]"),
+        ({"hack_caps": {"one_step": True}}, r"`hack_caps` .* must be in \[-1, 1\]"),
+        ({"hack_caps": [1]}, r"`hack_caps` \(\[1\]\) must be a dict"),
+        (
+            {"hack_caps": {"one_step": -1.0}, "process_reward_coeff": 0.0},
+            "`hack_caps` .* has no effect",
+        ),
+        ({"hack_limits": {"long": 0.5}}, r"unknown keys \['long'\]"),
+        ({"hack_limits": {"short": 5}}, r"`short` \(5\) must be in \(0, 1\)"),
+        *(({"hack_limits": {"short": v}}, NO_SHARE) for v in (0.0, 1.0, True, "a")),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    config = PUREConfig().environment("pure_rllib/Arithmetic-v0").training(**settings)
+    with pytest.raises(ValueError, match=message):
+        config.validate()

@@ -5,12 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pure_rllib.hacking.detector import (
-    SIGNALS,
-    HackingThresholds,
-    _student,
-    find_alarms,
-)
+from pure_rllib.hacking.detector import SIGNALS, HackingThresholds, find_alarms
 from pure_rllib.reporting.metrics import METRICS
 
 Series = dict[str, np.ndarray]
@@ -74,13 +69,10 @@ CHANGES: dict[str, dict[str, np.ndarray]] = {
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
-def test_each_signal_alone(signal: str) -> None:
-    assert signals({**healthy(), **CHANGES[signal]}) == {signal}
-
-
-@pytest.mark.parametrize("signal", SIGNALS)
-def test_before_the_change_there_is_no_alarm(signal: str) -> None:
-    assert signals({**healthy(), **CHANGES[signal]}, 15) == set()
+def test_each_signal_alone_and_not_before_the_change(signal: str) -> None:
+    series = {**healthy(), **CHANGES[signal]}
+    assert signals(series) == {signal}
+    assert signals(series, 15) == set()
 
 
 def test_an_alarm_says_from_what_to_what() -> None:
@@ -88,11 +80,6 @@ def test_an_alarm_says_from_what_to_what() -> None:
     (alarm,) = find_alarms(rows_of(series))
     assert (alarm.before, alarm.now) == pytest.approx((0.0, 0.8))
     assert str(alarm) == "more responses are a single step (0 -> 0.8)"
-
-
-def test_shorter_responses_are_welcome_with_rising_accuracy() -> None:
-    series = {**healthy(), "response/tokens": 30 - 20 * RAMP}
-    assert signals(series) == set()
 
 
 def test_noise_of_few_answers_raises_no_alarm() -> None:
@@ -115,9 +102,17 @@ def test_gaps_do_not_hide_a_change() -> None:
     assert "accuracy_falls" in signals(series)
 
 
-def test_without_a_step_scorer_agreement_means_nothing() -> None:
-    series = {**healthy(), **CHANGES["disagreement"], "reward/process_min": 0 * UP}
-    assert signals(series) == set()
+@pytest.mark.parametrize(
+    "change",
+    [
+        # Shorter responses are welcome with rising accuracy.
+        {"response/tokens": 30 - 20 * RAMP},
+        # Without a step scorer agreement means nothing.
+        {**CHANGES["disagreement"], "reward/process_min": 0 * UP},
+    ],
+)
+def test_a_change_that_is_harmless(change: Series) -> None:
+    assert signals({**healthy(), **change}) == set()
 
 
 def test_thresholds_are_used() -> None:
@@ -186,10 +181,3 @@ def test_groups_that_hang_together_raise_no_alarm() -> None:
         ]
         noisy += any(find_alarms(rows[:i]) for i in range(1, 91))
     assert noisy == 0
-
-
-@pytest.mark.parametrize(
-    ("degrees", "quantile"), [(5, 2.571), (10, 2.228), (30, 2.042), (120, 1.980)]
-)
-def test_students_quantiles(degrees: int, quantile: float) -> None:
-    assert _student(1.959964, degrees) == pytest.approx(quantile, rel=0.01)

@@ -1,4 +1,4 @@
-"""Where the monitor goes back to, and when it stops instead; no real algorithm."""
+"""When the monitor is there, where it goes back to and when it stops instead."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pure_rllib.algorithms import PUREConfig
 from pure_rllib.hacking.monitor import MAX_RETURNS, RewardHackingMonitor
 
 THRESHOLDS = {"window": 2, "memory": 6, "noise": 1.0}
@@ -102,3 +103,33 @@ def test_a_resumed_run_remembers_how_often_it_went_back() -> None:
     # It has a checkpoint to go back to, of iteration 11.
     assert run(resumed, algo, 15, hacked=True)["done"]
     assert 11 in algo.kept() and algo.returns == [1]
+
+
+def config() -> PUREConfig:
+    return PUREConfig().environment("pure_rllib/Arithmetic-v0")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hacking_monitor": "shout"}, r"`hacking_monitor` \('shout'\) must be None"),
+        ({"hacking_thresholds": {"window": 1}}, r"`window` \(1\) must be an integer"),
+        ({"hacking_thresholds": {"widow": 5}}, r"unknown keys \['widow'\]"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config().reporting(**settings).validate()
+
+
+def test_it_joins_the_users_callbacks_once_if_it_is_asked_for() -> None:
+    made = config().reporting(hacking_monitor="stop")
+    made.validate()
+    made.validate()
+    assert made.callbacks_class.count(RewardHackingMonitor) == 1
+    by_hand = config().callbacks(RewardHackingMonitor)
+    by_hand.validate()
+    assert by_hand.callbacks_class is RewardHackingMonitor
+    none = config()
+    none.validate()
+    assert none.callbacks_class is PUREConfig().callbacks_class

@@ -9,8 +9,8 @@ import yaml
 
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.hacking.detector import SIGNALS, HackingThresholds
-from pure_rllib.hacking.flags import HACKS
-from pure_rllib.hacking.guard import ACTIONS
+from pure_rllib.hacking.flags import FLAGS
+from pure_rllib.hacking.monitor import ACTIONS
 from pure_rllib.reporting.metrics import METRICS
 
 REPO = Path(__file__).parents[2]
@@ -46,8 +46,8 @@ def test_metrics_exist() -> None:
     assert named <= METRICS.keys()
 
 
-def test_marks_signals_and_actions_are_all_there() -> None:
-    assert table("mark") == list(HACKS)
+def test_flags_signals_and_actions_are_all_there() -> None:
+    assert table("flag") == list(FLAGS)
     assert table("signal") == list(SIGNALS)
     assert table("`hacking_monitor`") == list(ACTIONS)
 

@@ -243,9 +243,9 @@ class PUREConfig(LearnerSettings, HackingSettings):
                 by which the ratio's geometric mean may be off. None: 2.0 or 1.01.
             max_weight_lag: 0, or 1 to sample the next batch while learners update; its
                 weights are one version old then.
-            hack_caps: mark (see docs/reward_hacking.md) -> largest process reward, in
+            hack_caps: flag (see docs/reward_hacking.md) -> largest process reward, in
                 [-1, 1], of the steps of a response that bears it; {} changes nothing.
-            hack_limits: the fields of `HackLimits`, where marks begin.
+            hack_limits: the fields of `HackLimits`, where flags begin.
             **kwargs: RLlib's own. `minibatch_size` counts responses per optimiser step
                 (None: all of an iteration), a multiple of `group_size`.
         """
