@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pure_rllib.hacking.flags import SHARES
-from pure_rllib.reporting.records import Numbers, ResponseNumbers, group_records
+from pure_rllib.reporting.records import ResponseNumbers, group_records
 from pure_rllib.rewards.base import OUTCOMES
 
 NAN = float("nan")
@@ -34,11 +34,11 @@ def response_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
 
 def _reward_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
     scored = [r for r in records if r.min_reward is not None]
-    minima = [r.min_reward for r in scored]
+    steps = [np.asarray(r.step_rewards, dtype=np.float64) for r in scored]
     both = [r for r in scored if r.correct is not None]
     return {
-        "reward/process_mean": _mean(_joined([r.step_rewards for r in scored])),
-        "reward/process_min": _mean(minima),
+        "reward/process_mean": float(np.concatenate(steps).mean()) if steps else NAN,
+        "reward/process_min": _mean([r.min_reward for r in records]),
         "reward/verifiable": _mean([r.verifiable_reward for r in records]),
         "reward/total": _mean([r.total_reward for r in records]),
         "prm/verifier_agreement": _mean(
@@ -118,17 +118,7 @@ def _is_pseudo_positive(record: ResponseNumbers) -> bool:
     return is_bad or "repetition" in record.hacks
 
 
-def _joined(arrays: Sequence[Numbers | None]) -> np.ndarray:
-    """Concatenates sequences of numbers into one float64 array."""
-    parts = [np.asarray(a, dtype=np.float64) for a in arrays if a is not None]
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _mean(values: Sequence[float | None] | np.ndarray) -> float:
+def _mean(values: Sequence[float | None]) -> float:
     """The mean over what is known (None is left out); NaN if nothing is."""
-    known = (
-        values
-        if isinstance(values, np.ndarray)
-        else np.asarray([v for v in values if v is not None], dtype=np.float64)
-    )
-    return float(known.mean()) if known.size else NAN
+    known = [value for value in values if value is not None]
+    return float(np.mean(known, dtype=np.float64)) if known else NAN
