@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ class RewardHackingMonitor(RLlibCallback):
     def _save(self, algorithm: Any, iteration: int) -> None:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="pure_rllib_good_"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = self._folder / f"checkpoint_{iteration:06d}"
         algorithm.save_to_path(str(path))
         self._checkpoints.append((iteration, path))
@@ -121,12 +123,6 @@ class RewardHackingMonitor(RLlibCallback):
         self._rows, self._ringing = [], frozenset()
         self._num_returns += 1
         _say(f"iteration {iteration}: back to the policy of iteration {good[0]}.")
-
-    def __del__(self) -> None:
-        """Removes the checkpoints."""
-        folder = getattr(self, "_folder", None)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_monitor(config: Any) -> None:
