@@ -51,7 +51,7 @@ JUDGE_COUNTS = (
     "verifier/opinion_undecided",
     "verifier/opinion_guarded",
 )
-"""The metrics that are such counts; 0 for a judge that does not count them."""
+"""What step scorers and verifiers count beside scores and verdicts; 0 if they don't."""
 
 
 @dataclass(slots=True)
