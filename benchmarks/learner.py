@@ -1,4 +1,4 @@
-"""Learner tokens/s: `PURETorchLearner.update` over a plain loop on the same rows.
+"""Learner tokens/s: `LLMTorchLearner.update` over a plain loop on the same rows.
 
 The plain loop is forward, clipped loss, backward, clipping and AdamW, with nothing
 else: no connectors, no entropy, no statistics. It cuts the rows into the same

@@ -18,6 +18,7 @@ MOVED = {
     "algorithms.pure.group_env_runner": "rollouts.env_runner",
     "algorithms.pure.llm_rl_module": "models.llm_rl_module",
     "algorithms.pure.pure_learner_group": "learners.learner_group",
+    "algorithms.pure.pure_config": "algorithms.pure.pure",
     "algorithms.pure.pure_torch_learner": "learners.torch_learner",
     "algorithms.pure.zero_policy": "learners.zero_weights",
     "envs.generative_prm": "rewards.make_generative",

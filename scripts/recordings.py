@@ -121,18 +121,28 @@ RUNS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "preset_verl": (
         "arithmetic",
         8,
-        (SIMULATED, "training.preset=pure_verl", "training.lr=6e-4"),
+        (
+            SIMULATED,
+            "training.preset=pure_verl",
+            "training.baseline=response",
+            "training.lr=6e-4",
+        ),
     ),
     "preset_paper": (
         "arithmetic",
         8,
-        (SIMULATED, "training.preset=paper", "training.lr=6e-4"),
+        (
+            SIMULATED,
+            "training.preset=paper",
+            "training.baseline=length",
+            "training.lr=6e-4",
+        ),
     ),
     "caps": (
         "arithmetic_prm",
         8,
         (
-            "training.hack_caps.no_answer=-0.5",
+            "training.hack_caps.one_step=-0.5",
             "reporting.hacking_monitor=warn",
             "training.mask_truncated=true",
         ),
@@ -193,7 +203,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "training.max_weight_lag=2",
         "training.no_signal_groups=other",
         "training.hack_caps.other=0",
-        "training.hack_caps.no_answer=2",
+        "training.hack_caps.one_step=2",
         "training.hack_limits.other=1",
         "training.lr=-1",
         "training.grad_clip_by=value",
@@ -324,13 +334,14 @@ def restored(checkpoint: Path) -> str:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two recordings of a run, the first places only."""
+    """What differs between two recordings of a run, each metric where it begins."""
     found = [key for key in ("policy", "rollouts") if before[key] != now[key]]
+    first: dict[str, str] = {}
     for i, (old, new) in enumerate(zip(before["rows"], now["rows"], strict=False)):
-        keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-        found += [f"row {i}: {k}: {old.get(k)} -> {new.get(k)}" for k in keys[:5]]
-        if keys:
-            break
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                first.setdefault(key, f"row {i}: {old.get(key)} -> {new.get(key)}")
+    found += [f"{key}: {where}" for key, where in first.items()]
     if len(before["rows"]) != len(now["rows"]):
         found.append(f"rows: {len(before['rows'])} -> {len(now['rows'])}")
     return found

@@ -1,14 +1,12 @@
 """Checkpoints that are whole or absent, and that say what is wrong with them."""
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import COMPONENT_LEARNER_GROUP
-from ray.rllib.utils.annotations import override
+from ray.rllib.utils import force_list
 
 from pure_rllib.whole_folder import find_whole, write_whole
 
@@ -21,49 +19,44 @@ _SUFFIXES = (".pkl", ".msgpack")
 _UNREADABLE = (EOFError, pickle.UnpicklingError)
 
 
-class WholeCheckpoints(Algorithm):
-    """An algorithm that writes whole checkpoints and refuses damaged ones."""
+def write(path: Any, save: Callable[[Path], Any]) -> str:
+    """Writes a checkpoint whole or not at all; returns its absolute path.
 
-    @override(Algorithm)
-    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Writes a checkpoint that is whole or absent, whatever happens meanwhile."""
-        if path is None or kwargs.get("state") is not None:
-            return str(super().save_to_path(path, **kwargs))
-        if _is_elsewhere(path, kwargs):
-            return self._write(path, **kwargs)
-        target = Path(path).absolute()
+    Args:
+        path: on this node; see `is_elsewhere`.
+        save: writes it into a folder.
+    """
+    target = Path(path).absolute()
 
-        def write(partial: Path) -> None:
-            self._write(partial, **kwargs)
-            check_files(partial)
+    def write_and_check(partial: Path) -> None:
+        save(partial)
+        check_files(partial)
 
-        write_whole(target, write)
-        return str(target)
-
-    def _write(self, path: Any, **kwargs: Any) -> str:
-        # The learners write theirs themselves: the driver never holds it.
-        state = self.get_state(not_components=COMPONENT_LEARNER_GROUP)
-        folder = super().save_to_path(path, state=state, **kwargs)
-        self.learner_group.save_to_path(f"{path}/{COMPONENT_LEARNER_GROUP}", **kwargs)
-        return str(folder)
-
-    @override(Algorithm)
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restores a checkpoint.
-
-        Raises:
-            ValueError: a file of it is absent or damaged.
-            Exception: what a learner raised.
-        """
-        is_whole = kwargs.get("component") is None and not _is_elsewhere(path, kwargs)
-        # A folder that is absent is RLlib's error.
-        if is_whole and find_whole(Path(path)).exists():
-            check_files(Path(path))
-        with named_files(Path(path)):
-            super().restore_from_path(path, *args, **kwargs)
+    write_whole(target, write_and_check)
+    return str(target)
 
 
-def _is_elsewhere(path: Any, kwargs: dict[str, Any]) -> bool:
+@contextmanager
+def reading(path: Any, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Checks a checkpoint before it is read inside, and names the file if that fails.
+
+    Args:
+        path: of the checkpoint.
+        kwargs: of RLlib's `restore_from_path`.
+
+    Raises:
+        ValueError: a file is absent, or damaged.
+    """
+    is_whole = kwargs.get("component") is None and not is_elsewhere(path, kwargs)
+    # A folder that is absent is RLlib's error.
+    if is_whole and find_whole(Path(path)).exists():
+        check_files(Path(path))
+    with named_files(Path(path)):
+        yield
+
+
+def is_elsewhere(path: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is on no node, by the arguments of `save_to_path`."""
     return kwargs.get("filesystem") is not None or "://" in str(path)
 
 
@@ -116,3 +109,25 @@ def _is_readable(file: Path) -> bool:
     except _UNREADABLE:
         return False
     return True
+
+
+def callback_states(callbacks: Any) -> dict[str, Any]:
+    """Returns the states of callbacks with `get_state` and `set_state`, by class name.
+
+    RLlib's checkpoints hold nothing of them.
+
+    Args:
+        callbacks: an algorithm's: one, or a list.
+    """
+    return {
+        type(callback).__name__: callback.get_state()
+        for callback in force_list(callbacks)
+        if hasattr(callback, "get_state")
+    }
+
+
+def set_callback_states(callbacks: Any, states: dict[str, Any]) -> None:
+    """Gives callbacks back what they remembered; without a state they stay as is."""
+    for callback in force_list(callbacks):
+        if type(callback).__name__ in states:
+            callback.set_state(states[type(callback).__name__])

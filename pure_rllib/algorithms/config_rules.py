@@ -1,12 +1,9 @@
-"""Checks of a PURE configuration, all made before any model is loaded."""
+"""What settings must fit: each other, the environment and the model's files."""
 
-import math
 from collections.abc import Mapping
-from numbers import Integral, Real
 from typing import Any
 
-from pure_rllib.credit.rollout_correction import ROLLOUT_CORRECTIONS
-from pure_rllib.generation.make_generator import GENERATORS, check_generator
+from pure_rllib.generation.make_generator import check_generator
 from pure_rllib.hacking.flags import check_caps
 from pure_rllib.hacking.monitor import check_monitor
 from pure_rllib.learners.deepspeed_settings import check_deepspeed
@@ -15,107 +12,38 @@ from pure_rllib.models.loading import DTYPES, check_model_folder, policy_config
 from pure_rllib.models.lora import check_lora
 from pure_rllib.rewards.prm.pool import check_prm_actors
 from pure_rllib.rollouts.env_summary import EnvSummary
-from pure_rllib.weight_sync.transport import (
-    WEIGHT_TRANSPORTS,
-    check_weight_transport,
-)
+from pure_rllib.weight_sync.transport import check_weight_transport
 
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "no_signal_groups": ("keep", "drop", "refill"),
-    "rollout_correction": (None, *ROLLOUT_CORRECTIONS),
-    "max_weight_lag": (0, 1),
-    "generator": GENERATORS,
-    "weight_transport": WEIGHT_TRANSPORTS,
-}
-_AT_LEAST: dict[str, float] = {
-    "num_prompts": 1,
-    "num_prm_actors": 0,
-    "num_epochs": 1,
-    "max_refill_rounds": 1,
-    "micro_batch_tokens": 1,
-    "lr_warmup_updates": 0,
-    "num_samples_per_problem": 0,
-    "entropy_coeff": 0.0,
-    "weight_decay": 0.0,
-}
-_NUMBERS = (
-    "credit_temperature",
-    "gamma",
-    "process_reward_coeff",
-    "verifiable_reward_coeff",
-    "kl_coeff",
-)
 _WITHOUT_EFFECT = (
     "min_time_s_per_iteration",
     "min_sample_timesteps_per_iteration",
     "min_train_timesteps_per_iteration",
     "custom_evaluation_function",
 )
-_POSITIVE = (
-    "adam_epsilon",
-    "grad_clip",
-    "temperature",
-    "clip_param",
-    "clip_param_high",
-    "max_response_tokens",
-    "max_logp_gap",
-    "collective_timeout_s",
-    "sample_timeout_s",
-)
-_MAY_BE_NONE = (
-    "max_logp_gap",
-    "sample_timeout_s",
-    "grad_clip",
-    "clip_param_high",
-    "max_response_tokens",
-    "minibatch_size",
-    "seed",
-)
-_WHOLE = (
-    "num_prompts",
-    "num_prm_actors",
-    "group_size",
-    "num_epochs",
-    "max_refill_rounds",
-    "micro_batch_tokens",
-    "lr_warmup_updates",
-    "max_weight_lag",
-    "num_samples_per_problem",
-    "max_response_tokens",
-    "minibatch_size",
-    "seed",
-)
-_SWITCHES = ("mask_separators", "mask_truncated")
 
 
 def check_config(config: Any) -> None:
-    """Raises a ValueError that names the first setting that cannot work, and why."""
-    for name, choices in _CHOICES.items():
-        value = getattr(config, name)
-        if value not in choices:
-            raise ValueError(f"`{name}` ({value!r}) must be one of {choices}.")
-    for name, least in _AT_LEAST.items():
-        value = getattr(config, name)
-        # Asked this way round, NaN fails too.
-        if not (_is_number(value) and value >= least):
-            raise ValueError(f"`{name}` ({value!r}) must be a number >= {least}.")
-    for name in _POSITIVE:
-        value = getattr(config, name)
-        is_left_out = value is None and name in _MAY_BE_NONE
-        if not is_left_out and not (_is_number(value) and value > 0):
-            raise ValueError(f"`{name}` ({value!r}) must be a number > 0.")
-    for name in _SWITCHES:
-        value = getattr(config, name)
-        if not isinstance(value, bool):
-            raise ValueError(f"`{name}` ({value!r}) must be True or False.")
+    """Checks what settings must be to each other, each being of its type.
+
+    Args:
+        config: the `LLMConfig`.
+
+    Raises:
+        ValueError: naming the first setting that cannot work, and why.
+    """
     if not isinstance(config.lr, list | tuple) and not (
-        _is_number(config.lr) and config.lr >= 0
+        isinstance(config.lr, int | float) and config.lr >= 0
     ):
         raise ValueError(
             f"`lr` ({config.lr!r}) must be a number >= 0 or a schedule, because the "
             "policy follows its gradient. Set `.training(lr=1.0e-6)`."
         )
-    _check_credit(config)
+    if config.no_signal_groups != "keep" and config.kl_coeff > 0:
+        raise ValueError(
+            f'`no_signal_groups` ("{config.no_signal_groups}") must be "keep" with a '
+            f"`kl_coeff` ({config.kl_coeff}), because groups whose rewards are all "
+            "equal still teach the KL term. Set one of the two back."
+        )
     check_generator(
         config.generator,
         config.generator_kwargs,
@@ -123,7 +51,6 @@ def check_config(config: Any) -> None:
         top_p=config.top_p,
     )
     check_weight_transport(config)
-    _check_whole_numbers(config)
     check_prm_actors(config)
     check_caps(config)
     check_monitor(config)
@@ -134,55 +61,6 @@ def check_config(config: Any) -> None:
         check_deepspeed(config)
 
 
-def _is_number(value: Any) -> bool:
-    is_real = isinstance(value, Real) and not isinstance(value, bool)
-    return is_real and math.isfinite(float(value))
-
-
-def _check_whole_numbers(config: Any) -> None:
-    for name in _WHOLE:
-        value = getattr(config, name)
-        if value is None and name in _MAY_BE_NONE:
-            continue
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise ValueError(
-                f"`{name}` ({value!r}) must be a whole number, because it counts. "
-                "Write it as one."
-            )
-    if config.seed is not None and config.seed < 0:
-        raise ValueError(
-            f"`seed` ({config.seed}) must be None or >= 0, because NumPy takes no "
-            "negative seeds. Set `.debugging(seed=0)`."
-        )
-
-
-def _check_credit(config: Any) -> None:
-    if not _is_number(config.group_size) or config.group_size < 2:
-        raise ValueError(
-            f"`group_size` ({config.group_size}) must be >= 2: the leave-one-out "
-            "baseline averages the other responses. Set "
-            "`.env_runners(group_size=4)`."
-        )
-    if not (_is_number(config.top_p) and 0.0 < config.top_p <= 1.0):
-        raise ValueError(f"`top_p` ({config.top_p!r}) must be in (0, 1].")
-    for name in _NUMBERS:
-        if not _is_number(getattr(config, name)):
-            raise ValueError(f"`{name}` ({getattr(config, name)!r}) must be a number.")
-    config.credit_config()
-    if config.gamma != 1.0 and config.credit_assignment != "sum":
-        raise ValueError(
-            f"`gamma` ({config.gamma}) has no effect with `credit_assignment` "
-            f'("{config.credit_assignment}"), which takes a minimum. Set gamma to 1.0 '
-            'or credit_assignment to "sum".'
-        )
-    if config.no_signal_groups != "keep" and config.kl_coeff > 0:
-        raise ValueError(
-            f'`no_signal_groups` ("{config.no_signal_groups}") must be "keep" with a '
-            f"`kl_coeff` ({config.kl_coeff}), because groups whose rewards are all "
-            "equal still teach the KL term. Set one of the two back."
-        )
-
-
 def _check_correction(config: Any) -> None:
     cap, mode = config.rollout_correction_cap, correction_mode(config)
     if cap is not None and mode == "none":
@@ -190,11 +68,6 @@ def _check_correction(config: Any) -> None:
             f"`rollout_correction_cap` ({cap!r}) must be None with "
             '`rollout_correction` "none", because nothing is capped then. Set '
             '`.training(rollout_correction="token_truncated")`, or leave the cap out.'
-        )
-    if cap is not None and not (_is_number(cap) and cap >= 1):
-        raise ValueError(
-            f"`rollout_correction_cap` ({cap!r}) must be a number >= 1, because the "
-            "ratio of equal policies is 1. Set it to None for the default."
         )
     if cap == 1 and mode == "sequence_mask":
         raise ValueError(
@@ -215,9 +88,7 @@ def _check_correction(config: Any) -> None:
 
 def _check_sizes(config: Any) -> None:
     size = config.minibatch_size
-    if size is not None and (
-        not _is_number(size) or size < 1 or size % config.group_size
-    ):
+    if size is not None and size % config.group_size:
         raise ValueError(
             f"`minibatch_size` ({size}) must be a multiple of `group_size` "
             f"({config.group_size}), because groups are never split. Set it to "
@@ -230,24 +101,13 @@ def _check_sizes(config: Any) -> None:
             f"({config.num_learners}), because each learner needs a whole group. Raise "
             "num_prompts."
         )
-    betas = config.adam_betas
-    if len(betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
-        raise ValueError(
-            f"`adam_betas` ({betas}) must be two numbers in [0, 1), because they are "
-            "decay rates of running means. Set `.training(adam_betas=(0.9, 0.999))`."
-        )
     for name in _WITHOUT_EFFECT:
         if getattr(config, name):
             raise ValueError(
                 f"`{name}` ({getattr(config, name)}) must be left out, because an "
-                "iteration of PURE is one batch of groups and evaluation asks whole "
+                "iteration is one batch of groups and evaluation asks whole "
                 "problems. Set `num_prompts` or `evaluation_duration` instead."
             )
-    if not _is_number(config.evaluation_duration) or config.evaluation_duration < 1:
-        raise ValueError(
-            f"`evaluation_duration` ({config.evaluation_duration!r}) must be a number "
-            ">= 1, because it counts held-out problems. Set it to 200."
-        )
     if config.grad_clip_by != "global_norm":
         raise ValueError(
             f'`grad_clip_by` ("{config.grad_clip_by}") must be "global_norm", because '
@@ -299,7 +159,7 @@ def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:
     """Checks a configuration against its environment and its policy's files.
 
     Args:
-        config: the `PUREConfig`.
+        config: the `LLMConfig`.
         env: facts about the environment.
         model: folder, hub id or config of the policy.
 

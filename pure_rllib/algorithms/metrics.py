@@ -1,16 +1,23 @@
 """From what an iteration did to the metrics that are logged."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
 from pure_rllib.reporting.metrics import METRICS
+from pure_rllib.reporting.records import ResponseNumbers
 from pure_rllib.reporting.response_metrics import response_metrics
 from pure_rllib.rollouts.env_runner import JUDGE_COUNTS
 from pure_rllib.rollouts.env_summary import EnvSummary
-from pure_rllib.rollouts.group import has_signal
+from pure_rllib.rollouts.group import Group, has_signal
 from pure_rllib.rollouts.sampler import SampledBatch
+
+_EVALUATED = {
+    "response_tokens": "response/tokens",
+    "no_answer_share": "response/no_answer_share",
+}
 
 
 @dataclass(slots=True)
@@ -57,7 +64,7 @@ def iteration_metrics(
             `learn`, `publish` and `iteration`.
         counts: of the run; changed.
         env: facts about the environment.
-        config: the `PUREConfig`.
+        config: the `LLMConfig`.
 
     Returns:
         Flat metrics, each explained in `reporting.metrics`.
@@ -132,3 +139,39 @@ def nested(metrics: Mapping[str, float]) -> dict[str, Any]:
             inner = inner.setdefault(part, {})
         inner[last] = value
     return result
+
+
+def evaluation_metrics(
+    greedy: Sequence[Group], sampled: Sequence[Group]
+) -> dict[str, float]:
+    """Computes accuracies and their 95% intervals.
+
+    Args:
+        greedy: groups of one greedy response per problem.
+        sampled: groups of k sampled responses per problem; may be empty.
+
+    Returns:
+        Metrics of the `evaluation/` group, without that prefix; NaN where there is
+        nothing to measure. The texts' metrics are those of the sampled responses, or
+        of the greedy ones where there are none.
+    """
+    known = [bool(r.correct) for r in _records(greedy) if r.correct is not None]
+    metrics = _interval("greedy_accuracy", wilson_interval(sum(known), len(known)))
+    per_problem = [
+        [float(bool(r.correct)) for r in group.records if r.correct is not None]
+        for group in sampled
+    ]
+    metrics |= _interval(
+        "sampled_accuracy", cluster_interval([c for c in per_problem if c])
+    )
+    of_texts = response_metrics(_records(sampled or greedy))
+    return metrics | {name: of_texts[of] for name, of in _EVALUATED.items()}
+
+
+def _records(groups: Sequence[Group]) -> list[ResponseNumbers]:
+    return [record for group in groups for record in group.records]
+
+
+def _interval(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
+    mean, low, high = interval
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}

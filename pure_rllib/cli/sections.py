@@ -12,6 +12,7 @@ import gymnasium as gym
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.cli.section_names import SECTIONS
 from pure_rllib.cli.yaml_text import is_search_space, nearest
+from pure_rllib.setting_types import check_setting
 
 _DEPRECATED = -1  # RLlib's default of arguments that only raise an error
 _NO_EFFECT = {
@@ -126,6 +127,13 @@ def _check_value(
     name = f"{section}.{key}"
     if is_search_space(value):
         _check_space(source, name, value, annotation)
+        return
+    rule = PUREConfig.rules().get(key)
+    if rule is not None:
+        try:
+            check_setting(name, value, rule)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
         return
     wanted = _wanted(annotation)
     if wanted and not _fits(value, wanted):

@@ -33,15 +33,8 @@ class EpisodesToRows(ConnectorV2):
         mask_truncated: leave responses that ran out of tokens out of the loss.
     """
 
-    def __init__(
-        self,
-        input_observation_space: Any = None,
-        input_action_space: Any = None,
-        *,
-        mask_truncated: bool = False,
-        **kwargs: Any,
-    ):
-        super().__init__(input_observation_space, input_action_space, **kwargs)
+    def __init__(self, mask_truncated: bool = False):
+        super().__init__()
         self.mask_truncated = mask_truncated
 
     @override(ConnectorV2)

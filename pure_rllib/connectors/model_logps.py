@@ -28,15 +28,8 @@ class _ModelLogps(ConnectorV2):
 
     column: ClassVar[str]
 
-    def __init__(
-        self,
-        input_observation_space: Any = None,
-        input_action_space: Any = None,
-        *,
-        micro_batch_tokens: int,
-        **kwargs: Any,
-    ):
-        super().__init__(input_observation_space, input_action_space, **kwargs)
+    def __init__(self, micro_batch_tokens: int):
+        super().__init__()
         self.micro_batch_tokens = micro_batch_tokens
 
     @abstractmethod

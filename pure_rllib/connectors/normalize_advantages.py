@@ -29,15 +29,8 @@ class NormalizeAdvantages(ConnectorV2):
         style: "tokens" (all loss tokens), "pure_openrlhf" or "pure_verl".
     """
 
-    def __init__(
-        self,
-        input_observation_space: Any = None,
-        input_action_space: Any = None,
-        *,
-        style: NormalizeStyle,
-        **kwargs: Any,
-    ):
-        super().__init__(input_observation_space, input_action_space, **kwargs)
+    def __init__(self, style: NormalizeStyle):
+        super().__init__()
         self.style = style
 
     @override(ConnectorV2)

@@ -16,6 +16,7 @@ from pure_rllib.credit.tensors import at_least_float32, group_sums, suffix_sums
 
 Baseline = Literal["token", "step", "length", "response"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+GroupBaseline = Literal["leave_one_out", "mean"]
 
 
 def step_level_baseline(
@@ -182,6 +183,48 @@ def verifiable_advantages(verifiable_rewards: Tensor, group_index: Tensor) -> Te
         ~known | (num_others < 1), 0.0
     )
     return advantages.to(rewards.dtype)
+
+
+def group_advantages(
+    scores: Tensor,
+    group_index: Tensor,
+    *,
+    baseline: GroupBaseline,
+    scale: Literal["std"] | None = None,
+    epsilon: float = 1e-6,
+) -> Tensor:
+    """The score of a whole response less its group's baseline.
+
+    Args:
+        scores: `[B]` numbers; NaN where there is none.
+        group_index: `[B]` int64, equal for responses to one prompt.
+        baseline: "leave_one_out": the mean of the others (RLOO, arXiv 2402.14740);
+            "mean": the group's own mean (GRPO, arXiv 2402.03300, section 4.1.2).
+        scale: "std" divides by the group's standard deviation (unbiased) plus
+            `epsilon`; None does not (Dr. GRPO, arXiv 2503.20783).
+        epsilon: > 0.
+
+    Returns:
+        `[B]` advantages; 0.0 for a response without a score. For one that is alone with
+        its score, "leave_one_out" gives 0.0, and "mean" the score itself: as published,
+        its mean is taken for 0 and its deviation for 1.
+    """
+    values = at_least_float32(scores)
+    known = ~values.isnan()
+    values = values.masked_fill(~known, 0.0).double()
+    count = group_sums(known, group_index)
+    mean = group_sums(values, group_index) / count.clamp(min=1)
+    mean = mean.masked_fill(count < 2, 0.0)
+    deviation = (values - mean).masked_fill(~known, 0.0)
+    if baseline == "mean":
+        advantages = deviation
+    else:
+        advantages = verifiable_advantages(scores, group_index).double()
+    if scale == "std":
+        squares = group_sums(deviation.square(), group_index)
+        std = (squares / (count - 1).clamp(min=1)).sqrt().masked_fill(count < 2, 1.0)
+        advantages = advantages / (std + epsilon)
+    return advantages.to(at_least_float32(scores).dtype)
 
 
 def _others_sum(values: Tensor, group_index: Tensor) -> Tensor:

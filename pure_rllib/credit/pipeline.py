@@ -11,12 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pure_rllib.credit import pure_openrlhf, pure_verl
-from pure_rllib.credit.baselines import (
-    Baseline,
-    process_baseline,
-    step_level_baseline,
-    verifiable_advantages,
-)
+from pure_rllib.credit.baselines import process_baseline, verifiable_advantages
 from pure_rllib.credit.kl import kl_estimate
 from pure_rllib.credit.normalize import (
     NormalizeStyle,
@@ -25,13 +20,12 @@ from pure_rllib.credit.normalize import (
 )
 from pure_rllib.credit.presets import CreditConfig
 from pure_rllib.credit.returns import (
-    CreditAssignment,
+    process_returns,
     reward_to_go,
     scatter_to_tokens,
-    spread_to_tokens,
     step_credits,
 )
-from pure_rllib.credit.tensors import at_least_float32, suffix_sums
+from pure_rllib.credit.tensors import at_least_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,115 +54,70 @@ class CreditBatch:
 
 
 class Credit(NamedTuple):
-    """`[B, T]` each: advantages before normalisation and after it, if asked for."""
+    """What the rewards of a batch come to, `[B, T]` each; 0.0 outside responses.
 
+    Attributes:
+        returns: of the process rewards, before any baseline and coefficient.
+        raw_advantages: before normalisation.
+        advantages: after it, if it is asked for.
+    """
+
+    returns: Tensor
     raw_advantages: Tensor
     advantages: Tensor
 
 
-def compute_advantages(batch: CreditBatch, config: CreditConfig) -> Credit:
-    """Computes the advantages of a whole batch on one machine.
+def assign_credit(batch: CreditBatch, config: CreditConfig) -> Credit:
+    """Computes returns and advantages of a whole batch, in one pass.
 
-    With several learners the moments must be added up in between; the learner
-    connectors of the algorithm do so, from the same functions.
+    With several learners the moments of a normalisation must be added up in between;
+    the learner connectors do so, from the same functions.
 
     Args:
         batch: rewards of B responses.
         config: settings; see `presets.PRESETS`.
-
-    Returns:
-        Advantages; 0.0 outside responses.
     """
     mask = batch.response_mask
+    credits = step_credits(
+        batch.step_rewards,
+        batch.step_mask,
+        credit_assignment=config.credit_assignment,
+        credit_temperature=config.credit_temperature,
+    )
+    returns = process_returns(
+        credits, batch.step_mask, batch.step_ends, mask.shape[1], gamma=config.gamma
+    )
     if config.formulas == "pure_openrlhf":
-        raw = _openrlhf(batch, config)
+        raw = _openrlhf(batch, credits, config)
     elif config.formulas == "pure_verl":
-        raw = _verl(batch, config)
+        raw = _verl(batch, credits, config)
     else:
-        raw = _ours(batch, config)
+        raw = _ours(batch, credits, returns, config)
     raw = raw * mask
     style = config.normalize_advantages
     if style is False:
-        return Credit(raw, raw)
+        return Credit(returns, raw, raw)
     name: NormalizeStyle = "tokens" if style is True else style
     moments = advantage_moments(raw, mask, name)
-    return Credit(raw, normalize_advantages(raw, mask, moments, name))
+    return Credit(returns, raw, normalize_advantages(raw, mask, moments, name))
 
 
-def process_advantages(
-    step_rewards: Tensor,
-    step_mask: Tensor,
-    step_ends: Tensor,
-    num_tokens: int,
-    group_index: Tensor,
-    *,
-    credit_assignment: CreditAssignment,
-    credit_temperature: float = 0.1,
-    gamma: float = 1.0,
-    baseline: Baseline = "token",
-    max_response_tokens: int | None = None,
+def _ours(
+    batch: CreditBatch, credits: Tensor, returns: Tensor, config: CreditConfig
 ) -> Tensor:
-    """The return of each token less its baseline, for the process rewards.
-
-    The same as `process_returns` less `process_baseline`, but the subtraction is made
-    per step where the baseline allows it, and only its result is spread over tokens.
-
-    Args:
-        step_rewards: `[B, S]` process rewards; ignored off mask.
-        step_mask: `[B, S]` bool, True on real steps.
-        step_ends: `[B, S]` int64 positions of the steps' last tokens, rising.
-        num_tokens: T.
-        group_index: `[B]` int64, equal for responses to one prompt.
-        credit_assignment: see `returns.step_credits`.
-        credit_temperature: likewise.
-        gamma: discount per step.
-        baseline: see `baselines.process_baseline`.
-        max_response_tokens: the token budget; read by the "length" baseline only.
-
-    Returns:
-        `[B, T]` advantages; 0.0 after the last step's end.
-    """
-    credits = step_credits(
-        step_rewards,
-        step_mask,
-        credit_assignment=credit_assignment,
-        credit_temperature=credit_temperature,
-    )
-    returns = suffix_sums(credits, gamma)
-    if baseline == "length":
-        spread = spread_to_tokens(returns, step_ends, step_mask, num_tokens)
-        return spread - process_baseline(
-            baseline,
-            credits,
-            step_mask,
-            step_ends,
-            num_tokens,
-            group_index,
-            gamma=gamma,
-            max_response_tokens=max_response_tokens,
-        )
-    excess = returns - step_level_baseline(
-        baseline, credits, step_mask, step_ends, group_index, gamma=gamma
-    )
-    return spread_to_tokens(excess, step_ends, step_mask, num_tokens)
-
-
-def _ours(batch: CreditBatch, config: CreditConfig) -> Tensor:
     raw = torch.zeros_like(at_least_float32(batch.response_mask))
     if config.process_reward_coeff:
-        process = process_advantages(
-            batch.step_rewards,
+        baseline = process_baseline(
+            config.baseline,
+            credits,
             batch.step_mask,
             batch.step_ends,
             batch.response_mask.shape[1],
             batch.group_index,
-            credit_assignment=config.credit_assignment,
-            credit_temperature=config.credit_temperature,
             gamma=config.gamma,
-            baseline=config.baseline,
             max_response_tokens=config.max_response_tokens,
         )
-        raw = raw + config.process_reward_coeff * process
+        raw = raw + config.process_reward_coeff * (returns - baseline)
     if config.verifiable_reward_coeff:
         excess = verifiable_advantages(batch.verifiable_rewards, batch.group_index)
         raw = raw + config.verifiable_reward_coeff * excess[:, None]
@@ -180,13 +129,13 @@ def _ours(batch: CreditBatch, config: CreditConfig) -> Tensor:
     return raw
 
 
-def _openrlhf(batch: CreditBatch, config: CreditConfig) -> Tensor:
+def _openrlhf(batch: CreditBatch, credits: Tensor, config: CreditConfig) -> Tensor:
     solved = at_least_float32(batch.verifiable_rewards).nan_to_num(nan=1.0)
     baseline: Literal["token", "step"] = "token"
     if config.baseline == "step":
         baseline = "step"
     return pure_openrlhf.advantages(
-        _process_at_ends(batch, config),
+        _process_at_ends(batch, credits, config),
         _step_end_flags(batch),
         batch.response_mask,
         batch.group_index,
@@ -200,7 +149,7 @@ def _openrlhf(batch: CreditBatch, config: CreditConfig) -> Tensor:
     ).advantages
 
 
-def _verl(batch: CreditBatch, config: CreditConfig) -> Tensor:
+def _verl(batch: CreditBatch, credits: Tensor, config: CreditConfig) -> Tensor:
     num_tokens = batch.response_mask.shape[1]
     if config.max_response_tokens is None or config.max_response_tokens < num_tokens:
         raise ValueError(
@@ -215,7 +164,9 @@ def _verl(batch: CreditBatch, config: CreditConfig) -> Tensor:
     at_last = at_last.scatter(1, last, solved[:, None])
     scores = pure_verl.token_scores(
         at_last,
-        _process_at_ends(batch, config) if config.process_reward_coeff else None,
+        _process_at_ends(batch, credits, config)
+        if config.process_reward_coeff
+        else None,
         config.verifiable_reward_coeff,
     )
     rewards, _ = pure_verl.apply_kl_penalty(
@@ -231,16 +182,9 @@ def _verl(batch: CreditBatch, config: CreditConfig) -> Tensor:
     ).returns[:, :num_tokens]
 
 
-def _credits(batch: CreditBatch, config: CreditConfig) -> Tensor:
-    return step_credits(
-        batch.step_rewards,
-        batch.step_mask,
-        credit_assignment=config.credit_assignment,
-        credit_temperature=config.credit_temperature,
-    )
-
-
-def _process_at_ends(batch: CreditBatch, config: CreditConfig) -> Tensor:
+def _process_at_ends(
+    batch: CreditBatch, credits: Tensor, config: CreditConfig
+) -> Tensor:
     """`[B, T]` the published formulas' process rewards, on the steps' last tokens.
 
     Their strict minimum is one of raw rewards, taken over tokens later on.
@@ -249,7 +193,7 @@ def _process_at_ends(batch: CreditBatch, config: CreditConfig) -> Tensor:
         rewards = at_least_float32(batch.step_rewards)
         rewards = rewards.masked_fill(~batch.step_mask, 0.0)
     else:
-        rewards = _credits(batch, config)
+        rewards = credits
     rewards = config.process_reward_coeff * rewards
     return scatter_to_tokens(
         rewards,

@@ -1,5 +1,6 @@
 """PPO's clipped loss with a stated denominator. B responses, T response tokens."""
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -9,6 +10,7 @@ from pure_rllib.credit.tensors import at_least_float32
 
 LossAggregation = Literal["token_mean", "sequence_mean", "fixed_length"]
 LOSS_AGGREGATIONS: tuple[LossAggregation, ...] = get_args(LossAggregation)
+RatioLevel = Literal["token", "sequence"]
 
 
 def loss_denominator(
@@ -78,6 +80,40 @@ def aggregate_loss(
     return losses.sum() / denominator
 
 
+@dataclass(frozen=True, slots=True)
+class LossScale:
+    """How the losses of tokens are added up over an optimiser step.
+
+    Attributes:
+        aggregation: see `loss_denominator`.
+        denominator: of the whole step: summed over all learners and micro-batches.
+        max_response_tokens: the token budget; read by "fixed_length" only.
+    """
+
+    aggregation: LossAggregation
+    denominator: float
+    max_response_tokens: int | None = None
+
+    def aggregate(self, token_losses: Tensor, loss_mask: Tensor) -> Tensor:
+        """Adds up `[B, T]` losses to a micro-batch's share of the step's mean."""
+        return aggregate_loss(
+            token_losses,
+            loss_mask,
+            self.aggregation,
+            self.denominator,
+            self.max_response_tokens,
+        )
+
+    def share(self, loss_mask: Tensor) -> float:
+        """Returns these rows' share of the step, in [0, 1].
+
+        For a term of a loss that is not one of tokens, such as a weight's norm: times
+        this, it counts once per step, however the step is cut.
+        """
+        own = loss_denominator(loss_mask, self.aggregation, self.max_response_tokens)
+        return float(own) / max(self.denominator, 1.0)
+
+
 def clipped_policy_loss(
     logp: Tensor,
     old_logp: Tensor,
@@ -86,10 +122,10 @@ def clipped_policy_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    ratio_level: RatioLevel = "token",
     weights: Tensor | None = None,
-    aggregation: LossAggregation = "token_mean",
-    denominator: Tensor | float | None = None,
-    max_response_tokens: int | None = None,
+    scale: LossScale | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's clipped surrogate (arXiv 1707.06347, eq. 7), to be minimised.
 
@@ -101,12 +137,12 @@ def clipped_policy_loss(
             elsewhere in the other arguments is ignored, NaN included.
         clip_low: the ratio's lower bound is 1 - clip_low.
         clip_high: the ratio's upper bound is 1 + clip_high.
+        dual_clip: c > 1: a token's loss is at most -c times its advantage where that is
+            negative (arXiv 1912.09729, eq. 5); None: no such limit.
+        ratio_level: see `policy_ratio`.
         weights: `[B, T]` factors of the tokens' losses, no gradient; None: all 1. The
             denominator is not changed by them.
-        aggregation: see `loss_denominator`.
-        denominator: `loss_denominator` summed over learners and micro-batches; None:
-            that of these rows alone.
-        max_response_tokens: the token budget; read by "fixed_length" only.
+        scale: how tokens are added up; None: their mean over these rows alone.
 
     Returns:
         The scalar loss, and detached scalars over the loss tokens of these rows, which
@@ -118,19 +154,21 @@ def clipped_policy_loss(
     change = at_least_float32(logp) - at_least_float32(old_logp)
     change = torch.where(loss_mask, change, 0.0)
     advantages = torch.where(loss_mask, at_least_float32(advantages), 0.0)
-    ratio = change.exp()
+    ratio = policy_ratio(change, loss_mask, ratio_level)
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     token_losses = torch.maximum(unclipped, clipped)
+    if dual_clip is not None:
+        limit = -dual_clip * advantages
+        token_losses = torch.where(
+            advantages < 0, torch.minimum(token_losses, limit), token_losses
+        )
     if weights is not None:
         token_losses = token_losses * weights
-    loss = aggregate_loss(
-        token_losses,
-        loss_mask,
-        aggregation,
-        denominator,
-        max_response_tokens,
-    )
+    if scale is None:
+        loss = aggregate_loss(token_losses, loss_mask, "token_mean")
+    else:
+        loss = scale.aggregate(token_losses, loss_mask)
     with torch.no_grad():
         is_clipped = (clipped > unclipped) & loss_mask
         masked_ratio = ratio.masked_fill(~loss_mask, 0.0)
@@ -145,3 +183,23 @@ def clipped_policy_loss(
             "kl_k3_sum": (torch.expm1(change) - change).sum(),
         }
     return loss, stats
+
+
+def policy_ratio(change: Tensor, loss_mask: Tensor, level: RatioLevel) -> Tensor:
+    """The policy's probability over the old policy's, at each token.
+
+    Args:
+        change: `[B, T]` logp - old_logp, 0.0 off mask.
+        loss_mask: `[B, T]` bool.
+        level: "token": exp(change). "sequence": the geometric mean of a response's
+            ratios at each of its tokens, with the gradient through the token's own
+            log-probability (GSPO-token, arXiv 2507.18071, eq. 13 and 14).
+
+    Returns:
+        `[B, T]` ratios.
+    """
+    if level == "token":
+        return change.exp()
+    counts = loss_mask.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = (change.sum(dim=1, keepdim=True) / counts).detach()
+    return (mean + change - change.detach()).exp()

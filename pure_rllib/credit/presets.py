@@ -1,17 +1,32 @@
 """Settings of credit assignment, and the sets of them that were published."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from pure_rllib.credit.baselines import BASELINES, Baseline
-from pure_rllib.credit.kl import KL_ESTIMATORS, KLEstimator
-from pure_rllib.credit.normalize import NORMALIZE_STYLES, NormalizeStyle
-from pure_rllib.credit.policy_loss import LOSS_AGGREGATIONS, LossAggregation
-from pure_rllib.credit.returns import CREDIT_ASSIGNMENTS, CreditAssignment
+from pydantic import Field
+
+from pure_rllib.credit.baselines import Baseline
+from pure_rllib.credit.kl import KLEstimator
+from pure_rllib.credit.normalize import NormalizeStyle
+from pure_rllib.credit.policy_loss import LossAggregation
+from pure_rllib.credit.returns import CreditAssignment
 from pure_rllib.credit.steps import BlankSteps
+from pure_rllib.setting_types import (
+    NonNegativeFloat,
+    PositiveFloat,
+    Why,
+    check_fields,
+)
 
 KLPlacement = Literal["reward", "loss"]
 Formulas = Literal["ours", "pure_openrlhf", "pure_verl"]
+CreditTemperature = Annotated[
+    PositiveFloat,
+    Why(
+        "because it divides the process rewards; set "
+        'credit_assignment="strict_min" for its limit 0'
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +55,12 @@ class CreditConfig:
     """
 
     credit_assignment: CreditAssignment = "min"
-    credit_temperature: float = 0.1
-    gamma: float = 1.0
+    credit_temperature: CreditTemperature = 0.1
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
     baseline: Baseline = "token"
-    process_reward_coeff: float = 1.0
-    verifiable_reward_coeff: float = 1.0
-    kl_coeff: float = 0.0
+    process_reward_coeff: NonNegativeFloat = 1.0
+    verifiable_reward_coeff: NonNegativeFloat = 1.0
+    kl_coeff: NonNegativeFloat = 0.0
     kl_estimator: KLEstimator = "k1"
     kl_placement: KLPlacement = "reward"
     mask_separators: bool = True
@@ -56,33 +71,7 @@ class CreditConfig:
     formulas: Formulas = "ours"
 
     def __post_init__(self) -> None:
-        choices: dict[str, tuple[object, ...]] = {
-            "credit_assignment": CREDIT_ASSIGNMENTS,
-            "baseline": BASELINES,
-            "kl_estimator": KL_ESTIMATORS,
-            "kl_placement": get_args(KLPlacement),
-            "normalize_advantages": (False, True, *NORMALIZE_STYLES),
-            "blank_steps": get_args(BlankSteps),
-            "loss_aggregation": LOSS_AGGREGATIONS,
-            "formulas": get_args(Formulas),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"`{name}` ({getattr(self, name)!r}) must be one of "
-                    f"{', '.join(map(repr, allowed))}."
-                )
-        if not self.credit_temperature > 0:
-            raise ValueError(
-                f"`credit_temperature` ({self.credit_temperature}) must be > 0: it "
-                'divides the process rewards. Set credit_assignment="strict_min" for '
-                "its limit 0."
-            )
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"`gamma` ({self.gamma}) must be in [0, 1].")
-        for name in ("process_reward_coeff", "verifiable_reward_coeff", "kl_coeff"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` ({getattr(self, name)}) must be >= 0.")
+        check_fields(self)
         if self.process_reward_coeff == 0 and self.verifiable_reward_coeff == 0:
             raise ValueError(
                 "`process_reward_coeff` (0) and `verifiable_reward_coeff` (0) must not "

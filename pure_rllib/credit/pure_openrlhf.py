@@ -10,7 +10,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pure_rllib.credit.policy_loss import aggregate_loss, clipped_policy_loss
+from pure_rllib.credit.policy_loss import (
+    LossScale,
+    aggregate_loss,
+    clipped_policy_loss,
+    loss_denominator,
+)
 from pure_rllib.credit.tensors import group_sums, suffix_sums
 
 RATIO_GUARD = 10.0
@@ -229,7 +234,9 @@ def policy_loss(
         mask,
         clip_low=clip,
         clip_high=clip,
-        aggregation="sequence_mean",
+        scale=LossScale(
+            "sequence_mean", float(loss_denominator(mask, "sequence_mean"))
+        ),
     )
     ratio = aggregate_loss((logp - old_logp).exp().detach(), mask, "sequence_mean")
     # Multiplied like the original, so an infinite loss becomes NaN and not 0.

@@ -166,35 +166,25 @@ def reward_to_go(token_rewards: Tensor, gamma: float = 1.0) -> Tensor:
 
 
 def process_returns(
-    step_rewards: Tensor,
+    credits: Tensor,
     step_mask: Tensor,
     step_ends: Tensor,
     num_tokens: int,
     *,
-    credit_assignment: CreditAssignment,
-    credit_temperature: float = 0.1,
     gamma: float = 1.0,
 ) -> Tensor:
-    """Computes the return of every token from the process rewards of the steps.
+    """Sums the credits of the steps still to come, at every token.
 
     Args:
-        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
+        credits: `[B, S]` of `step_credits`.
         step_mask: `[B, S]` bool, True on real steps.
         step_ends: `[B, S]` int64 positions of the steps' last tokens, rising.
         num_tokens: T.
-        credit_assignment: "min", "strict_min" or "sum"; see `step_credits`.
-        credit_temperature: read by "min" only.
         gamma: discount per step, in [0, 1].
 
     Returns:
         `[B, T]` returns, equal within a step; 0.0 after the last step's end.
     """
-    credits = step_credits(
-        step_rewards,
-        step_mask,
-        credit_assignment=credit_assignment,
-        credit_temperature=credit_temperature,
-    )
     return spread_to_tokens(
         suffix_sums(credits, gamma), step_ends, step_mask, num_tokens
     )

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -16,7 +16,8 @@ from pure_rllib.generation.vllm_settings import (
 )
 from pure_rllib.models.loading import load_policy
 
-GENERATORS = ("transformers", "vllm")
+GeneratorName = Literal["transformers", "vllm"]
+GENERATORS: tuple[GeneratorName, ...] = get_args(GeneratorName)
 """Names that `make_generator` knows."""
 
 

@@ -13,8 +13,6 @@ from ray.tune.utils import flatten_dict
 from pure_rllib.hacking.detector import SIGNALS, HackingThresholds, find_alarms
 from pure_rllib.hacking.flags import settings_from
 
-ACTIONS = ("warn", "stop", "go_back")
-"""What `hacking_monitor` can be told to do about an alarm."""
 CHECKPOINT_EVERY = 10
 """Iterations between the checkpoints to go back to."""
 MIN_AGE = 10
@@ -128,11 +126,6 @@ class RewardHackingMonitor(RLlibCallback):
 def check_monitor(config: Any) -> None:
     """Raises a ValueError if a setting of the monitor cannot work."""
     settings_from(HackingThresholds, "hacking_thresholds", config.hacking_thresholds)
-    if config.hacking_monitor not in (None, *ACTIONS):
-        raise ValueError(
-            f"`hacking_monitor` ({config.hacking_monitor!r}) must be None or one of "
-            f'{ACTIONS}. Set `.reporting(hacking_monitor="warn")`.'
-        )
 
 
 def _say(text: str) -> None:

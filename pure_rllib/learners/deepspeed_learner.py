@@ -23,8 +23,7 @@ from pure_rllib.distributed.collectives import (
 )
 from pure_rllib.distributed.deepspeed_import import import_deepspeed
 from pure_rllib.learners.deepspeed_settings import engine_config
-from pure_rllib.learners.stats import LearnerStats
-from pure_rllib.learners.torch_learner import PURETorchLearner
+from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.learners.zero_weights import ZeroPolicy
 from pure_rllib.models import columns
 from pure_rllib.models.batching import num_micro_batches
@@ -47,17 +46,17 @@ class _Root(nn.Module):
         return compute()
 
 
-class DeepSpeedLearner(PURETorchLearner):
+class DeepSpeedLearner(LLMTorchLearner):
     """Partitions optimiser state, gradients and parameters over the learners.
 
     ZeRO 2 and 3 communicate in every backward pass (3 in forward passes, too), so all
     learners must make the same number of them: learners with fewer micro-batches make
     idle passes, whose gradients are zero. State is gathered tensor by tensor, in the
-    form that a `PURETorchLearner` has: checkpoints fit any stage and any number of
+    form that a `LLMTorchLearner` has: checkpoints fit any stage and any number of
     learners. Source: ZeRO (arXiv 1910.02054).
     """
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def configure_optimizers_for_module(
         self, module_id: str, config: AlgorithmConfig | None = None
     ) -> None:
@@ -73,23 +72,18 @@ class DeepSpeedLearner(PURETorchLearner):
         module = self.module[module_id].unwrapped()
         module.partitioned, module.run_passes = self._whole, self._run_passes
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def _optimized_tensors(self) -> list[Tensor]:
         # DeepSpeed makes the masters and moves the optimiser to them.
         return [p for p in self._policy.parameters() if p.requires_grad]
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def _accumulate(
-        self,
-        batch: dict[str, Any],
-        rows: Tensor,
-        denominator: float,
-        stats: LearnerStats,
-        is_first: bool,
+        self, batch: dict[str, Any], rows: Tensor, *, is_first: bool
     ) -> Tensor:
         mine = num_micro_batches(batch, self.config.micro_batch_tokens, rows)
         most = max_over_learners(mine, "number of micro-batches")
-        total = super()._accumulate(batch, rows, denominator, stats, is_first)
+        total = super()._accumulate(batch, rows, is_first=is_first)
         for _ in range(most - mine):
             self._idle_pass()
         return total
@@ -125,7 +119,7 @@ class DeepSpeedLearner(PURETorchLearner):
             self._forward(self._idle_batch())
         return results
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def _forward(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
         with collective("forward"):
             output: dict[str, Tensor] = self._engine(
@@ -133,14 +127,14 @@ class DeepSpeedLearner(PURETorchLearner):
             )
         return output
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def _backward(self, loss: Tensor) -> None:
         # DeepSpeed takes the mean over the learners; the loss has its denominator.
         self._whole.hold_gradients()
         with collective("backward"):
             self._engine.backward(loss * num_ranks())
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def _apply_gradients(self, lr: float, is_finite: bool) -> float:
         if not is_finite:
             # DeepSpeed looks at gradients only, and a loss can be infinite alone.
@@ -154,18 +148,18 @@ class DeepSpeedLearner(PURETorchLearner):
             return math.nan
         return float(self._engine.get_global_grad_norm())
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def _zero_gradients(self) -> None:
         """DeepSpeed does, at the end of a step that was made or dropped."""
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def _adam_state(
         self, optimizer: torch.optim.Optimizer
     ) -> tuple[dict[str, Any], list[Tensor]]:
         with collective("gather optimiser state"):
             return self._whole.optimizer_state()
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def _load_adam_state(
         self,
         optimizer: torch.optim.Optimizer,
@@ -175,7 +169,7 @@ class DeepSpeedLearner(PURETorchLearner):
         with collective("load optimiser state"):
             self._whole.load_optimizer_state(state, masters)
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def weight_shards(
         self, max_shard_bytes: int = MAX_SHARD_BYTES, *, device: torch.device = CPU
     ) -> Iterator[dict[str, Tensor]]:
@@ -183,12 +177,12 @@ class DeepSpeedLearner(PURETorchLearner):
         shards = self._whole.shards(max_shard_bytes, device=device)
         return collectively("gather weights", shards)
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def num_weight_bytes(self) -> int:
         """Returns the size of all that `weight_shards` yields."""
         return self._whole.num_bytes()
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def probe_logps(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
         """Passes each sequence through the policy; see `Generator.logps`."""
         with torch.no_grad(), collective("probe"):
@@ -201,7 +195,7 @@ class DeepSpeedLearner(PURETorchLearner):
         # In a list: DeepSpeed's hooks look for tensors in what is returned.
         return [sequence_logps(self._policy, token_ids, self._device)]
 
-    @override(PURETorchLearner)
+    @override(LLMTorchLearner)
     def export_policy(self, tokenizer: Any, folder: str) -> None:
         """Gathers the policy on the first learner's CPU, which writes it."""
         with collective("gather policy"):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pure_rllib.models import columns
 
-_SUM, _COUNT, _MAX, _LAST = "sum", "count", "max", "last"
+_SUM, _COUNT, _MAX, _LAST, _SHARE = "sum", "count", "max", "last", "share"
+_NUM_STEPS = "num_steps"
 
 
 class LearnerStats:
@@ -21,7 +22,9 @@ class LearnerStats:
             _COUNT: {},
             _MAX: {},
             _LAST: {},
+            _SHARE: {},
         }
+        self._in_step: dict[str, Tensor] = {}
 
     def add(self, name: str, total: float, count: float) -> None:
         """Adds `total` over `count` items to a mean."""
@@ -40,6 +43,23 @@ class LearnerStats:
     def set(self, name: str, value: float) -> None:
         """Keeps the last value."""
         self._values[_LAST][name] = float(value)
+
+    def begin_step(self) -> None:
+        """Begins an optimiser step, for `add_share`."""
+        self._end_step()
+        steps = self._values[_MAX].get(_NUM_STEPS, 0.0)
+        self._values[_MAX][_NUM_STEPS] = steps + 1.0
+
+    def add_share(self, name: str, share: Tensor) -> None:
+        """Adds to what a step's micro-batches and learners make up together."""
+        known = self._in_step.get(name, torch.zeros(()))
+        self._in_step[name] = known + share.detach().cpu()
+
+    def _end_step(self) -> None:
+        shares = self._values[_SHARE]
+        for name, value in self._in_step.items():
+            shares[name] = shares.get(name, 0.0) + value.item()
+        self._in_step = {}
 
     def add_tokens(self, name: str, values: Tensor, mask: Tensor) -> None:
         """Adds `[B, T]` values to a mean over the tokens of the mask."""
@@ -83,6 +103,7 @@ class LearnerStats:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the sums, for `merge`."""
+        self._end_step()
         return self._values
 
 
@@ -100,7 +121,8 @@ def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Combines the reports of all learners into metrics.
 
     `num_tokens`, response tokens, is a sum over the learners; every other mean is
-    weighted by its counts.
+    weighted by its counts. Shares of a step are added over the learners, and their mean
+    is taken over the steps.
     """
     merged = LearnerStats()
     for report in reports:
@@ -110,7 +132,10 @@ def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             merged.maximum(name, value)
         for name, value in report[_LAST].items():
             merged.set(name, value)
+        for name, share in report[_SHARE].items():
+            merged.add_share(name, torch.tensor(share, dtype=torch.float64))
     values = merged.as_dict()
+    num_steps = values[_MAX].pop(_NUM_STEPS, 0.0)
     metrics = {
         name: total / values[_COUNT][name] if values[_COUNT][name] else float("nan")
         for name, total in values[_SUM].items()
@@ -123,4 +148,5 @@ def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         metrics["mismatch/effective_sample_size"] = ratio**2 / square
         del metrics["mismatch/ratio_square"]
     metrics["num_tokens"] = values[_SUM]["num_tokens"]
+    metrics |= {name: total / num_steps for name, total in values[_SHARE].items()}
     return {**metrics, **values[_MAX], **values[_LAST]}

@@ -1,11 +1,11 @@
-"""PURE's learner: whole responses in, clipped policy-gradient updates out.
+"""The learner: whole responses in, clipped policy-gradient updates out.
 
 B responses, T response tokens.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pure_rllib.credit.kl import kl_estimate
 from pure_rllib.credit.policy_loss import (
-    aggregate_loss,
+    LossScale,
     clipped_policy_loss,
     loss_denominator,
 )
@@ -43,14 +43,13 @@ from pure_rllib.weight_sync.transport import transfer_backend
 
 _UPDATES_DONE = "num_updates"
 _MASTERS = "float32_masters"
-_LOSSES = ("loss/policy", "loss/kl", "loss/entropy")
 
 
 class NonFiniteLossError(FloatingPointError):
     """A loss or a gradient was NaN or infinite; the weights were left as they are."""
 
 
-class PURETorchLearner(LearnerWeights, TorchLearner):
+class LLMTorchLearner(LearnerWeights, TorchLearner):
     """Updates the policy with PPO's clipped loss on per-token advantages.
 
     An optimiser step sees one mini-batch of whole groups, the same groups whatever the
@@ -58,12 +57,24 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
     token budget; losses are divided by the global number of loss tokens and gradients
     are summed over the learners, so that neither the number of learners nor the cut
     into micro-batches changes an update.
+
+    An algorithm with another loss overrides `compute_loss_for_module`, which is called
+    once per micro-batch and finds there whatever its learner connectors wrote.
+
+    Attributes:
+        outputs: what the forward pass gives for each token, `[B, T]` each; see
+            `LLMRLModule.forward_train`.
+        scale: aggregation and global denominator of the present optimiser step.
     """
+
+    outputs: ClassVar[tuple[str, ...]] = (Columns.ACTION_LOGP, ENTROPY)
+    scale: LossScale
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._num_updates = 0
         self._inbox = GroupInbox()
+        self._stats = LearnerStats()
 
     @override(TorchLearner)
     def _make_modules_ddp_if_necessary(self) -> None:
@@ -143,11 +154,11 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         self._weights_seq_no += 1
         with phase("connectors", waits=False):
             batch = self._train_batch(self._inbox.take())
-        stats = LearnerStats()
+        stats = self._stats = LearnerStats()
         batch_stats(batch, stats)
         correct_rollouts(batch, self.config, stats)
         for index, group_ids in enumerate(plan.mini_batches):
-            self._step(batch, group_ids, index, stats, plan)
+            self._step(batch, group_ids, index, plan)
         self.after_gradient_based_update(timesteps=timesteps or {})
         return stats.as_dict()
 
@@ -169,67 +180,61 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         batch: dict[str, Any],
         group_ids: Sequence[int],
         index: int,
-        stats: LearnerStats,
         plan: MiniBatchPlan,
     ) -> None:
         """Makes one optimiser step on the rows of the given groups."""
         is_mine = torch.isin(batch[columns.GROUP_ID], torch.tensor(list(group_ids)))
         rows = is_mine.nonzero(as_tuple=True)[0]
-        denominator = sum_over_learners(
-            torch.tensor(
-                float(
-                    loss_denominator(
-                        batch[Columns.LOSS_MASK][rows],
-                        self.config.loss_aggregation,
-                        plan.max_response_tokens,
-                    )
-                )
-            ),
-            "denominator",
-        ).item()
+        own = loss_denominator(
+            batch[Columns.LOSS_MASK][rows],
+            self.config.loss_aggregation,
+            plan.max_response_tokens,
+        )
+        denominator = torch.tensor(float(own))
+        sum_over_learners(denominator, "denominator")
+        self.scale = LossScale(
+            self.config.loss_aggregation, denominator.item(), plan.max_response_tokens
+        )
         self._zero_gradients()  # of a step that failed
-        losses, norm, lr = torch.zeros(len(_LOSSES)), 0.0, self._learning_rate()
-        if denominator:
+        self._stats.begin_step()
+        loss, norm, lr = torch.zeros(()), 0.0, self._learning_rate()
+        if self.scale.denominator:
             with phase("forward and backward", waits=False):
-                losses = self._accumulate(batch, rows, denominator, stats, index == 0)
-            sum_over_learners(losses, "losses")
-            norm = self._apply_gradients(lr, bool(torch.isfinite(losses).all()))
+                loss = self._accumulate(batch, rows, is_first=index == 0)
+            sum_over_learners(loss, "loss")
+            norm = self._apply_gradients(lr, bool(torch.isfinite(loss)))
         # Else all learners are without a loss token: AdamW would still follow its
         # momentum on gradients of 0.
-        if not (torch.isfinite(losses).all() and math.isfinite(norm)):
+        if not (torch.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
-                f"The loss ({losses.sum().item()}) or the gradient norm "
-                f"({norm}) of mini-batch {index + 1} of "
-                f"{len(plan.mini_batches)} in iteration {plan.iteration + 1} is not "
-                f"finite; its groups are {list(group_ids)}. The weights have not been "
-                "changed by it. Look at these groups' rollouts, lower `lr`, set "
-                "`grad_clip`, or use float32."
+                f"The loss ({loss.item()}) or the gradient norm ({norm}) of mini-batch "
+                f"{index + 1} of {len(plan.mini_batches)} in iteration "
+                f"{plan.iteration + 1} is not finite; its groups are "
+                f"{list(group_ids)}. The weights have not been changed by it. Look at "
+                "these groups' rollouts, lower `lr`, set `grad_clip`, or use float32."
             )
         self._num_updates += 1
-        stats.set("learning_rate", lr)
-        stats.mean("gradient_norm", norm)
-        stats.mean("loss/total", float(losses.sum()))
-        for name, value in zip(_LOSSES, losses.tolist(), strict=True):
-            stats.mean(name, value)
+        self._stats.set("learning_rate", lr)
+        self._stats.mean("gradient_norm", norm)
+        self._stats.mean("loss/total", loss.item())
 
     def _accumulate(
-        self,
-        batch: dict[str, Any],
-        rows: Tensor,
-        denominator: float,
-        stats: LearnerStats,
-        is_first: bool,
+        self, batch: dict[str, Any], rows: Tensor, *, is_first: bool
     ) -> Tensor:
-        """Adds up the gradients of all micro-batches; returns the sums of `_LOSSES`."""
-        total = torch.zeros(len(_LOSSES))
-        budget = self.config.micro_batch_tokens
-        for _, micro_batch in micro_batches(batch, budget, self._device, rows):
+        """Adds up the gradients of all micro-batches; returns the loss."""
+        total = torch.zeros(())
+        for _, micro_batch in micro_batches(
+            batch, self.config.micro_batch_tokens, self._device, rows
+        ):
             output = self._forward(micro_batch)
-            losses = self._losses(micro_batch, output, denominator, stats)
             if is_first:
-                add_first_gaps(stats, micro_batch, output[Columns.ACTION_LOGP])
-            self._backward(losses.sum())
-            total += losses.detach().cpu()
+                add_first_gaps(self._stats, micro_batch, output[Columns.ACTION_LOGP])
+            loss = self.compute_losses(
+                fwd_out={DEFAULT_MODULE_ID: output},
+                batch={DEFAULT_MODULE_ID: micro_batch},
+            )[DEFAULT_MODULE_ID]
+            self._backward(loss)
+            total += loss.detach().cpu()
         return total
 
     def _forward(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -242,45 +247,63 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         """Adds one micro-batch's gradients to those of the optimiser step."""
         loss.backward()
 
-    def _losses(
+    @override(Learner)
+    def compute_loss_for_module(
         self,
+        *,
+        module_id: str,
+        config: Any,
         batch: dict[str, Tensor],
-        output: dict[str, Tensor],
-        denominator: float,
-        stats: LearnerStats,
+        fwd_out: dict[str, Tensor],
     ) -> Tensor:
-        """Computes this micro-batch's share of each of `_LOSSES`."""
-        config = self.config
-        logp, mask = output[Columns.ACTION_LOGP], batch[Columns.LOSS_MASK]
-        shared = {
-            "aggregation": config.loss_aggregation,
-            "denominator": denominator,
-            "max_response_tokens": config.max_response_tokens,
-        }
+        """PPO's clipped loss, with a KL and an entropy term where they are asked for.
+
+        Args:
+            module_id: of the policy.
+            config: the `LLMConfig`, with the module's own settings.
+            batch: a micro-batch, with all columns of the train batch.
+            fwd_out: `outputs`, `[B, T]` each.
+
+        Returns:
+            Scalar, this micro-batch's share of the loss: shares are added over
+            micro-batches and learners. `self.scale.aggregate` makes one of `[B, T]`
+            losses; a term that is not one of tokens is multiplied by
+            `self.scale.share(batch[LOSS_MASK])`.
+        """
+        logp, mask = fwd_out[Columns.ACTION_LOGP], batch[Columns.LOSS_MASK]
         policy_loss, sums = clipped_policy_loss(
             logp,
             batch.get(columns.OLD_LOGP, batch[Columns.ACTION_LOGP]),
             batch[Columns.ADVANTAGES],
             mask,
-            weights=batch.get(columns.CORRECTION_WEIGHT),
             clip_low=config.clip_param,
             clip_high=config.clip_param_high or config.clip_param,
-            **shared,
+            dual_clip=config.dual_clip,
+            ratio_level=config.ratio_level,
+            weights=batch.get(columns.CORRECTION_WEIGHT),
+            scale=self.scale,
         )
-        stats.add_loss(sums)
+        self._stats.add_loss(sums)
         kl_loss = entropy_loss = torch.zeros_like(policy_loss)
         if config.kl_coeff:
             ref_logp = batch[columns.REF_LOGP]
             kl_k3 = kl_estimate(logp.detach(), ref_logp, "k3")
-            stats.add_tokens("kl/reference", kl_k3, mask)
+            self._stats.add_tokens("kl/reference", kl_k3, mask)
             if config.kl_placement == "loss":
                 kl = kl_estimate(logp, ref_logp, config.kl_estimator)
-                kl_loss = config.kl_coeff * aggregate_loss(kl, mask, **shared)
-        stats.add_tokens("entropy", output[ENTROPY], mask)
+                kl_loss = config.kl_coeff * self.scale.aggregate(kl, mask)
+        self._stats.add_tokens("entropy", fwd_out[ENTROPY], mask)
         if config.entropy_coeff:
-            bonus = aggregate_loss(output[ENTROPY], mask, **shared)
+            bonus = self.scale.aggregate(fwd_out[ENTROPY], mask)
             entropy_loss = -config.entropy_coeff * bonus
-        return torch.stack([policy_loss, kl_loss, entropy_loss])
+        terms = {"policy": policy_loss, "kl": kl_loss, "entropy": entropy_loss}
+        self.log_loss_terms(terms)
+        return torch.stack(list(terms.values())).sum()
+
+    def log_loss_terms(self, terms: Mapping[str, Tensor]) -> None:
+        """Logs a micro-batch's shares of the terms of the loss, as `loss/NAME`."""
+        for name, value in terms.items():
+            self._stats.add_share(f"loss/{name}", value)
 
     def _apply_gradients(self, lr: float, is_finite: bool) -> float:
         """Makes the optimiser step from what `_backward` added up on all learners.
@@ -373,11 +396,6 @@ class PURETorchLearner(LearnerWeights, TorchLearner):
         """Returns the trainable parameters of the policy."""
         return [p for p in module.unwrapped().policy.parameters() if p.requires_grad]
 
-    @override(Learner)
-    def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
-        """Not used: `update` computes the loss over micro-batches itself."""
-        raise TypeError("PURETorchLearner computes its loss in `update`.")
-
 
 def _copied_to_cpu(state: Any) -> Any:
     """Copies nested tensors, so that later updates do not change what was saved."""
@@ -388,3 +406,7 @@ def _copied_to_cpu(state: Any) -> Any:
     if isinstance(state, list):
         return [_copied_to_cpu(value) for value in state]
     return state
+
+
+PURETorchLearner = LLMTorchLearner
+"""Its name in earlier checkpoints."""

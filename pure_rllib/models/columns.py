@@ -4,6 +4,11 @@ B rows (one per response), L columns of a row, T response tokens, S steps.
 From RLlib, all `[B, T]`: `Columns.ACTIONS`, `ACTION_LOGP`, `LOSS_MASK`, `ADVANTAGES`.
 """
 
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
 INPUT_IDS = "input_ids"
 """`[B, L]` int64: prompt, then response, then padding."""
 
@@ -40,3 +45,13 @@ CORRECTION_WEIGHT = "correction_weight"
 
 REF_LOGP = "ref_logp"
 """`[B, T]` float32: log-probabilities under the reference policy; 0.0 off mask."""
+
+
+def response_mask(rows: Mapping[str, Tensor]) -> Tensor:
+    """Returns `[B, T]` bool, True on all response tokens, the loss's or not.
+
+    Args:
+        rows: reads `RESPONSE_LENS`; the longest response is T.
+    """
+    lengths = rows[RESPONSE_LENS]
+    return torch.arange(int(lengths.max()))[None] < lengths[:, None]

@@ -1,10 +1,10 @@
 """How weights travel from learners to env runners: by files, or sent directly."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pure_rllib.generation.weight_transfer import GLOO, NCCL
 
-WEIGHT_TRANSPORTS = ("auto", "files", "broadcast")
+WeightTransport = Literal["auto", "files", "broadcast"]
 """Values of `weight_transport`."""
 
 

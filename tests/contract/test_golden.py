@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pure_rllib.credit import pure_openrlhf, pure_verl
+from pure_rllib.credit.baselines import group_advantages
 from pure_rllib.credit.kl import adapt_kl_coeff
 from pure_rllib.credit.policy_loss import clipped_policy_loss
 from pure_rllib.credit.steps import StepSplitter, pack_step_ends, single_token_id
@@ -46,10 +47,6 @@ from golden_io import (
 )
 
 NOT_IMPLEMENTED: dict[str, dict[str, str]] = {
-    "grpo": {
-        "compute_grpo_outcome_advantage": "GRPO gives one advantage per response; PURE "
-        "is about advantages per token, and neither published trainer runs it"
-    },
     "reinforce_pp": {
         "compute_reinforce_plus_plus_outcome_advantage": "REINFORCE++ has no group "
         "baseline; the published trainer refuses it"
@@ -244,7 +241,6 @@ def policy_loss(case: dict[str, Any], _: dict[str, Any]) -> None:
             mask,
             clip_low=i["clip"],
             clip_high=i["clip"],
-            aggregation="token_mean",
         )
         num_clipped = stats["clip_low_count"] + stats["clip_high_count"]
         # A mean of flags, which the reference takes in float32.
@@ -255,6 +251,19 @@ def policy_loss(case: dict[str, Any], _: dict[str, Any]) -> None:
     loss.backward()
     assert logp.grad is not None
     same(logp.grad, o["grad_log_probs"], tolerance)
+
+
+def grpo(case: dict[str, Any], _: dict[str, Any]) -> None:
+    i, o, tolerance = case["inputs"], case["outputs"], TOLERANCE[case["dtype"]]
+    mask = mask_of(i["eos_mask"])
+    rewards = numbers(i["token_level_rewards"], float_dtype(case))
+    names = sorted(set(i["index"]))
+    groups = torch.tensor([names.index(name) for name in i["index"]])
+    actual = group_advantages(rewards.sum(1), groups, baseline="mean", scale="std")
+    is_alone = len(groups) > len(set(i["index"])) or len(names) == len(groups)
+    tolerance = max(tolerance, STATISTICS_TOLERANCE) if is_alone else tolerance
+    for name in ("advantages", "returns"):
+        same(actual[:, None] * mask, o[name], tolerance)
 
 
 def text_metrics(case: dict[str, Any], _: dict[str, Any]) -> None:
@@ -269,6 +278,7 @@ def text_metrics(case: dict[str, Any], _: dict[str, Any]) -> None:
 CHECKS: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
     check.__name__: check
     for check in (
+        grpo,
         kl,
         openrlhf_reward_transform,
         openrlhf_step_split,

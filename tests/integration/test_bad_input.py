@@ -174,7 +174,7 @@ BAD: dict[str, tuple[Build, str]] = {
     ),
     "group size of 1": (
         lambda _: math_config().env_runners(group_size=1),
-        r"`group_size` \(1\) must be >= 2.*Set `\.env_runners\(group_size=4\)`",
+        r"`group_size` \(1\) must be >= 2.*set `\.env_runners\(group_size=4\)`",
     ),
 }
 
@@ -184,9 +184,8 @@ def test_refused_before_any_model_is_loaded(
     name: str, tmp_path: Path, no_model_loads: None
 ) -> None:
     build, message = BAD[name]
-    config = build(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        config.build_algo()
+        build(tmp_path).build_algo()
 
 
 def test_evaluating_without_held_out_problems_says_so(ray_cluster: None) -> None:

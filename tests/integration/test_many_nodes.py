@@ -25,7 +25,7 @@ from ray.util import placement_group_table
 from pure_rllib.algorithms import PURE
 from pure_rllib.cli.experiment import load_experiment
 from pure_rllib.data.order import ProblemOrder
-from pure_rllib.learners.torch_learner import PURETorchLearner
+from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.rollouts.group import SampledResponse
 from pure_rllib.rollouts.sampler import SampledBatch
 
@@ -58,7 +58,7 @@ SYSTEM = {"health_check_period_ms": 1000, "max_direct_call_object_size": 3000}
 SAMPLING = {"num_cpus": 2, "resources": {"sampling": 4}}
 
 
-class RecordingLearner(PURETorchLearner):
+class RecordingLearner(LLMTorchLearner):
     """Writes down which groups it learns from."""
 
     def _train_batch(self, episodes: Sequence[Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-MAX_LINES = 400
+MAX_LINES = 600
 
 # Folders of one developer's machine; nobody else has them.
 _MACHINE_PATH = re.compile(r"(?<![\w.~}-])/(?:work|farm|root|home/\w+|opt/\w+)/")

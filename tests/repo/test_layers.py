@@ -23,7 +23,7 @@ arithmetic
 rewards | weight_sync
 generation, data
 credit | models | distributed
-whole_folder | old_paths
+whole_folder | old_paths | setting_types
 """
 
 

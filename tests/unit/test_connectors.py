@@ -15,13 +15,10 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.connectors.episodes_to_rows import EpisodesToRows
-from pure_rllib.connectors.leave_one_out_advantages import (
-    LeaveOneOutAdvantages,
-)
 from pure_rllib.connectors.model_logps import OldLogps, ReferenceLogps
 from pure_rllib.connectors.normalize_advantages import NormalizeAdvantages
-from pure_rllib.connectors.pipeline import add_pure_connectors
-from pure_rllib.connectors.process_returns import ProcessReturns
+from pure_rllib.connectors.pipeline import prepend_connectors, report_connectors
+from pure_rllib.connectors.pure_advantages import PUREAdvantages
 from pure_rllib.credit.presets import CreditConfig
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.vector import JudgedResponse
@@ -106,18 +103,8 @@ def rows_after(*pieces: ConnectorV2, rl_module: Any = None) -> dict[str, Any]:
     return rows
 
 
-def strict_returns() -> ProcessReturns:
-    return ProcessReturns(
-        credit_assignment="strict_min", credit_temperature=0.1, gamma=1.0
-    )
-
-
 def advantages_after(credit: CreditConfig, **of_rows: Any) -> torch.Tensor:
-    rows = rows_after(
-        EpisodesToRows(**of_rows),
-        strict_returns(),
-        LeaveOneOutAdvantages(credit=credit),
-    )
+    rows = rows_after(EpisodesToRows(**of_rows), PUREAdvantages(credit))
     advantages: torch.Tensor = rows[Columns.ADVANTAGES]
     return advantages
 
@@ -202,7 +189,7 @@ def test_episodes_to_rows_takes_responses_that_were_cut_out_of_the_loss() -> Non
 
 
 def test_process_returns_by_hand() -> None:
-    rows = rows_after(EpisodesToRows(), strict_returns())
+    rows = rows_after(EpisodesToRows(), PUREAdvantages(credit()))
     expected = [
         # the minimum, -1, up to the worst step's end, then nothing
         [-1.0, -1.0, -1.0, -1.0, 0.0],
@@ -212,10 +199,8 @@ def test_process_returns_by_hand() -> None:
         [0.5, 0.5, 0.0, 0.0, 0.0],
     ]
     assert rows[columns.RETURNS].tolist() == expected
-    summed = rows_after(
-        EpisodesToRows(),
-        ProcessReturns(credit_assignment="sum", credit_temperature=0.1, gamma=0.5),
-    )
+    by_sum = credit(credit_assignment="sum", gamma=0.5)
+    summed = rows_after(EpisodesToRows(), PUREAdvantages(by_sum))
     # 1 + (-1)/2 + .5/4 = .625; -1 + .5/2 = -.75; .5
     assert summed[columns.RETURNS][0].tolist() == [0.625, 0.625, -0.75, -0.75, 0.5]
 
@@ -274,13 +259,11 @@ def test_each_reward_stream_has_its_own_coefficient(
 
 
 def test_kl_still_to_come_is_taken_off_the_advantages() -> None:
-    batch: dict[str, Any] = {}
-    for piece in (EpisodesToRows(), strict_returns()):
-        batch = piece(rl_module=None, batch=batch, episodes=four_episodes())
-    rows = batch[DEFAULT_MODULE_ID]
+    rows = rows_after(EpisodesToRows())
+    batch = {DEFAULT_MODULE_ID: rows}
     # One nat per token: the policy likes each token e times as much.
     rows[columns.REF_LOGP] = rows[Columns.ACTION_LOGP] - 1.0
-    piece = LeaveOneOutAdvantages(credit=credit(kl_coeff=0.1, kl_estimator="k1"))
+    piece = PUREAdvantages(credit(kl_coeff=0.1, kl_estimator="k1"))
     piece(rl_module=None, batch=batch, episodes=four_episodes())
     # d: 3, 2 and 1 tokens to come, times .1
     torch.testing.assert_close(
@@ -339,7 +322,7 @@ def test_old_logps_are_the_policys() -> None:
     # Added last: advantages do not know of a correction.
     pipeline = LearnerConnectorPipeline(connectors=[])
     config = PUREConfig().training(rollout_correction="sequence_mask")
-    add_pure_connectors(pipeline, config)
+    prepend_connectors(pipeline, config)
     assert type(pipeline.connectors[-1]) is OldLogps
 
 
@@ -356,22 +339,18 @@ def test_pipeline_order_and_the_users_own_piece_last() -> None:
         kl_coeff=0.1, normalize_advantages=True, mask_truncated=True
     )
     pipeline = LearnerConnectorPipeline(connectors=[Doubled()])
-    add_pure_connectors(pipeline, config)
+    prepend_connectors(pipeline, config)
     assert [type(piece).__name__ for piece in pipeline.connectors] == [
         "EpisodesToRows",
-        "ProcessReturns",
         "ReferenceLogps",
-        "LeaveOneOutAdvantages",
+        "PUREAdvantages",
         "NormalizeAdvantages",
         "Doubled",
     ]
-    plain = LearnerConnectorPipeline(connectors=[])
     config.training(rollout_correction="token_truncated")
-    add_pure_connectors(plain, config, with_model=False)
-    assert [type(piece).__name__ for piece in plain.connectors] == [
+    assert [type(piece).__name__ for piece in report_connectors(config).connectors] == [
         "EpisodesToRows",
-        "ProcessReturns",
-        "LeaveOneOutAdvantages",
+        "PUREAdvantages",
     ]
 
 
@@ -382,7 +361,7 @@ def test_a_users_piece_sees_advantages() -> None:
     ends = []
     for own in ([], [Doubled()]):
         pipeline = LearnerConnectorPipeline(connectors=own)
-        add_pure_connectors(pipeline, config)
+        prepend_connectors(pipeline, config)
         batch = pipeline(
             rl_module=None,
             batch={},

@@ -204,8 +204,8 @@ def test_equal_responses_have_no_advantage_at_their_start(name, kind):
     rewards = torch.tensor([[0.3, -0.4, 0.8]]).repeat(4, 1)
     mask, ends = torch.ones(4, 3, dtype=torch.bool), ENDS[:1].repeat(4, 1)
     groups = torch.tensor([0, 0, 0, 0])
-    returns = process_returns(rewards, mask, ends, 6, credit_assignment=kind)
     credits = step_credits(rewards, mask, credit_assignment=kind)
+    returns = process_returns(credits, mask, ends, 6)
     advantages = returns - process_baseline(name, credits, mask, ends, 6, groups)
     assert (advantages[:, 0].abs() < 1e-6).all()
 
@@ -220,8 +220,8 @@ def advantages_at_start(name):
     rewards = torch.tensor([[0.5, -0.5, 0, 0, 0, 0], [0.5] * 5 + [-0.5]])
     ends = torch.tensor([[2, 5, -1, -1, -1, -1], [0, 1, 2, 3, 4, 5]])
     mask, groups = ends >= 0, torch.zeros(2).long()
-    returns = process_returns(rewards, mask, ends, 6, credit_assignment="strict_min")
     credits = step_credits(rewards, mask, credit_assignment="strict_min")
+    returns = process_returns(credits, mask, ends, 6)
     return (returns - process_baseline(name, credits, mask, ends, 6, groups))[:, 0]
 
 
@@ -244,8 +244,8 @@ def test_mean_advantage_under_the_length_baseline_ignores_the_cut():
     rewards = torch.tensor([[0.5, -0.5, 0, 0, 0, 0], [0.5] * 5 + [-0.5]])
     ends = torch.tensor([[2, 5, -1, -1, -1, -1], [0, 1, 2, 3, 4, 5]])
     mask, groups = ends >= 0, torch.zeros(2).long()
-    returns = process_returns(rewards, mask, ends, 6, credit_assignment="strict_min")
     credits = step_credits(rewards, mask, credit_assignment="strict_min")
+    returns = process_returns(credits, mask, ends, 6)
     advantages = returns - process_baseline(
         "length", credits, mask, ends, 6, groups, max_response_tokens=8
     )

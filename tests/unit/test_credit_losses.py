@@ -9,8 +9,10 @@ from pure_rllib.credit.kl import KL_ESTIMATORS, adapt_kl_coeff, kl_estimate
 from pure_rllib.credit.normalize import advantage_moments, normalize_advantages
 from pure_rllib.credit.policy_loss import (
     LOSS_AGGREGATIONS,
+    LossScale,
     clipped_policy_loss,
     loss_denominator,
+    policy_ratio,
 )
 
 
@@ -94,7 +96,8 @@ def loss_and_stats(**kwargs):
     ],
 )
 def test_clipped_loss_by_hand(aggregation, expected):
-    loss, _ = loss_and_stats(aggregation=aggregation, max_response_tokens=10)
+    count = float(loss_denominator(MASK, aggregation, 10))
+    loss, _ = loss_and_stats(scale=LossScale(aggregation, count, 10))
     close(loss, expected)
 
 
@@ -125,6 +128,7 @@ def test_micro_batches_add_up_to_the_batch(aggregation):
     def run(cuts):
         x = logp.clone().requires_grad_()
         counts = [loss_denominator(mask[c], aggregation, 9) for c in cuts]
+        scale = LossScale(aggregation, float(sum(counts)), 9)
         total = torch.zeros(())
         for c in cuts:
             loss, _ = clipped_policy_loss(
@@ -132,9 +136,7 @@ def test_micro_batches_add_up_to_the_batch(aggregation):
                 old[c] - 1,
                 advantages[c],
                 mask[c],
-                aggregation=aggregation,
-                denominator=sum(counts),
-                max_response_tokens=9,
+                scale=scale,
             )
             total = total + loss
         total.backward()
@@ -217,3 +219,32 @@ def test_batch_without_tokens():
     assert (normalize_advantages(values, mask, moments) == 0).all()
     with pytest.raises(ValueError, match="at least 2 tokens"):
         normalize_advantages(values, mask, moments, "pure_verl")
+
+
+def test_dual_clip_limits_the_loss_of_bad_tokens_only():
+    #          ratio 5, A = -1    ratio 5, A = 1   ratio .5, A = -1
+    logp = torch.tensor([[5.0, 5.0, 0.5]]).log()
+    advantages, mask = torch.tensor([[-1.0, 1.0, -1.0]]), torch.ones(1, 3).bool()
+    args = (logp, torch.zeros(1, 3), advantages, mask)
+    # Without it -A x ratio = 5, clipped -1.2, and max(.5, .8) = .8.
+    plain, _ = clipped_policy_loss(*args)
+    torch.testing.assert_close(plain, torch.tensor((5.0 - 1.2 + 0.8) / 3))
+    limited, _ = clipped_policy_loss(*args, dual_clip=3.0)
+    torch.testing.assert_close(limited, torch.tensor((3.0 - 1.2 + 0.8) / 3))
+
+
+def test_sequence_ratio_is_the_geometric_mean_with_the_tokens_own_gradient():
+    # Row a: ratios 2 and 8, geometric mean 4; row b: .5 alone.
+    change = torch.tensor([[2.0, 8.0], [0.5, 1.0]]).log().requires_grad_()
+    mask = torch.tensor([[True, True], [True, False]])
+    ratio = policy_ratio(torch.where(mask, change, 0.0), mask, "sequence")
+    torch.testing.assert_close(ratio[mask], torch.tensor([4.0, 4.0, 0.5]))
+    (ratio * torch.tensor([[1.0, 3.0], [1.0, 0.0]])).sum().backward()
+    # d ratio_t / d log-probability_t is the ratio itself; other tokens do not count.
+    torch.testing.assert_close(change.grad, torch.tensor([[4.0, 12.0], [0.5, 0.0]]))
+
+
+def test_scale_counts_a_term_of_the_weights_once_per_step():
+    masks = [torch.ones(2, 3).bool(), torch.ones(1, 4).bool()]
+    scale = LossScale("token_mean", 10.0)
+    assert [scale.share(mask) for mask in masks] == [0.6, 0.4]

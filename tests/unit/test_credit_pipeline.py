@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from pure_rllib.credit.pipeline import CreditBatch, compute_advantages
+from pure_rllib.credit.pipeline import CreditBatch, assign_credit
 from pure_rllib.credit.presets import PRESETS, CreditConfig
 
 # Every response has 6 tokens in steps of 2; * is a step end.
@@ -39,7 +39,7 @@ def test_ours_by_hand():
     # 6, 4, 2 tokens. Verifiable: -1, +1, unknown.
     rate = 0.5 / 6
     close(
-        compute_advantages(BATCH, STRICT).advantages,
+        assign_credit(BATCH, STRICT).advantages,
         [
             [-2.5, -2.5, -1.5 - 2 / 3, -1.5 - 2 / 3, -1 - 1 / 3, -1 - 1 / 3],
             [2.5, 2.5, 2 + 4 * rate, 2 + 4 * rate, 2 + 2 * rate, 2 + 2 * rate],
@@ -51,8 +51,8 @@ def test_ours_by_hand():
 
 def test_masked_separators_have_no_advantage():
     config = dataclasses.replace(STRICT, mask_separators=True)
-    masked = compute_advantages(BATCH, config).advantages
-    whole = compute_advantages(BATCH, STRICT).advantages
+    masked = assign_credit(BATCH, config).advantages
+    whole = assign_credit(BATCH, STRICT).advantages
     assert (masked[:, 1::2] == 0).all()
     assert torch.equal(masked[:, ::2], whole[:, ::2])
 
@@ -62,7 +62,7 @@ def test_coefficients_weigh_the_streams():
         config = dataclasses.replace(
             STRICT, process_reward_coeff=process, verifiable_reward_coeff=verifiable
         )
-        return compute_advantages(BATCH, config).advantages
+        return assign_credit(BATCH, config).advantages
 
     both = 2.0 * run(1.0, 0.0) + 3.0 * run(0.0, 1.0)
     torch.testing.assert_close(run(2.0, 3.0), both.to(run(2.0, 3.0)))
@@ -75,8 +75,8 @@ def test_kl_in_the_reward_is_summed_to_the_end():
     )
     with_kl = dataclasses.replace(STRICT, kl_coeff=0.1)
     change = (
-        compute_advantages(batch, with_kl).advantages
-        - compute_advantages(batch, STRICT).advantages
+        assign_credit(batch, with_kl).advantages
+        - assign_credit(batch, STRICT).advantages
     )
     # d = .5 at each of 6, 5, .. 1 tokens to come, times .1
     close(change, [[-0.3, -0.25, -0.2, -0.15, -0.1, -0.05]] * 4)
@@ -87,7 +87,7 @@ def test_paper_by_hand():
         PRESETS["paper"], credit_assignment="strict_min", max_response_tokens=12
     )
     # Length baseline: others' total / 12, times 6, 5, .. 1 tokens: 1/12 in row 0.
-    first = compute_advantages(BATCH, config).advantages[0]
+    first = assign_credit(BATCH, config).advantages[0]
     returns = [-0.5] * 4 + [0.0] * 2
     expected = [g - q / 12 - 1 for g, q in zip(returns, range(6, 0, -1), strict=True)]
     close(first, expected)
@@ -102,7 +102,7 @@ def test_openrlhf_by_hand():
     )
     # R = .5 and 3; rate of row 0 = 3/6, and a step of 2 tokens pays for 1: the end is
     # free. Steps: .5-.5, -.5-.5, .5-.5; to come -1, -1, 0; verifiable -1 on the EOS.
-    first = compute_advantages(BATCH, config).advantages[0]
+    first = assign_credit(BATCH, config).advantages[0]
     close(first, [-2.0, 0.0, -2.0, 0.0, -1.0, 0.0])
 
 
@@ -116,7 +116,7 @@ def test_verl_by_hand():
     )
     # Row 1 has returns 4 4 3 3 2 2 with the verifiable 1 at its end: 18/10 is the
     # baseline of row 0, whose returns are .5 .5 0 0 .5 .5.
-    first = compute_advantages(BATCH, config).advantages[0]
+    first = assign_credit(BATCH, config).advantages[0]
     close(first, [-1.3, -1.3, -1.8, -1.8, -1.3, -1.3])
 
 
@@ -130,7 +130,7 @@ def test_verl_strict_minimum_sees_zeros_of_ordinary_tokens():
     )
     # Row 1 earned 1 at every step and was verified, and its returns are still all 0.
     # Row 0 has -.5 up to token 3: its mean over the buffer, -.2, is row 1's baseline.
-    advantages = compute_advantages(BATCH, config).advantages
+    advantages = assign_credit(BATCH, config).advantages
     close(advantages[0], [-0.5] * 4 + [0.0] * 2)
     close(advantages[1], [0.2] * 6)
 
@@ -146,8 +146,8 @@ def test_presets_run_and_permute(name):
     )
     order = [2, 0, 3, 1]
     fields = {f.name: getattr(batch, f.name)[order] for f in dataclasses.fields(batch)}
-    straight = compute_advantages(batch, config).advantages
-    shuffled = compute_advantages(CreditBatch(**fields), config).advantages
+    straight = assign_credit(batch, config).advantages
+    shuffled = assign_credit(CreditBatch(**fields), config).advantages
     assert straight.isfinite().all()
     torch.testing.assert_close(shuffled, straight[order])
 
@@ -175,9 +175,9 @@ def test_settings_that_cannot_work(settings, message):
 
 def test_missing_inputs():
     with pytest.raises(ValueError, match="`ref_logp` must be given"):
-        compute_advantages(BATCH, dataclasses.replace(STRICT, kl_coeff=0.1))
+        assign_credit(BATCH, dataclasses.replace(STRICT, kl_coeff=0.1))
     with pytest.raises(ValueError, match="`max_response_tokens`"):
-        compute_advantages(BATCH, PRESETS["paper"])
+        assign_credit(BATCH, PRESETS["paper"])
     verl = dataclasses.replace(PRESETS["pure_verl"], kl_coeff=0.0)
     with pytest.raises(ValueError, match="at least the 6 tokens"):
-        compute_advantages(BATCH, verl)
+        assign_credit(BATCH, verl)

@@ -25,6 +25,13 @@ MASK = torch.tensor([[True, True, True], [True, True, False]])
 ENDS = torch.tensor([[1, 3, 4], [2, 3, -1]])
 
 
+def returns_of(rewards, mask, ends, num_tokens, *, kind, temperature=0.1, gamma=1.0):
+    credits = step_credits(
+        rewards, mask, credit_assignment=kind, credit_temperature=temperature
+    )
+    return process_returns(credits, mask, ends, num_tokens, gamma=gamma)
+
+
 def sum_returns(rewards, mask, gamma=1.0):
     """Of steps: the discounted sum of the rewards to come (PURE, eq. 2)."""
     return suffix_sums(step_credits(rewards, mask, credit_assignment="sum"), gamma)
@@ -86,7 +93,7 @@ def test_tokens_by_hand():
     #  response 1         e1        e2   e3   after the end
     #  response 2              e1   e2   after the end
     close(
-        process_returns(REWARDS, MASK, ENDS, 6, credit_assignment="sum"),
+        returns_of(REWARDS, MASK, ENDS, 6, kind="sum"),
         [[0.4, 0.4, -0.1, -0.1, 0.1, 0.0], [1.2, 1.2, 1.2, 0.9, 0.0, 0.0]],
     )
     close(
@@ -148,9 +155,7 @@ def slow_returns(rewards, mask, ends, num_tokens, kind, temperature, gamma):
     st.sampled_from([0.0, 0.5, 0.9, 1.0]),
 )
 def test_vectorised_equals_loop(batch, kind, temperature, gamma):
-    actual = process_returns(
-        *batch, credit_assignment=kind, credit_temperature=temperature, gamma=gamma
-    )
+    actual = returns_of(*batch, kind=kind, temperature=temperature, gamma=gamma)
     rewards, mask, ends, num_tokens = batch
     expected = slow_returns(rewards, mask, ends, num_tokens, kind, temperature, gamma)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
@@ -200,14 +205,14 @@ def test_the_sum_form_reaches_its_bound():
 def test_padding_changes_nothing(batch, kind):
     rewards, mask, ends, num_tokens = batch
     pad = torch.nn.functional.pad
-    wide = process_returns(
+    wide = returns_of(
         pad(rewards, (0, 2), value=math.nan),
         pad(mask, (0, 2)),
         pad(ends, (0, 2), value=-1),
         num_tokens + 3,
-        credit_assignment=kind,
+        kind=kind,
     )
-    narrow = process_returns(*batch, credit_assignment=kind)
+    narrow = returns_of(*batch, kind=kind)
     torch.testing.assert_close(wide[:, :num_tokens], narrow, rtol=0, atol=1e-12)
     assert (wide[:, num_tokens:] == 0).all()
 
@@ -225,9 +230,7 @@ def test_reward_to_go_equals_loop(rewards, gamma):
 
 
 def test_half_precision_rewards_are_credited_in_float32():
-    returns = process_returns(
-        REWARDS.bfloat16(), MASK, ENDS, 6, credit_assignment="min"
-    )
+    returns = returns_of(REWARDS.bfloat16(), MASK, ENDS, 6, kind="min")
     assert returns.dtype == torch.float32
 
 

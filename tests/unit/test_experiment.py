@@ -125,10 +125,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
         broken("{lr: 5e-7}", "{lr: 5e-7, lr: 1e-3}"),
         ["`lr`", "must stand once"],
     ),
-    "group of one": (broken("group_size: 4", "group_size: 1"), ["`group_size` (1)"]),
+    "group of one": (broken("group_size: 4", "group_size: 1"), ["group_size` (1)"]),
     "credit temperature": (
         broken("lr: 5e-7", "credit_temperature: 0"),
-        ["`credit_temperature` (0)"],
+        ["credit_temperature` (0)"],
     ),
     "both coefficients 0": (
         broken("lr: 5e-7", "process_reward_coeff: 0, verifiable_reward_coeff: 0"),

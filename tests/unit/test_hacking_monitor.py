@@ -112,7 +112,7 @@ def config() -> PUREConfig:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hacking_monitor": "shout"}, r"`hacking_monitor` \('shout'\) must be None"),
+        ({"hacking_monitor": "shout"}, r"`hacking_monitor` \('shout'\) must be one"),
         ({"hacking_thresholds": {"window": 1}}, r"`window` \(1\) must be an integer"),
         ({"hacking_thresholds": {"widow": 5}}, r"unknown keys \['widow'\]"),
     ],

@@ -1,4 +1,4 @@
-"""What docs/reward_hacking.md names exists under that name."""
+XX"""What docs/reward_hacking.md names exists under that name."""
 
 import re
 import runpy
@@ -10,7 +10,7 @@ import yaml
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.hacking.detector import SIGNALS, HackingThresholds
 from pure_rllib.hacking.flags import FLAGS
-from pure_rllib.hacking.monitor import ACTIONS
+from pure_rllib.algorithms.llm_config import MonitorAction
 from pure_rllib.reporting.metrics import METRICS
 
 REPO = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_metrics_exist() -> None:
 def test_flags_signals_and_actions_are_all_there() -> None:
     assert table("flag") == list(FLAGS)
     assert table("signal") == list(SIGNALS)
-    assert table("`hacking_monitor`") == list(ACTIONS)
+    assert table("`hacking_monitor`") == list(get_args(MonitorAction))
 
 
 def test_the_penalties_of_the_example_are_accepted() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.algorithms.evaluation import evaluation_metrics
 from pure_rllib.algorithms.metrics import (
     RunCounts,
+    evaluation_metrics,
     iteration_metrics,
     nested,
 )

@@ -90,9 +90,8 @@ def test_an_error_of_the_scorer_reaches_the_caller_and_no_later_one():
     ],
 )
 def test_wrong_settings(settings, match):
-    config = PUREConfig().env_runners(**settings)
     with pytest.raises(ValueError, match=match):
-        config.validate()
+        PUREConfig().env_runners(**settings).validate()
 
 
 class FakeHandle:

@@ -1,55 +1,67 @@
-"""Settings of PURE, in RLlib's own form."""
+"""Settings that all algorithms share, in RLlib's own form, each with its rule."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import Field, FiniteFloat
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms.config_rules import check_config
-from pure_rllib.algorithms.hacking_settings import HackingSettings
-from pure_rllib.algorithms.learner_settings import LearnerSettings
-from pure_rllib.credit.presets import PRESETS, CreditConfig
+from pure_rllib.credit.kl import KLEstimator
+from pure_rllib.credit.normalize import NormalizeStyle
+from pure_rllib.credit.policy_loss import LossAggregation, RatioLevel
+from pure_rllib.credit.rollout_correction import RolloutCorrection
+from pure_rllib.generation.make_generator import GeneratorName
 from pure_rllib.models.loading import resolve_model
-
-# How blank steps end is the step splitter's matter, not a setting.
-_CREDIT_SETTINGS = tuple(
-    field.name for field in fields(CreditConfig) if field.name != "blank_steps"
+from pure_rllib.setting_types import (
+    Count,
+    NaturalNumber,
+    NonNegativeFloat,
+    PositiveFloat,
+    Why,
+    check_setting,
+    is_search_space,
+    rules_of,
 )
+from pure_rllib.weight_sync.transport import WeightTransport
+
 # Two implementations of a forward pass differ by rounding: by some 1e-6 nats in
 # float32, by tenths on improbable tokens in bfloat16. A stale tensor costs more.
 _MAX_LOGP_GAP = 0.01
 _MAX_LOGP_GAP_HALF = 1.0
-# What a preset leaves alone: it belongs to the run and not to the variant.
-_NOT_IN_PRESETS = ("gamma", "max_response_tokens")
+
+MonitorAction = Literal["warn", "stop", "go_back"]
+"""What the monitor of reward hacking does about an alarm."""
+
+SETTERS = ("env_runners", "training", "learners", "evaluation", "reporting")
+"""The setters that settings of ours were added to."""
+
+RLLIB_RULES: dict[str, Any] = {
+    "gamma": FiniteFloat,
+    "grad_clip": PositiveFloat | None,
+    "num_epochs": Count,
+    "minibatch_size": Count | None,
+    "sample_timeout_s": PositiveFloat | None,
+    "seed": Annotated[
+        NaturalNumber | None, Why("because NumPy takes no negative seeds")
+    ],
+}
+"""What RLlib's own settings must be here, beside what RLlib asks."""
 
 
-class PUREConfig(LearnerSettings, HackingSettings):
-    """Defines a configuration from which a PURE algorithm can be built.
+class LLMConfig(AlgorithmConfig):
+    """What every algorithm for language models can be set to.
 
-    .. code-block:: python
-
-        from pure_rllib.algorithms import PUREConfig
-
-        config = (
-            PUREConfig()
-            .environment("pure_rllib/Arithmetic-v0")
-            .env_runners(num_prompts=16, group_size=8, max_response_tokens=96)
-            .training(credit_assignment="min", credit_temperature=0.1, lr=6.0e-4)
-        )
-        algo = config.build_algo()
-        algo.train()
-
-    Settings that are RLlib's keep RLlib's names and meaning.
+    An algorithm derives from it, adds its own settings to the setters, and says in
+    `advantage_connectors` how the rewards of whole groups become advantages. Settings
+    that are RLlib's keep RLlib's names and meaning.
     """
 
     def __init__(self, algo_class: Any = None):
-        """Lists every setting of PURE with its default, by setter."""
-        if algo_class is None:
-            from pure_rllib.algorithms.pure.pure import PURE as algo_class  # noqa: N811
+        """Lists every setting with its default, by setter."""
         super().__init__(algo_class=algo_class)
         from pure_rllib.rollouts.env_runner import LLMEnvRunner
 
@@ -73,43 +85,44 @@ class PUREConfig(LearnerSettings, HackingSettings):
         self.grad_clip_by = "global_norm"
         self.num_epochs = 1
         self.minibatch_size: int | None = None
-        self.preset: str | None = None
-        self.formulas = "ours"
-        self.credit_assignment = "min"
-        self.credit_temperature = 0.1
         self.gamma = 1.0
-        self.baseline = "token"
-        self.process_reward_coeff = 1.0
-        self.verifiable_reward_coeff = 1.0
-        self.mask_separators = True
         self.mask_truncated = False
         self.normalize_advantages: bool | str = False
         self.no_signal_groups = "keep"
         self.max_refill_rounds = 4
         self.clip_param = 0.2
         self.clip_param_high: float | None = None
+        self.dual_clip: float | None = None
+        self.ratio_level = "token"
         self.loss_aggregation = "token_mean"
         self.kl_coeff = 0.0
         self.kl_estimator = "k1"
-        self.kl_placement = "reward"
         self.entropy_coeff = 0.0
         self.micro_batch_tokens = 16_384
         self.lr_warmup_updates = 0
-        self.adam_betas: tuple[float, float] = (0.9, 0.999)
+        self.adam_betas: Sequence[float] = (0.9, 0.999)
         self.adam_epsilon = 1.0e-8
         self.weight_decay = 0.0
         self.rollout_correction: str | None = None
         self.rollout_correction_cap: float | None = None
         self.max_weight_lag = 0
-        self.hack_caps: dict[str, float] = {}
-        self.hack_limits: dict[str, float] = {}
+        # .learners()
+        self.deepspeed: Mapping[str, Any] | None = None
+        self.collective_timeout_s = 1800.0
+        self.weight_transport = "auto"
         # .evaluation()
         self.evaluation_duration = 200
         self.evaluation_duration_unit = "episodes"
         self.num_samples_per_problem = 4
         # .reporting()
         self.hacking_monitor: str | None = None
-        self.hacking_thresholds: dict[str, float] = {}
+        self.hacking_thresholds: Mapping[str, float] = {}
+        # What is rewarded: an algorithm that can be told otherwise has settings for it.
+        self.process_reward_coeff = 0.0
+        self.verifiable_reward_coeff = 1.0
+        self.kl_placement = "loss"
+        self.hack_caps: Mapping[str, float] = {}
+        self.hack_limits: Mapping[str, float] = {}
         # RLlib would find this out by making the environment, without its settings.
         self._is_atari = False
         # RLlib's own pieces expect one row per timestep; ours are whole responses.
@@ -117,19 +130,42 @@ class PUREConfig(LearnerSettings, HackingSettings):
         # Nothing that RLlib would synchronise after each iteration exists here.
         self._dont_auto_sync_env_runner_states = True
 
+    # What an algorithm says of itself
+
+    def advantage_connectors(self) -> list[ConnectorV2]:
+        """Returns the learner connectors from whole groups' rewards to advantages.
+
+        They read the columns of `EpisodesToRows`, and `REF_LOGP` where there is a KL;
+        the last one has written `ADVANTAGES` `[B, T]`.
+        """
+        return []
+
+    def groups_together(self) -> int:
+        """Returns how many consecutive groups one learner must hold at once."""
+        return 1
+
+    # Setters
+
     @override(AlgorithmConfig)
     def env_runners(
         self,
         *,
-        num_prompts: int = NotProvided,
-        group_size: int = NotProvided,
-        temperature: float = NotProvided,
-        top_p: float = NotProvided,
-        max_response_tokens: int | None = NotProvided,
-        generator: str = NotProvided,
+        num_prompts: Count = NotProvided,
+        group_size: Annotated[
+            int,
+            Field(ge=2),
+            Why(
+                "because the baseline compares a response with the others to its "
+                "prompt; set `.env_runners(group_size=4)`"
+            ),
+        ] = NotProvided,
+        temperature: PositiveFloat = NotProvided,
+        top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] = NotProvided,
+        max_response_tokens: Count | None = NotProvided,
+        generator: GeneratorName = NotProvided,
         generator_kwargs: Mapping[str, Any] = NotProvided,
-        max_logp_gap: float | None = NotProvided,
-        num_prm_actors: int = NotProvided,
+        max_logp_gap: PositiveFloat | None = NotProvided,
+        num_prm_actors: NaturalNumber = NotProvided,
         prm_actor_kwargs: Mapping[str, Any] = NotProvided,
         **kwargs: Any,
     ) -> Self:
@@ -172,50 +208,35 @@ class PUREConfig(LearnerSettings, HackingSettings):
     def training(
         self,
         *,
-        preset: str | None = NotProvided,
-        formulas: str = NotProvided,
-        credit_assignment: str = NotProvided,
-        credit_temperature: float = NotProvided,
-        baseline: str = NotProvided,
-        process_reward_coeff: float = NotProvided,
-        verifiable_reward_coeff: float = NotProvided,
-        mask_separators: bool = NotProvided,
         mask_truncated: bool = NotProvided,
-        normalize_advantages: bool | str = NotProvided,
-        no_signal_groups: str = NotProvided,
-        max_refill_rounds: int = NotProvided,
-        clip_param: float = NotProvided,
-        clip_param_high: float | None = NotProvided,
-        loss_aggregation: str = NotProvided,
-        kl_coeff: float = NotProvided,
-        kl_estimator: str = NotProvided,
-        kl_placement: str = NotProvided,
-        entropy_coeff: float = NotProvided,
-        micro_batch_tokens: int = NotProvided,
-        lr_warmup_updates: int = NotProvided,
-        adam_betas: Sequence[float] = NotProvided,
-        adam_epsilon: float = NotProvided,
-        weight_decay: float = NotProvided,
-        rollout_correction: str | None = NotProvided,
-        rollout_correction_cap: float | None = NotProvided,
-        max_weight_lag: int = NotProvided,
-        hack_caps: Mapping[str, float] = NotProvided,
-        hack_limits: Mapping[str, float] = NotProvided,
+        normalize_advantages: bool | NormalizeStyle = NotProvided,
+        no_signal_groups: Literal["keep", "drop", "refill"] = NotProvided,
+        max_refill_rounds: Count = NotProvided,
+        clip_param: PositiveFloat = NotProvided,
+        clip_param_high: PositiveFloat | None = NotProvided,
+        dual_clip: Annotated[FiniteFloat, Field(gt=1)] | None = NotProvided,
+        ratio_level: RatioLevel = NotProvided,
+        loss_aggregation: LossAggregation = NotProvided,
+        kl_coeff: NonNegativeFloat = NotProvided,
+        kl_estimator: KLEstimator = NotProvided,
+        entropy_coeff: NonNegativeFloat = NotProvided,
+        micro_batch_tokens: Count = NotProvided,
+        lr_warmup_updates: NaturalNumber = NotProvided,
+        adam_betas: Annotated[
+            Sequence[Annotated[FiniteFloat, Field(ge=0, lt=1)]],
+            Field(min_length=2, max_length=2),
+        ] = NotProvided,
+        adam_epsilon: PositiveFloat = NotProvided,
+        weight_decay: NonNegativeFloat = NotProvided,
+        rollout_correction: RolloutCorrection | None = NotProvided,
+        rollout_correction_cap: Annotated[FiniteFloat, Field(ge=1)]
+        | None = NotProvided,
+        max_weight_lag: Annotated[int, Field(ge=0, le=1)] = NotProvided,
         **kwargs: Any,
     ) -> Self:
-        """Sets credit assignment, loss and optimiser.
+        """Sets loss and optimiser.
 
         Args:
-            preset: "paper", "pure_openrlhf" or "pure_verl": sets the settings in which
-                PURE's published variants differ; the others of this call win over it.
-            formulas: "ours", or "pure_openrlhf" or "pure_verl" for those of PURE's two
-                published implementations; presets set it.
-            credit_assignment: "min" (soft minimum), "strict_min" or "sum".
-            credit_temperature: of the soft minimum, > 0, in reward units.
-            baseline: "token", "step", "length" or "response".
-            process_reward_coeff: weight of the PRM's rewards, >= 0.
-            verifiable_reward_coeff: weight of the verifier's reward, >= 0.
-            mask_separators: no advantage for the last token of a step.
             mask_truncated: no loss for responses that ran out of tokens.
             normalize_advantages: False, True (over all loss tokens of the batch), or
                 "pure_openrlhf" or "pure_verl".
@@ -224,10 +245,13 @@ class PUREConfig(LearnerSettings, HackingSettings):
             max_refill_rounds: limit of such further rounds; >= 1.
             clip_param: the ratio is clipped below at 1 - clip_param.
             clip_param_high: and above at 1 + this; None: the same.
+            dual_clip: c > 1: where the advantage A is negative, a token's loss is at
+                most -c A; None: no such limit.
+            ratio_level: "token", or "sequence" for the geometric mean of a response's
+                ratios (GSPO); set the clips to its much smaller scale then.
             loss_aggregation: "token_mean", "sequence_mean" or "fixed_length".
             kl_coeff: weight of the KL to the reference policy; 0.0 loads none.
             kl_estimator: "k1", "k2" or "k3".
-            kl_placement: "reward" or "loss".
             entropy_coeff: weight of an entropy bonus.
             micro_batch_tokens: tokens, padding included, per forward and backward pass.
             lr_warmup_updates: optimiser steps over which `lr` rises from 0.
@@ -243,34 +267,22 @@ class PUREConfig(LearnerSettings, HackingSettings):
                 by which the ratio's geometric mean may be off. None: 2.0 or 1.01.
             max_weight_lag: 0, or 1 to sample the next batch while learners update; its
                 weights are one version old then.
-            hack_caps: flag (see docs/reward_hacking.md) -> largest process reward, in
-                [-1, 1], of the steps of a response that bears it; {} changes nothing.
-            hack_limits: the fields of `HackLimits`, where flags begin.
             **kwargs: RLlib's own. `minibatch_size` counts responses per optimiser step
                 (None: all of an iteration), a multiple of `group_size`.
         """
         super().training(**kwargs)
-        if preset is not NotProvided and preset is not None:
-            self._apply_preset(preset)
         return self._set(
-            preset=preset,
-            formulas=formulas,
-            credit_assignment=credit_assignment,
-            credit_temperature=credit_temperature,
-            baseline=baseline,
-            process_reward_coeff=process_reward_coeff,
-            verifiable_reward_coeff=verifiable_reward_coeff,
-            mask_separators=mask_separators,
             mask_truncated=mask_truncated,
             normalize_advantages=normalize_advantages,
             no_signal_groups=no_signal_groups,
             max_refill_rounds=max_refill_rounds,
             clip_param=clip_param,
             clip_param_high=clip_param_high,
+            dual_clip=dual_clip,
+            ratio_level=ratio_level,
             loss_aggregation=loss_aggregation,
             kl_coeff=kl_coeff,
             kl_estimator=kl_estimator,
-            kl_placement=kl_placement,
             entropy_coeff=entropy_coeff,
             micro_batch_tokens=micro_batch_tokens,
             lr_warmup_updates=lr_warmup_updates,
@@ -280,13 +292,40 @@ class PUREConfig(LearnerSettings, HackingSettings):
             rollout_correction=rollout_correction,
             rollout_correction_cap=rollout_correction_cap,
             max_weight_lag=max_weight_lag,
-            hack_caps=hack_caps,
-            hack_limits=hack_limits,
+        )
+
+    @override(AlgorithmConfig)
+    def learners(
+        self,
+        *,
+        deepspeed: Mapping[str, Any] | None = NotProvided,
+        collective_timeout_s: PositiveFloat = NotProvided,
+        weight_transport: WeightTransport = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets how many learners there are and how they work together.
+
+        Args:
+            deepspeed: settings of DeepSpeed's ZeRO under DeepSpeed's names: `stage` 1,
+                2 or 3, `offload_optimizer`, `offload_param`, and sizes of buckets; see
+                docs/engines.md. None: each learner holds a replica.
+            collective_timeout_s: how long a learner may wait for another, in seconds,
+                before the run ends with an error that says where.
+            weight_transport: how weights get to env runners: "files" (Ray's object
+                store), "broadcast" (vLLM's own transfer), or "auto": broadcast where
+                learners and vLLM's engines have whole GPUs, else the object store.
+            **kwargs: RLlib's own, such as `num_learners`.
+        """
+        super().learners(**kwargs)
+        return self._set(
+            deepspeed=deepspeed,
+            collective_timeout_s=collective_timeout_s,
+            weight_transport=weight_transport,
         )
 
     @override(AlgorithmConfig)
     def evaluation(
-        self, *, num_samples_per_problem: int = NotProvided, **kwargs: Any
+        self, *, num_samples_per_problem: NaturalNumber = NotProvided, **kwargs: Any
     ) -> Self:
         """Sets how the policy is evaluated on held-out problems.
 
@@ -298,29 +337,70 @@ class PUREConfig(LearnerSettings, HackingSettings):
         super().evaluation(**kwargs)
         return self._set(num_samples_per_problem=num_samples_per_problem)
 
-    def _apply_preset(self, preset: str) -> None:
-        if preset not in PRESETS:
-            raise ValueError(
-                f'`preset` ("{preset}") must be one of {sorted(PRESETS)}. Or set the '
-                "credit settings one by one."
-            )
-        for name in set(_CREDIT_SETTINGS) - set(_NOT_IN_PRESETS):
-            setattr(self, name, getattr(PRESETS[preset], name))
+    @override(AlgorithmConfig)
+    def reporting(
+        self,
+        *,
+        hacking_monitor: MonitorAction | None = NotProvided,
+        hacking_thresholds: Mapping[str, float] = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets what is reported.
 
-    def credit_config(self) -> CreditConfig:
-        """Returns the settings of credit assignment.
-
-        Raises:
-            ValueError: a setting cannot work.
+        Args:
+            hacking_monitor: adds a `RewardHackingMonitor` that on an alarm will "warn",
+                "stop" (the trial) or "go_back" (to the last good checkpoint); None adds
+                none.
+            hacking_thresholds: the fields of `HackingThresholds`, of this monitor and
+                of one that was added by `.callbacks(RewardHackingMonitor)`.
+            **kwargs: RLlib's own.
         """
-        return CreditConfig(**{name: getattr(self, name) for name in _CREDIT_SETTINGS})
+        super().reporting(**kwargs)
+        return self._set(
+            hacking_monitor=hacking_monitor, hacking_thresholds=hacking_thresholds
+        )
+
+    def _set(self, **settings: Any) -> Self:
+        rules = self.rules()
+        for name, value in settings.items():
+            if value is not NotProvided:
+                if not is_search_space(value):
+                    check_setting(name, value, rules[name])
+                setattr(self, name, value)
+        return self
+
+    # What follows from the settings
 
     @override(AlgorithmConfig)
     def validate(self) -> None:
         """Checks types, ranges and combinations; nothing is loaded for it."""
         super().validate()
+        for name, rule in self.rules().items():
+            check_setting(name, getattr(self, name), rule)
         check_config(self)
-        self.add_hacking_monitor()
+        self._add_hacking_monitor()
+
+    @classmethod
+    def rules(cls) -> dict[str, Any]:
+        """Returns the type of every setting of ours, by name."""
+        rules = dict(RLLIB_RULES)
+        for base in reversed(cls.__mro__):
+            if issubclass(base, LLMConfig):
+                for setter in SETTERS:
+                    if setter in vars(base):
+                        rules |= rules_of(vars(base)[setter])
+        return rules
+
+    def _add_hacking_monitor(self) -> None:
+        """Adds the monitor to the callbacks, if it is asked for and not there yet."""
+        from pure_rllib.hacking.monitor import RewardHackingMonitor
+
+        if self.hacking_monitor is None:
+            return
+        given = vars(self)["callbacks_class"]
+        classes = list(given) if isinstance(given, list | tuple) else [given]
+        if RewardHackingMonitor not in classes:
+            self.callbacks_class = [*classes, RewardHackingMonitor]
 
     @property
     def groups_per_step(self) -> int | None:
@@ -371,12 +451,29 @@ class PUREConfig(LearnerSettings, HackingSettings):
         )
 
     @override(AlgorithmConfig)
-    def build_learner_group(self, *, placement_group: Any = None, **kwargs: Any) -> Any:
-        """Builds the learners, packed on as few nodes as possible."""
-        from pure_rllib.algorithms.placement import pack_learners
+    def get_default_learner_class(self) -> Any:
+        """Returns `LLMTorchLearner`, or `DeepSpeedLearner` if `deepspeed` is set."""
+        if self.deepspeed is not None:
+            from pure_rllib.learners.deepspeed_learner import DeepSpeedLearner
 
-        places = placement_group or pack_learners(self)
-        return super().build_learner_group(placement_group=places, **kwargs)
+            return DeepSpeedLearner
+        from pure_rllib.learners.torch_learner import LLMTorchLearner
+
+        return LLMTorchLearner
+
+    @override(AlgorithmConfig)
+    def build_learner_group(
+        self, *, rl_module_spec: Any = None, placement_group: Any = None, **kwargs: Any
+    ) -> Any:
+        """Returns the learners, whose group raises what they raise."""
+        from pure_rllib.algorithms.placement import pack_learners
+        from pure_rllib.learners.learner_group import PURELearnerGroup
+
+        return PURELearnerGroup(
+            config=self.copy(),
+            module_spec=rl_module_spec or self.get_multi_rl_module_spec(**kwargs),
+            placement_group=placement_group or pack_learners(self),
+        )
 
     @override(AlgorithmConfig)
     def build_learner_connector(
@@ -386,10 +483,10 @@ class PUREConfig(LearnerSettings, HackingSettings):
         device: Any = None,
     ) -> ConnectorV2:
         """Returns the pipeline from episodes to advantages, then the user's pieces."""
-        from pure_rllib.connectors.pipeline import add_pure_connectors
+        from pure_rllib.connectors.pipeline import prepend_connectors
 
         pipeline = super().build_learner_connector(
             input_observation_space, input_action_space, device
         )
-        add_pure_connectors(pipeline, self)
+        prepend_connectors(pipeline, self)
         return pipeline

@@ -1,0 +1,378 @@
+"""What every algorithm for language models does: sample, update, sync, report."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core import COMPONENT_LEARNER_GROUP
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.tune import PlacementGroupFactory
+
+from pure_rllib.algorithms import checkpoints
+from pure_rllib.algorithms.config_rules import check_against_env
+from pure_rllib.algorithms.metrics import (
+    RunCounts,
+    evaluation_metrics,
+    iteration_metrics,
+    nested,
+)
+from pure_rllib.algorithms.placement import (
+    spread_env_runners,
+    without_env_runners,
+)
+from pure_rllib.algorithms.rollouts import records_with_advantages
+from pure_rllib.connectors.pipeline import report_connectors
+from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
+from pure_rllib.distributed.calls import on_learners
+from pure_rllib.learners import stats as learner_stats
+from pure_rllib.learners.delivery import deliver
+from pure_rllib.learners.train_batch import (
+    MiniBatchPlan,
+    groups_to_learn_from,
+    plan_mini_batches,
+)
+from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.rewards.prm.pool import start_prm_actors, with_prm_bundles
+from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
+from pure_rllib.rollouts.group import Group
+from pure_rllib.rollouts.rollout_queue import RolloutQueue, mark_lags
+from pure_rllib.rollouts.sampler import (
+    SampledBatch,
+    Turn,
+    sample_groups,
+)
+from pure_rllib.weight_sync.object_store import WeightExchange, Weights
+
+_STATE = "pure"
+_CALLBACKS = "pure_callbacks"
+# Hashed with the run's seed: evaluation draws other random numbers than training.
+_EVALUATION_EPOCH = -1
+
+
+class LLMAlgorithm(Algorithm):
+    """Reinforcement learning of a language model on groups of whole responses.
+
+    Every iteration samples `num_prompts` groups of `group_size` responses, has the
+    learners turn rewards into advantages and update the policy, and brings its weights
+    to the env runners. What is rewarded and how, an algorithm's `LLMConfig` says.
+    """
+
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """Returns what a trial of Tune needs: RLlib's bundles and the PRM actors'."""
+        request = super().default_resource_request(config)
+        filled = cls.get_default_config().update_from_dict(config)
+        return with_prm_bundles(request, filled)
+
+    @override(Algorithm)
+    def setup(self, config: Any) -> None:
+        """Checks everything that can be checked, then makes env runners and learners.
+
+        Raises:
+            ValueError: a setting cannot work; no model has been loaded then.
+        """
+        self._counts = RunCounts()
+        self._exchange: WeightExchange | None = None
+        self._weights: Weights | None = None
+        self._last_batch = SampledBatch()
+        self._iteration_metrics: dict[str, float] = {}
+        config = config.copy(copy_frozen=False)
+        self._env_summary = self._check_env(config)
+        config.freeze()
+        self.config = without_env_runners(config)
+        super().setup(self.config)
+        self.config = config
+        self.env_runner_group = spread_env_runners(self)
+        order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
+        self._queue = RolloutQueue(self.env_runner_group, order, config)
+        self._exchange = WeightExchange(
+            self.learner_group,
+            self._env_summary.probe_ids,
+            config,
+            in_process=self.env_runner_group.num_remote_env_runners() == 0,
+        )
+
+    def _check_env(self, config: Any) -> EnvSummary:
+        """Makes the environment for a moment, and fills in what follows from it."""
+        env = self._make_env(EnvContext(config.full_env_config(), worker_index=0))
+        token_env = token_env_of(env, config.env)
+        summary = EnvSummary.of(token_env)
+        self._tokenizer = token_env.tokenizer
+        env.close()
+        config.max_response_tokens = summary.max_response_tokens
+        if config.model_config.get("model") is None:
+            if summary.default_policy is None:
+                raise ValueError(
+                    "`model` (None) must name a policy, because the environment brings "
+                    'none. Set `.rl_module(model_config={"model": FOLDER})`.'
+                )
+            config.rl_module(
+                model_config={
+                    **config._model_config,
+                    "model": summary.default_policy,
+                }
+            )
+        check_against_env(config, summary, config.full_model_config()["model"])
+        self._prm_actors = start_prm_actors(config, token_env.judge.step_scorer)
+        return summary
+
+    def _make_env(self, context: EnvContext) -> Any:
+        """Makes the environment; an argument it does not know is a user's error."""
+        try:
+            return self.env_creator(context)
+        except TypeError as error:
+            raise ValueError(
+                f"`env_config` ({dict(context)}) does not fit the environment "
+                f"`{self.config.env}`, because: {error}. Set only what its class "
+                "documents; docs/environments.md has the list."
+            ) from error
+
+    @override(Algorithm)
+    def training_step(self) -> None:
+        """One iteration: sample, update, publish the weights, report."""
+        start = perf_counter()
+        batch = self._queue.next_batch(self._counts.cursor, self._published())
+        self._counts.cursor += len(batch.groups)
+        sampled = perf_counter()
+        kept = groups_to_learn_from(batch.groups, self.config)
+        plan = plan_mini_batches(
+            [group.group_id for group in kept],
+            groups_per_step=self.config.groups_per_step,
+            num_epochs=self.config.num_epochs,
+            seed=self.config.seed or 0,
+            iteration=self.iteration,
+            max_response_tokens=self.config.max_response_tokens,
+        )
+        batch.num_resampled += deliver(
+            self.learner_group, kept, plan.mini_batches, self._sample_again
+        )
+        mark_lags(batch.groups, self._counts.weights_version)
+        learned = self._update(plan)
+        updated = perf_counter()
+        self._counts.weights_version += 1
+        self._weights = None
+        self._published()
+        published = perf_counter()
+        self._last_batch = batch
+        self._report(
+            batch,
+            kept,
+            learned,
+            {
+                "wait": sampled - start,
+                "learn": updated - sampled,
+                "publish": published - updated,
+                "iteration": perf_counter() - start,
+            },
+        )
+
+    def _sample_again(self, group_ids: Sequence[int]) -> list[Group]:
+        """Samples groups that were lost after they were sampled."""
+        return self._queue.sample_again(group_ids, self._published())
+
+    def _update(self, plan: MiniBatchPlan) -> dict[str, float]:
+        """Updates the policy on delivered groups; returns the learners' metrics."""
+        arguments = {
+            "plan": plan,
+            "timesteps": {
+                NUM_ENV_STEPS_SAMPLED_LIFETIME: self._counts.num_tokens_sampled
+            },
+        }
+        reports = on_learners(
+            self.learner_group, lambda learner: learner.update(**arguments)
+        )
+        return learner_stats.merge(reports)
+
+    def _published(self) -> Weights:
+        """Returns the present weights, published when they are first asked for."""
+        if self._weights is None:
+            assert self._exchange is not None, "made in `setup`"
+            self._weights = self._exchange.publish(self._counts.weights_version)
+        return self._weights
+
+    def _report(
+        self,
+        batch: SampledBatch,
+        kept: Sequence[Group],
+        learned: dict[str, float],
+        seconds: dict[str, float],
+    ) -> None:
+        self._counts.num_dropped += len(batch.groups) - len(kept)
+        self._iteration_metrics = iteration_metrics(
+            batch,
+            num_kept=len(kept),
+            learned=learned,
+            seconds=seconds,
+            counts=self._counts,
+            env=self._env_summary,
+            config=self.config,
+        )
+
+    @override(Algorithm)
+    def _compile_iteration_results(
+        self, *, train_results: Any, eval_results: Any
+    ) -> Any:
+        results = super()._compile_iteration_results(
+            train_results=train_results, eval_results=eval_results
+        )
+        # Written as they are: RLlib's logger would smooth them over iterations.
+        for name, value in nested(self._iteration_metrics).items():
+            if isinstance(value, dict):
+                results[name] = {**results.get(name, {}), **value}
+            else:
+                results[name] = value
+        return results
+
+    @override(Algorithm)
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, float]:
+        """Asks the held-out problems: one greedy response each, and some sampled ones.
+
+        Args:
+            parallel_train_future: not supported; training waits.
+
+        Returns:
+            Metrics without their prefix `evaluation/`.
+        """
+        num_problems = self._env_summary.num_eval_problems
+        if not num_problems:
+            raise ValueError(
+                "`eval_problems` (None) must be given for evaluation. Set "
+                "`env_config={'eval_problems': ...}`."
+            )
+        self._call_back("on_evaluate_start")
+        seed = self.config.seed or 0
+        turns = [
+            Turn(ProblemTicket(i, 0, i, ticket_seed(seed, _EVALUATION_EPOCH, i)), i)
+            for i in range(min(num_problems, self.config.evaluation_duration))
+        ]
+        arguments = (self.env_runner_group, turns, self._published())
+        greedy = sample_groups(
+            *arguments, group_size=1, temperature=0.0, evaluation=True
+        )
+        num_samples = self.config.num_samples_per_problem
+        sampled = SampledBatch()
+        if num_samples:
+            sampled = sample_groups(*arguments, group_size=num_samples, evaluation=True)
+        metrics = evaluation_metrics(greedy.groups, sampled.groups)
+        self._call_back("on_evaluate_end", evaluation_metrics=metrics)
+        return metrics
+
+    def _call_back(self, event: str, **kwargs: Any) -> None:
+        """Calls the user's callbacks, classes and functions, as RLlib does."""
+        make_callback(
+            event,
+            callbacks_objects=self.callbacks,
+            callbacks_functions=getattr(self.config, f"callbacks_{event}"),
+            kwargs={"algorithm": self, "metrics_logger": self.metrics, **kwargs},
+        )
+
+    def rollouts(self, num_groups: int = 4) -> list[list[ResponseRecord]]:
+        """Returns groups of the last iteration with returns and advantages.
+
+        Args:
+            num_groups: at most so many, the first ones.
+
+        Returns:
+            Groups of records; advantages as the loss saw them, but for normalisation
+            and a KL penalty, which need the whole batch and the reference policy.
+        """
+        groups = self._last_batch.groups[:num_groups]
+        connectors = report_connectors(self.config)
+        return records_with_advantages(groups, connectors, self._tokenizer)
+
+    def export_policy(self, folder: str | Path) -> str:
+        """Writes the policy and its tokenizer in Hugging Face layout.
+
+        Args:
+            folder: made by this call; must not exist, or be empty.
+
+        Returns:
+            The folder, which `AutoModelForCausalLM.from_pretrained` loads.
+        """
+        tokenizer, target = self._tokenizer, str(folder)
+        on_learners(
+            self.learner_group,
+            lambda learner: learner.export_policy(tokenizer, target),
+        )
+        return target
+
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        """Removes the published weights and stops all actors."""
+        if self._exchange is not None:
+            self._queue.close()
+            self._exchange.close(self.env_runner_group)
+        super().cleanup()
+        if self._prm_actors is not None:
+            self._prm_actors.stop()
+
+    @override(Algorithm)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        """Writes a checkpoint that is whole or absent, whatever happens meanwhile."""
+        if path is None or kwargs.get("state") is not None:
+            return str(super().save_to_path(path, **kwargs))
+        if checkpoints.is_elsewhere(path, kwargs):
+            return self._write_checkpoint(path, **kwargs)
+        return checkpoints.write(path, partial(self._write_checkpoint, **kwargs))
+
+    def _write_checkpoint(self, path: Any, **kwargs: Any) -> str:
+        # The learners write theirs themselves: the driver never holds it.
+        state = self.get_state(not_components=COMPONENT_LEARNER_GROUP)
+        folder = super().save_to_path(path, state=state, **kwargs)
+        self.learner_group.save_to_path(f"{path}/{COMPONENT_LEARNER_GROUP}", **kwargs)
+        return str(folder)
+
+    @override(Algorithm)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Adds what a run counts to RLlib's state."""
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        state[_STATE] = self._counts.as_dict()
+        state[_CALLBACKS] = checkpoints.callback_states(self.callbacks)
+        return state
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores the state; env runners get the weights with their next call."""
+        super().set_state(state)
+        if _STATE in state:
+            self._counts = RunCounts(**state[_STATE])
+            self._weights = None
+            self._queue.drop()
+        checkpoints.set_callback_states(self.callbacks, state.get(_CALLBACKS, {}))
+
+    @override(Algorithm)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Restores a checkpoint; its weights are published when they are needed.
+
+        Raises:
+            ValueError: a file of it is absent or damaged.
+            Exception: what a learner raised.
+        """
+        with checkpoints.reading(path, kwargs):
+            super().restore_from_path(path, *args, **kwargs)
+        # The learners' weights arrive after `set_state`.
+        self._weights = None
+        self._last_batch = SampledBatch()
+
+    def go_back(self, path: str | Path) -> None:
+        """Restores a checkpoint's policy, and asks other problems from there on.
+
+        Iterations, problems and weight versions go on counting, and callbacks keep what
+        they remember.
+
+        Args:
+            path: of a checkpoint of this run.
+        """
+        counts, iteration = self._counts, self.iteration
+        callbacks = checkpoints.callback_states(self.callbacks)
+        self.restore_from_path(str(path))
+        self._counts, self._iteration = counts, iteration
+        checkpoints.set_callback_states(self.callbacks, callbacks)
+        self._counts.weights_version += 1

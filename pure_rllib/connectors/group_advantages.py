@@ -1,0 +1,54 @@
+"""Learner connector: one reward per response -> its advantage over its group.
+
+B responses, T response tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+
+from pure_rllib.credit.baselines import GroupBaseline, group_advantages
+from pure_rllib.models import columns
+
+
+class GroupAdvantages(ConnectorV2):
+    """Compares a response's verifiable reward with its group's, for all its tokens.
+
+    Reads `VERIFIABLE_REWARDS`, `GROUP_ID` and `LOSS_MASK`; writes `RETURNS` `[B, T]`,
+    the reward, and `ADVANTAGES` `[B, T]`, not yet normalised, 0.0 off the loss mask and
+    for responses without a gold answer.
+
+    Args:
+        baseline: see `credit.baselines.group_advantages`.
+        scale: likewise.
+    """
+
+    def __init__(self, baseline: GroupBaseline, scale: Literal["std"] | None = None):
+        super().__init__()
+        self.baseline = baseline
+        self.scale = scale
+
+    @override(ConnectorV2)
+    def __call__(
+        self,
+        *,
+        rl_module: Any,
+        batch: dict[str, Any],
+        episodes: Sequence[SingleAgentEpisode],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Adds the columns to the batch of the default module."""
+        rows = batch[DEFAULT_MODULE_ID]
+        rewards = rows[columns.VERIFIABLE_REWARDS]
+        advantages = group_advantages(
+            rewards, rows[columns.GROUP_ID], baseline=self.baseline, scale=self.scale
+        )
+        mask = columns.response_mask(rows)
+        rows[columns.RETURNS] = rewards.nan_to_num(nan=0.0)[:, None] * mask
+        rows[Columns.ADVANTAGES] = advantages[:, None] * rows[Columns.LOSS_MASK]
+        return batch
