@@ -1,16 +1,17 @@
-XX"""What docs/reward_hacking.md names exists under that name."""
+"""What docs/reward_hacking.md names exists under that name."""
 
 import re
 import runpy
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
 from pure_rllib.algorithms import PUREConfig
+from pure_rllib.algorithms.llm_config import MonitorAction
 from pure_rllib.hacking.detector import SIGNALS, HackingThresholds
 from pure_rllib.hacking.flags import FLAGS
-from pure_rllib.algorithms.llm_config import MonitorAction
 from pure_rllib.reporting.metrics import METRICS
 
 REPO = Path(__file__).parents[2]
