@@ -1,6 +1,6 @@
 """Settings that all algorithms share, in RLlib's own form, each with its rule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat
@@ -14,8 +14,10 @@ from pure_rllib.credit.kl import KLEstimator
 from pure_rllib.credit.normalize import NormalizeStyle
 from pure_rllib.credit.policy_loss import LossAggregation, RatioLevel
 from pure_rllib.credit.rollout_correction import RolloutCorrection
+from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.make_generator import GeneratorName
 from pure_rllib.models.loading import resolve_model
+from pure_rllib.reporting.records import ResponseNumbers
 from pure_rllib.setting_types import (
     Count,
     NaturalNumber,
@@ -143,6 +145,18 @@ class LLMConfig(AlgorithmConfig):
     def groups_together(self) -> int:
         """Returns how many consecutive groups one learner must hold at once."""
         return 1
+
+    def total_rewards(self, judged: Sequence[JudgedResponse]) -> list[float]:
+        """Returns what each response of a group earns in all, for reports."""
+        coeff = self.verifiable_reward_coeff
+        return [coeff * (j.verifiable_reward or 0.0) for j in judged]
+
+    def earned(self, response: ResponseNumbers) -> Hashable:
+        """Returns what a response's advantages follow from.
+
+        A group whose responses have all earned the same has no signal.
+        """
+        return response.verifiable_reward
 
     # Setters
 

@@ -31,7 +31,7 @@ from pure_rllib.models.loading import policy_config
 from pure_rllib.rewards.base import counts_of
 from pure_rllib.rewards.prm.pool import connected_scorer
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
-from pure_rllib.rollouts.group import Group, SampledResponse, total_rewards
+from pure_rllib.rollouts.group import Group, SampledResponse
 from pure_rllib.weight_sync.check import ArrivalProof
 from pure_rllib.weight_sync.nccl import (
     BroadcastWeights,
@@ -230,7 +230,7 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
         ids = [response.token_ids for response in responses]
         flags = flag_group([j.text for j in judged], ids, splitter, limits)
         judged = [cap_rewards(j, f, caps) for j, f in zip(judged, flags, strict=True)]
-        totals = total_rewards(judged, self.config)
+        totals = self.config.total_rewards(judged)
         return Group.of(
             [
                 SampledResponse(

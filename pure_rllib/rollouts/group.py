@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
-from pure_rllib.credit.returns import step_credits
 from pure_rllib.credit.text_metrics import reflection
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.vector import JudgedResponse
@@ -23,8 +21,6 @@ from pure_rllib.hacking.flags import Flags
 from pure_rllib.reporting.records import ResponseNumbers, ResponseRecord
 
 _KEY = "pure_rllib"
-# Rewards that differ by less are equal: a PRM's last digits hang on the batch.
-_DECIMALS = 5
 
 
 @dataclass(slots=True)
@@ -74,7 +70,7 @@ class SampledResponse:
         weights_version: of the policy that was sampled from.
         flags: what its text says of it.
         num_separators: tokens that end with two newlines.
-        total_reward: see `total_rewards`.
+        total_reward: see `LLMConfig.total_rewards`.
     """
 
     group_id: int
@@ -166,37 +162,6 @@ def has_signal(records: Sequence[ResponseNumbers], config: Any) -> bool:
 
     Args:
         records: of a group.
-        config: the `PUREConfig`; a reward stream whose coefficient is 0 does not count.
-            Where steps end does, unless the baseline is that for whole responses: the
-            others take something off for each token or step.
+        config: the `LLMConfig`, which knows what is rewarded.
     """
-    earned = {
-        (
-            r.verifiable_reward if config.verifiable_reward_coeff else None,
-            tuple(np.round(np.asarray(r.step_rewards), _DECIMALS).tolist())
-            if config.process_reward_coeff
-            else None,
-            tuple(np.asarray(r.step_spans)[:, 1].tolist())
-            if config.process_reward_coeff and config.baseline != "response"
-            else None,
-        )
-        for r in records
-    }
-    return len(earned) > 1
-
-
-def total_rewards(judged: Sequence[JudgedResponse], config: Any) -> list[float]:
-    """Each response's credited process and verifiable rewards, weighted and added."""
-    rewards = [torch.from_numpy(j.step_rewards) for j in judged]
-    sizes = torch.tensor([len(r) for r in rewards])
-    credits = step_credits(
-        torch.nn.utils.rnn.pad_sequence(rewards, batch_first=True),
-        torch.arange(int(sizes.max()))[None] < sizes[:, None],
-        credit_assignment=config.credit_assignment,
-        credit_temperature=config.credit_temperature,
-    )
-    process = (config.process_reward_coeff * credits.sum(dim=1)).tolist()
-    return [
-        total + config.verifiable_reward_coeff * (j.verifiable_reward or 0.0)
-        for total, j in zip(process, judged, strict=True)
-    ]
+    return len({config.earned(record) for record in records}) > 1

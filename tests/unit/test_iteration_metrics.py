@@ -4,17 +4,20 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pure_rllib.algorithms import PUREConfig
+from pure_rllib.algorithms import GRPOConfig, PUREConfig
 from pure_rllib.algorithms.metrics import (
     RunCounts,
     evaluation_metrics,
     iteration_metrics,
     nested,
 )
+from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.reporting.metrics import METRICS, check_names
 from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.rewards.base import Verdict
 from pure_rllib.rollouts.env_summary import EnvSummary
 from pure_rllib.rollouts.group import Group, has_signal
 from pure_rllib.rollouts.sampler import SampledBatch
@@ -173,9 +176,22 @@ def test_a_reward_stream_without_a_coefficient_is_no_signal() -> None:
     config.training(verifiable_reward_coeff=0.0)
     assert not has_signal(same_steps, config)
     config.training(verifiable_reward_coeff=1.0, process_reward_coeff=0.0)
-    assert not has_signal(
-        [record(1, 2, [0.5], True), record(1, 2, [-0.5], True)], config
-    )
+    same_answers = [record(1, 2, [0.5], True), record(1, 2, [-0.5], True)]
+    for without_process_rewards in (config, GRPOConfig()):
+        assert not has_signal(same_answers, without_process_rewards)
+        assert has_signal(same_steps, without_process_rewards)
+
+
+def test_the_total_reward_is_of_what_the_algorithm_rewards() -> None:
+    spans, rewards = np.array([[0, 2], [2, 3]]), np.array([0.5, -0.25], np.float32)
+    judged = [
+        JudgedResponse("", spans, rewards, True, verdict)
+        for verdict in (Verdict("correct"), None)
+    ]
+    assert GRPOConfig().total_rewards(judged) == [1.0, 0.0]
+    config = PUREConfig().training(credit_assignment="sum", process_reward_coeff=2.0)
+    # 2 * (.5 - .25), with a right answer and without one
+    assert config.total_rewards(judged) == [1.5, 0.5]
 
 
 def test_batches_of_several_rounds_add_up() -> None:

@@ -1,9 +1,11 @@
 """PURE: the return of a token is the minimum of the process rewards still to come."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, Self
 
+import numpy as np
+import torch
 from pydantic import Field, FiniteFloat
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -21,7 +23,9 @@ from pure_rllib.credit.presets import (
     Formulas,
     KLPlacement,
 )
-from pure_rllib.credit.returns import CreditAssignment
+from pure_rllib.credit.returns import CreditAssignment, step_credits
+from pure_rllib.envs.vector import JudgedResponse
+from pure_rllib.reporting.records import ResponseNumbers
 from pure_rllib.setting_types import NonNegativeFloat
 
 # How blank steps end is the step splitter's matter, not a setting.
@@ -30,6 +34,8 @@ _CREDIT_SETTINGS = tuple(
 )
 # What a preset leaves alone: it belongs to the run and not to the variant.
 _NOT_IN_PRESETS = ("gamma", "max_response_tokens")
+# Rewards that differ by less are equal: a PRM's last digits hang on the batch.
+_DECIMALS = 5
 
 
 class PUREConfig(LLMConfig):
@@ -57,7 +63,7 @@ class PUREConfig(LLMConfig):
         # .training()
         self.preset: str | None = None
         self.formulas = "ours"
-        self.credit_assignment = "min"
+        self.credit_assignment: CreditAssignment = "min"
         self.credit_temperature = 0.1
         self.baseline = "token"
         self.process_reward_coeff = 1.0
@@ -153,6 +159,40 @@ class PUREConfig(LLMConfig):
     def advantage_connectors(self) -> list[ConnectorV2]:
         """Returns the connector from process and verifiable rewards to advantages."""
         return [PUREAdvantages(self.credit_config())]
+
+    @override(LLMConfig)
+    def total_rewards(self, judged: Sequence[JudgedResponse]) -> list[float]:
+        """Adds a response's credited process rewards, both with their coefficients."""
+        rewards = [torch.from_numpy(j.step_rewards) for j in judged]
+        sizes = torch.tensor([len(r) for r in rewards])
+        credits = step_credits(
+            torch.nn.utils.rnn.pad_sequence(rewards, batch_first=True),
+            torch.arange(int(sizes.max()))[None] < sizes[:, None],
+            credit_assignment=self.credit_assignment,
+            credit_temperature=self.credit_temperature,
+        )
+        process = (self.process_reward_coeff * credits.sum(dim=1)).tolist()
+        verifiable = super().total_rewards(judged)
+        return [p + v for p, v in zip(process, verifiable, strict=True)]
+
+    @override(LLMConfig)
+    def earned(self, response: ResponseNumbers) -> Hashable:
+        """Adds process rewards; a stream whose coefficient is 0 does not count.
+
+        Where steps end does, unless the baseline is that for whole responses: the
+        others take something off for each token or step.
+        """
+        counts = bool(self.verifiable_reward_coeff)
+        verifiable = response.verifiable_reward if counts else None
+        if not self.process_reward_coeff:
+            return verifiable
+        rewards = np.round(np.asarray(response.step_rewards), _DECIMALS).tolist()
+        ends = np.asarray(response.step_spans)[:, 1].tolist()
+        return (
+            verifiable,
+            tuple(rewards),
+            tuple(ends) if self.baseline != "response" else None,
+        )
 
 
 class PURE(LLMAlgorithm):
