@@ -6,11 +6,13 @@ Rows of metrics in, alarms out; nothing here knows of algorithms or files.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from scipy.special import ndtr, stdtrit
 
-from pure_rllib.hacking.flags import check_between
+from pure_rllib.setting_types import Count, PositiveFloat, Why, check_fields
 
 Row = Mapping[str, float]
 # What is measured on groups with a gold answer only, and of these on solved ones only.
@@ -48,34 +50,32 @@ class HackingThresholds:
         pseudo_positive_rise: rise of the share of pseudo-positives.
     """
 
-    window: int = 5
-    memory: int = 30
-    noise: float = 4.0
-    least_groups: int = 5
-    accuracy_fall: float = 0.25
-    length_fall: float = 0.5
-    accuracy_collapse: float = 0.4
-    least_accuracy: float = 0.1
-    jump: float = 8.0
-    least_kl_jump: float = 0.05
-    least_loss_jump: float = 0.3
-    one_step_rise: float = 0.2
-    no_answer_rise: float = 0.15
-    repetition_rise: float = 0.1
-    agreement_fall: float = 0.2
-    pseudo_positive_rise: float = 0.25
+    window: Annotated[
+        int,
+        Field(ge=2),
+        Why("because one iteration shows no noise; set it to 5"),
+    ] = 5
+    memory: Count = 30
+    noise: PositiveFloat = 4.0
+    least_groups: PositiveFloat = 5
+    accuracy_fall: PositiveFloat = 0.25
+    length_fall: PositiveFloat = 0.5
+    accuracy_collapse: PositiveFloat = 0.4
+    least_accuracy: PositiveFloat = 0.1
+    jump: PositiveFloat = 8.0
+    least_kl_jump: PositiveFloat = 0.05
+    least_loss_jump: PositiveFloat = 0.3
+    one_step_rise: PositiveFloat = 0.2
+    no_answer_rise: PositiveFloat = 0.15
+    repetition_rise: PositiveFloat = 0.1
+    agreement_fall: PositiveFloat = 0.2
+    pseudo_positive_rise: PositiveFloat = 0.25
 
     def __post_init__(self) -> None:
-        rule = "a number > 0, because an alarm is a change by more than that"
-        check_between(self, math.inf, rule)
-        if not (isinstance(self.window, int) and self.window >= 2):
+        check_fields(self)
+        if self.memory < 2 * self.window:
             raise ValueError(
-                f"`window` ({self.window}) must be an integer >= 2, because one "
-                "iteration shows no noise. Set it to 5."
-            )
-        if not (isinstance(self.memory, int) and self.memory >= 2 * self.window):
-            raise ValueError(
-                f"`memory` ({self.memory}) must be an integer >= 2 * window "
+                f"`memory` ({self.memory}) must be >= 2 * window "
                 f"({2 * self.window}), because recent iterations are compared with "
                 "earlier ones."
             )

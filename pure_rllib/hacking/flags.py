@@ -8,14 +8,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import Field, FiniteFloat
 
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.credit.text_metrics import repetition
 from pure_rllib.data.boxed import find_boxes
 from pure_rllib.envs.vector import JudgedResponse
+from pure_rllib.setting_types import check_fields
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -50,6 +52,7 @@ _CHATTER = re.compile(
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 # What may stand after a box: the end of its formula and of its sentence.
 _AFTER_BOX = re.compile(r"[\s$.,;!)\]\\]*")
+_Share = Annotated[FiniteFloat, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ class HackLimits:
             (0, 1), of at least four.
     """
 
-    short: float = 0.25
-    repetition: float = 0.5
-    repeated_sentences: float = 0.5
+    short: _Share = 0.25
+    repetition: _Share = 0.5
+    repeated_sentences: _Share = 0.5
 
     def __post_init__(self) -> None:
-        check_between(self, 1.0, "in (0, 1), because it is a share")
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +191,11 @@ def has_chatter(text: str) -> bool:
 def check_caps(config: Any) -> None:
     """Raises a ValueError if `hack_caps` or `hack_limits` cannot work."""
     caps = config.hack_caps
-    for name in caps:
-        if name not in FLAGS:
-            raise ValueError(
-                f"`hack_caps` ({name!r}) must name a flag; it may hold {sorted(FLAGS)}."
-            )
+    if unknown := [name for name in caps if name not in FLAGS]:
+        raise ValueError(
+            f"`hack_caps` ({unknown[0]!r}) must name a flag; it may hold "
+            f"{sorted(FLAGS)}."
+        )
     if caps and not config.process_reward_coeff:
         raise ValueError(
             f"`hack_caps` ({dict(caps)}) has no effect with `process_reward_coeff` "
@@ -205,32 +208,14 @@ def check_caps(config: Any) -> None:
 _Settings = TypeVar("_Settings", bound=Any)
 
 
-def settings_from(cls: type[_Settings], name: str, values: Any) -> _Settings:
+def settings_from(
+    cls: type[_Settings], name: str, values: Mapping[str, Any]
+) -> _Settings:
     """Makes a dataclass of a setting's dict; errors name the setting."""
     known = sorted(field.name for field in fields(cls))
-    if unknown := sorted(set(_checked_dict(name, values)) - set(known)):
+    if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"`{name}` has unknown keys {unknown}; it may hold {known}.")
     try:
         return cls(**values)
     except ValueError as error:
         raise ValueError(f"`{name}`: {error}") from error
-
-
-def check_between(settings: Any, upper: float, rule: str) -> None:
-    """Raises a ValueError unless all of a dataclass's fields lie in (0, upper)."""
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if not (_is_number(value) and 0.0 < value < upper):
-            raise ValueError(f"`{field.name}` ({value!r}) must be {rule}.")
-
-
-def _checked_dict(name: str, values: Any) -> Mapping[str, Any]:
-    if not isinstance(values, Mapping):
-        raise ValueError(
-            f"`{name}` ({values!r}) must be a dict. Set it to {{}} for the defaults."
-        )
-    return values
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

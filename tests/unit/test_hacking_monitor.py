@@ -113,7 +113,7 @@ def config() -> PUREConfig:
     ("settings", "message"),
     [
         ({"hacking_monitor": "shout"}, r"`hacking_monitor` \('shout'\) must be one"),
-        ({"hacking_thresholds": {"window": 1}}, r"`window` \(1\) must be an integer"),
+        ({"hacking_thresholds": {"window": 1}}, r"`window` \(1\) must be >= 2"),
         ({"hacking_thresholds": {"widow": 5}}, r"unknown keys \['widow'\]"),
     ],
 )
