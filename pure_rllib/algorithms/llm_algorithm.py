@@ -11,7 +11,7 @@ from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_LEARNER_GROUP
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune import PlacementGroupFactory
 
 from pure_rllib.algorithms import checkpoints
@@ -188,6 +188,9 @@ class LLMAlgorithm(Algorithm):
         reports = on_learners(
             self.learner_group, lambda learner: learner.update(**arguments)
         )
+        # What learners and their losses log by RLlib's own means, under `learners`.
+        logged = [report[learner_stats.LOGGED] for report in reports]
+        self.metrics.aggregate(logged, key=LEARNER_RESULTS)
         return learner_stats.merge(reports)
 
     def _published(self) -> Weights:

@@ -34,7 +34,7 @@ from pure_rllib.learners.group_inbox import GroupInbox
 from pure_rllib.learners.learner_weights import LearnerWeights
 from pure_rllib.learners.master_weights import Masters
 from pure_rllib.learners.rollout_correction import add_first_gaps, correct_rollouts
-from pure_rllib.learners.stats import LearnerStats, batch_stats
+from pure_rllib.learners.stats import LOGGED, LearnerStats, batch_stats
 from pure_rllib.learners.train_batch import MiniBatchPlan
 from pure_rllib.models import columns
 from pure_rllib.models.batching import micro_batches
@@ -130,7 +130,7 @@ class LLMTorchLearner(LearnerWeights, TorchLearner):
         plan: MiniBatchPlan,
         timesteps: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Makes one optimiser step per mini-batch of the plan, on the fetched groups.
 
         Args:
@@ -139,7 +139,7 @@ class LLMTorchLearner(LearnerWeights, TorchLearner):
             **kwargs: ignored.
 
         Returns:
-            Sums for `learner_stats.merge`.
+            Sums for `stats.merge`, and what was logged by RLlib's means.
 
         Raises:
             NonFiniteLossError: before the weights change.
@@ -160,7 +160,7 @@ class LLMTorchLearner(LearnerWeights, TorchLearner):
         for index, group_ids in enumerate(plan.mini_batches):
             self._step(batch, group_ids, index, plan)
         self.after_gradient_based_update(timesteps=timesteps or {})
-        return stats.as_dict()
+        return stats.as_dict() | {LOGGED: self.metrics.reduce()}
 
     def _train_batch(self, episodes: Sequence[Any]) -> dict[str, Any]:
         """Runs the connectors; their result stays on the CPU until it is needed."""
@@ -217,6 +217,7 @@ class LLMTorchLearner(LearnerWeights, TorchLearner):
         self._stats.set("learning_rate", lr)
         self._stats.mean("gradient_norm", norm)
         self._stats.mean("loss/total", loss.item())
+        self.metrics.log_value((DEFAULT_MODULE_ID, self.TOTAL_LOSS_KEY), loss, window=1)
 
     def _accumulate(
         self, batch: dict[str, Any], rows: Tensor, *, is_first: bool

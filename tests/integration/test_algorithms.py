@@ -1,0 +1,123 @@
+"""What an algorithm adds to the engine: GRPO, RLOO, losses and pages of one's own."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray import tune
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from pure_rllib.algorithms import ALGORITHMS, GRPOConfig, LLMConfig, RLOOConfig
+from pure_rllib.learners.torch_learner import LLMTorchLearner
+
+REPO = Path(__file__).resolve().parents[2]
+PAGE = REPO / "docs" / "algorithms.md"
+
+
+def verified(config: LLMConfig, like: LLMConfig) -> LLMConfig:
+    """A run of the tiny policy on the verifier's reward alone."""
+    return (
+        config.environment(like.env, env_config={**like.env_config})
+        .env_runners(num_prompts=4, group_size=4, max_response_tokens=24)
+        .rl_module(model_config=like._model_config)
+        .training(lr=1.0e-3)
+        .debugging(seed=3)
+    )
+
+
+def trained(config: Any, iterations: int = 1) -> dict[str, Any]:
+    algo = config.build_algo()
+    try:
+        for _ in range(iterations):
+            result: dict[str, Any] = algo.train()
+        return result
+    finally:
+        algo.stop()
+
+
+@pytest.mark.parametrize("config", [GRPOConfig(), RLOOConfig()], ids=["GRPO", "RLOO"])
+def test_an_algorithm_on_verified_answers_trains(config: Any, tiny_config: Any) -> None:
+    made = verified(config, tiny_config)
+    made.environment(env_config={**made.env_config, "process_rewards": "none"})
+    result = trained(made)
+    assert 0.0 <= result["accuracy"] <= 1.0
+    assert torch.tensor(result["loss"]["total"]).isfinite()
+    assert result["learners"]["default_policy"]["total_loss"] == pytest.approx(
+        result["loss"]["total"]
+    )
+
+
+def test_variants_of_the_loss_are_settings(tiny_config: Any) -> None:
+    made = verified(GRPOConfig(), tiny_config).training(
+        scale_by_std=False,
+        loss_aggregation="fixed_length",
+        clip_param_high=0.28,
+        dual_clip=3.0,
+        ratio_level="sequence",
+        kl_coeff=0.0,
+    )
+    assert torch.tensor(trained(made)["loss"]["total"]).isfinite()
+
+
+def test_tune_knows_every_algorithm_by_name(ray_cluster: None) -> None:
+    for name, algorithm in ALGORITHMS.items():
+        assert tune.registry.get_trainable_cls(name) is algorithm
+        assert algorithm.get_default_config().algo_class is algorithm
+
+
+class Regularised(LLMTorchLearner):
+    """RLlib's own example of a custom loss: the mean weight is a term of it."""
+
+    @override(LLMTorchLearner)
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: Any, fwd_out: Any
+    ) -> Tensor:
+        loss = super().compute_loss_for_module(
+            module_id=module_id, config=config, batch=batch, fwd_out=fwd_out
+        )
+        weights = self.get_parameters(self.module[module_id])
+        mean_weight = torch.mean(torch.stack([w.mean() for w in weights]))
+        self.metrics.log_value((module_id, "mean_weight"), mean_weight, window=1)
+        return loss + config.learner_config_dict["coeff"] * mean_weight
+
+
+def test_a_custom_loss_in_rllibs_form_acts_and_logs(tiny_config: Any) -> None:
+    losses = []
+    for coeff in (0.0, 100.0):
+        own = tiny_config.copy(copy_frozen=False)
+        own.training(learner_class=Regularised, learner_config_dict={"coeff": coeff})
+        result = trained(own)
+        losses.append(result["loss"]["total"])
+        logged = result["learners"]["default_policy"]["mean_weight"]
+        assert logged != 0.0
+    assert losses[1] - losses[0] == pytest.approx(100.0 * logged, rel=1e-3)
+
+
+def code_of_page() -> str:
+    text = PAGE.read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    return str(block)
+
+
+def test_the_algorithm_of_the_page_is_short() -> None:
+    lines = [line for line in code_of_page().splitlines() if line.strip()]
+    assert len(lines) <= 50
+
+
+@pytest.mark.slow
+def test_the_algorithm_of_the_page_trains(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code_of_page()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout.split()[-1]) >= 0.0
