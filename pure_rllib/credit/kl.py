@@ -43,22 +43,3 @@ def kl_estimate(logp: Tensor, ref_logp: Tensor, estimator: KLEstimator) -> Tenso
     raise ValueError(
         f"`kl_estimator` ({estimator!r}) must be one of {', '.join(KL_ESTIMATORS)}."
     )
-
-
-def adapt_kl_coeff(
-    kl_coeff: float, kl: float, *, kl_target: float, num_responses: int, horizon: int
-) -> float:
-    """Moves the KL coefficient towards a target KL (arXiv 1909.08593, section 2.2).
-
-    Args:
-        kl_coeff: the coefficient just used.
-        kl: mean KL per token that was measured with it.
-        kl_target: the KL to hold, > 0.
-        num_responses: responses in the batch that was measured.
-        horizon: responses over which the full correction is made.
-
-    Returns:
-        The next coefficient.
-    """
-    error = min(max(kl / kl_target - 1.0, -0.2), 0.2)
-    return kl_coeff * (1.0 + error * num_responses / horizon)

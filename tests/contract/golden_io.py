@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pure_rllib.credit import pure_openrlhf
+from tests.reference import openrlhf
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN_DIR = Path(
@@ -94,17 +94,17 @@ def verify(response_ids: list[int], answer: str, vocab: list[str]) -> float:
 
 def openrlhf_sequences(
     inputs: dict[str, Any], prompts: list[list[int]], responses: list[list[int]]
-) -> tuple[pure_openrlhf.Sequences, Tensor]:
+) -> tuple[openrlhf.Sequences, Tensor]:
     """Rows of one micro batch, and flags on the last tokens of steps."""
     pad, num_actions = inputs["pad_token_id"], widest(responses)
-    sequences = pure_openrlhf.build_sequences(
+    sequences = openrlhf.build_sequences(
         padded(prompts, widest(prompts), pad, left=True),
         padded(responses, num_actions, pad),
         eos_token_id=inputs["eos_token_id"],
         pad_token_id=pad,
     )
     separators = is_separator(sequences.token_ids[:, -num_actions:], inputs)
-    ends = pure_openrlhf.step_end_mask(separators, sequences.action_mask)
+    ends = openrlhf.step_end_mask(separators, sequences.action_mask)
     return sequences, ends
 
 

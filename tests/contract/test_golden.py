@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pure_rllib.credit import pure_openrlhf, pure_verl
 from pure_rllib.credit.baselines import group_advantages
-from pure_rllib.credit.kl import adapt_kl_coeff
 from pure_rllib.credit.policy_loss import clipped_policy_loss
 from pure_rllib.credit.steps import StepSplitter, pack_step_ends, single_token_id
 from pure_rllib.credit.text_metrics import (
@@ -25,6 +23,8 @@ from pure_rllib.credit.text_metrics import (
     reflection_counts,
     repetition,
 )
+from tests.reference import openrlhf, verl
+from tests.reference.verl import adapt_kl_coeff
 
 # Tests are not a package: the shared module is found beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -80,7 +80,7 @@ ELSEWHERE = {
 
 def openrlhf_reward_transform(case: dict[str, Any], _: dict[str, Any]) -> None:
     i = case["inputs"]
-    rewards = pure_openrlhf.process_rewards(
+    rewards = openrlhf.process_rewards(
         numbers(i["logits"], float_dtype(case)),
         mask_of(i["reward_mask"]),
         temperature=i["temperature"],
@@ -95,7 +95,7 @@ def verl_reward_transform(case: dict[str, Any], _: dict[str, Any]) -> None:
     i = case["inputs"]
     mask = mask_of(i["reward_mask"])
     assert mask.shape[1] == i["response_length"]
-    scores = pure_verl.process_rewards(
+    scores = verl.process_rewards(
         numbers(i["prm_logits"], float_dtype(case)),
         mask,
         temperature=verl_temperature(i["credit_assignment"]),
@@ -163,8 +163,8 @@ def verl_step_split(case: dict[str, Any], _: dict[str, Any]) -> None:
     responses = padded(i["responses"], i["response_buffer"], pad)
     lengths = torch.tensor([len(prompt) for prompt in i["prompts"]])
     prompt_mask = torch.arange(prompts.shape[1]).flip(0) < lengths[:, None]
-    mask = pure_verl.response_mask(responses, i["eos_token_id"])
-    steps, flags = pure_verl.split_steps(is_separator(responses, i), mask)
+    mask = verl.response_mask(responses, i["eos_token_id"])
+    steps, flags = verl.split_steps(is_separator(responses, i), mask)
     same(prompts, o["prompt_ids"])
     same(responses, o["response_ids"])
     same(torch.cat([prompt_mask, mask], dim=1), o["attention_mask"])
@@ -201,12 +201,12 @@ def kl(case: dict[str, Any], _: dict[str, Any]) -> None:
         if "raises" in o:
             assert o["raises"] == "NotImplementedError"
             with pytest.raises(NotImplementedError, match="`kl_penalty`"):
-                pure_verl.kl_penalty(*args)
+                verl.kl_penalty(*args)
         else:
-            same(pure_verl.kl_penalty(*args), o["kl"], tolerance)
+            same(verl.kl_penalty(*args), o["kl"], tolerance)
     else:
         mask = None if i["action_mask"] is None else mask_of(i["action_mask"])
-        actual = pure_openrlhf.kl_penalty(
+        actual = openrlhf.kl_penalty(
             numbers(i["log_probs"], dtype),
             numbers(i["log_probs_base"], dtype),
             mask,
@@ -227,7 +227,7 @@ def policy_loss(case: dict[str, Any], _: dict[str, Any]) -> None:
     advantages = numbers(i["advantages"], dtype)
     mask = torch.ones(logp.shape).bool() if i["mask"] is None else mask_of(i["mask"])
     if case["function"] == "openrlhf":
-        loss, ratio = pure_openrlhf.policy_loss(
+        loss, ratio = openrlhf.policy_loss(
             logp, old_logp, advantages, mask, clip=i["clip"]
         )
         same(ratio, o["avg_ratio"], tolerance)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from pure_rllib.credit import pure_openrlhf, pure_verl
-from pure_rllib.credit.kl import adapt_kl_coeff
 from pure_rllib.credit.normalize import (
     NormalizeStyle,
     advantage_moments,
     normalize_advantages,
 )
 from pure_rllib.credit.steps import pack_step_ends
+from tests.reference import openrlhf, verl
+from tests.reference.verl import adapt_kl_coeff
 
 # Tests are not a package: the shared module is found beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -89,7 +90,7 @@ def compare_openrlhf(
     tolerance: float,
 ) -> None:
     has_answer = torch.cat([mask_of(batch["have_answers"]) for batch in batches])
-    match = pure_openrlhf.match(result.outcome_rewards, solved, has_answer)
+    match = openrlhf.match(result.outcome_rewards, solved, has_answer)
     start = 0
     for expected in case["outputs"]["micro_batches"]:
         stop = start + len(expected["advantages"])
@@ -113,7 +114,7 @@ def openrlhf_adv_normalization(case: dict[str, Any], _: dict[str, Any]) -> None:
     )
     mask = stack([mask_of([item["action_mask"]]) for item in i["items"]])
     excludes = i["mask_separator_adv"]
-    exact = pure_openrlhf.normalize(advantages, mask, mask_separators=excludes)
+    exact = openrlhf.normalize(advantages, mask, mask_separators=excludes)
     style: NormalizeStyle = "pure_openrlhf" if excludes else "tokens"
     moments = advantage_moments(advantages, mask, style)
     summed = normalize_advantages(advantages, mask, moments, style)
@@ -143,7 +144,7 @@ def openrlhf_e2e(case: dict[str, Any], meta: dict[str, Any]) -> None:
         if uses_prm:
             rewards = openrlhf_token_rewards(i, b, flags)
         same(rewards, expected["process_reward"], TOLERANCE["float32"])
-        kl = pure_openrlhf.kl_penalty(
+        kl = openrlhf.kl_penalty(
             numbers(i["log_probs"][b], torch.float32),
             numbers(i["ref_log_probs"][b], torch.float32),
             mask,
@@ -191,7 +192,7 @@ def openrlhf_token_rewards(inputs: dict[str, Any], b: int, flags: Tensor) -> Ten
         logits = logits.gather(
             1, (ends.clamp(min=0) + num_prompt)[..., None].expand(-1, -1, 2)
         )
-    rewards = pure_openrlhf.process_rewards(
+    rewards = openrlhf.process_rewards(
         logits,
         step_mask,
         temperature=inputs["temperature"],
@@ -244,7 +245,7 @@ def verl_reward_combine(case: dict[str, Any], _: dict[str, Any]) -> None:
         has_reference = i["ref_log_prob"] is not None
         kl = None
         if has_reference:
-            kl = pure_verl.kl_penalty(
+            kl = verl.kl_penalty(
                 numbers(i["old_log_probs"]),
                 numbers(i["ref_log_prob"]),
                 i["kl_penalty"],
@@ -288,11 +289,11 @@ def verl_e2e(case: dict[str, Any], _: dict[str, Any]) -> None:
     i, o = case["inputs"], case["outputs"]
     tolerance = TOLERANCE[case["dtype"]]
     responses = padded(i["responses"], i["response_buffer"], i["pad_token_id"])
-    mask = pure_verl.response_mask(responses, i["eos_token_id"])
+    mask = verl.response_mask(responses, i["eos_token_id"])
     same(mask, o["response_mask"])
-    flags = pure_verl.split_steps(is_separator(responses, i), mask)[1]
+    flags = verl.split_steps(is_separator(responses, i), mask)[1]
     same(flags, o["reward_mask"])
-    process_scores = pure_verl.process_rewards(
+    process_scores = verl.process_rewards(
         numbers(i["prm_logits"]),
         flags,
         temperature=verl_temperature(i["credit_assignment"]),
@@ -307,7 +308,7 @@ def verl_e2e(case: dict[str, Any], _: dict[str, Any]) -> None:
         verifiable, process_scores, i["verifiable_reward_coef"]
     )
     same(scores, o["token_level_scores"], tolerance)
-    kl = pure_verl.kl_penalty(
+    kl = verl.kl_penalty(
         numbers(i["old_log_probs"]), numbers(i["ref_log_prob"]), i["kl_penalty"]
     )
     rewards, mean_kl = pure_verl.apply_kl_penalty(scores, kl, mask, i["kl_coef"])

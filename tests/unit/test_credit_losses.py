@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pure_rllib.credit.kl import KL_ESTIMATORS, adapt_kl_coeff, kl_estimate
+from pure_rllib.credit.kl import KL_ESTIMATORS, kl_estimate
 from pure_rllib.credit.normalize import advantage_moments, normalize_advantages
 from pure_rllib.credit.policy_loss import (
     LOSS_AGGREGATIONS,
@@ -14,6 +14,7 @@ from pure_rllib.credit.policy_loss import (
     loss_denominator,
     policy_ratio,
 )
+from tests.reference.verl import adapt_kl_coeff
 
 
 def close(actual, expected, atol=1e-6):
