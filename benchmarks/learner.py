@@ -32,7 +32,7 @@ from pure_rllib.learners.delivery import deliver
 from pure_rllib.learners.train_batch import MiniBatchPlan, plan_mini_batches
 from pure_rllib.models import columns
 from pure_rllib.models.batching import micro_batches
-from pure_rllib.models.logprobs import response_logps
+from pure_rllib.models.logprobs import LOGP, response_logps
 from pure_rllib.reporting.tables import format_table
 from pure_rllib.rollouts.group import Group
 from pure_rllib.rollouts.sampler import episodes_of
@@ -134,9 +134,9 @@ def logps_of(
     ids, lens = cut[columns.INPUT_IDS], cut[columns.PROMPT_LENS]
     actions, mask = cut[Columns.ACTIONS], cut[Columns.LOSS_MASK]
     if not options.full_logits:
-        return response_logps(
-            policy, ids, None, lens, actions, mask, autocast_dtype=dtype
-        )[0]
+        return response_logps(policy, ids, lens, actions, mask, autocast_dtype=dtype)[
+            LOGP
+        ]
     with torch.autocast(ids.device.type, dtype, enabled=dtype is not None):
         logits = policy(input_ids=ids, use_cache=False).logits
     rows, times = mask.nonzero(as_tuple=True)

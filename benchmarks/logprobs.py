@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from pure_rllib.models.logprobs import chunked_logps
+from pure_rllib.models.logprobs import LOGP, chunked_logps
 from pure_rllib.reporting.tables import format_table
 
 WAYS = ("naive", "chunked")
@@ -41,7 +41,7 @@ def run(way: str, options: argparse.Namespace) -> None:
     (small @ small).log_softmax(-1).sum().backward()
     before, start = peak_bytes(), time.perf_counter()
     if way == "chunked":
-        logps, _ = chunked_logps(hidden, weight, ids)
+        logps = chunked_logps(hidden, weight, ids)[LOGP]
     else:
         logits = hidden @ weight.t()
         logps = logits.float().log_softmax(-1).gather(1, ids[:, None]).squeeze(1)

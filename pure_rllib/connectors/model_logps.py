@@ -4,17 +4,29 @@ B responses, T response tokens.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
+from torch import Tensor
 
 from pure_rllib.models import columns
-from pure_rllib.models.batch_logps import batch_logps
+from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.logprobs import LOGP
+
+_READS = (
+    columns.INPUT_IDS,
+    columns.PROMPT_LENS,
+    Columns.ACTIONS,
+    Columns.LOSS_MASK,
+)
 
 
 class _ModelLogps(ConnectorV2):
@@ -49,7 +61,7 @@ class _ModelLogps(ConnectorV2):
         rows = batch[DEFAULT_MODULE_ID]
         module = rl_module[DEFAULT_MODULE_ID]
         with self._model(module) as model:
-            rows[self.column] = batch_logps(
+            rows[self.column] = _batch_logps(
                 module, model, rows, self.micro_batch_tokens
             )
         return batch
@@ -76,3 +88,39 @@ class OldLogps(_ModelLogps):
 
     def _model(self, module: Any) -> AbstractContextManager[Any]:
         return nullcontext(module.policy)
+
+
+@torch.no_grad()
+def _batch_logps(
+    module: Any, model: Any, rows: dict[str, Any], micro_batch_tokens: int
+) -> Tensor:
+    """Computes what a model thinks of each sampled token.
+
+    Not only on the loss mask: a response that is left out of the loss still has a KL,
+    which counts for the others' baseline where the KL is part of the reward.
+
+    Args:
+        module: the `LLMRLModule`, which knows how.
+        model: its `policy` or `reference`.
+        rows: the columns of `EpisodesToRows`, on the CPU.
+        micro_batch_tokens: at most so many tokens, padding included, per forward pass.
+
+    Returns:
+        `[B, T]` float32 on the CPU, at the sampling temperature; 0.0 behind responses.
+    """
+    device = next(model.parameters()).device
+    logps = torch.zeros(rows[Columns.ACTIONS].shape)
+    is_response = torch.arange(logps.shape[1]) < rows[columns.RESPONSE_LENS][:, None]
+    whole = {**rows, Columns.LOSS_MASK: is_response}
+    pieces = list(micro_batches(whole, micro_batch_tokens, device, columns=_READS))
+    passes = [partial(module.token_outputs, model, piece) for _, piece in pieces]
+    own = module.run_passes if model is module.policy else None
+    for (index, _), found in zip(pieces, (own or _one_by_one)(passes), strict=True):
+        logps[index, : found[LOGP].shape[1]] = found[LOGP].cpu()
+    return logps
+
+
+def _one_by_one(passes: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+    """Makes each pass when its result is asked for."""
+    for one in passes:
+        yield one()

@@ -21,7 +21,7 @@ from pure_rllib.generation.checks import (
     checked_eos_ids,
 )
 from pure_rllib.generation.sampling import choose_tokens, row_uniforms
-from pure_rllib.models.eval_mode import evaluation_mode
+from pure_rllib.models.logprobs import evaluation_mode
 from pure_rllib.models.weights import copy_weights
 
 # Finished rows are dropped once they are this share of the batch: dropping copies the

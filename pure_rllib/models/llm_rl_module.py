@@ -17,7 +17,8 @@ from torch import Tensor
 from pure_rllib.learners.zero_weights import ZeroPolicy
 from pure_rllib.models import columns
 from pure_rllib.models.loading import load_policy
-from pure_rllib.models.logprobs import check_chunked_logps, response_logps
+from pure_rllib.models.logprobs import ENTROPY as ENTROPY
+from pure_rllib.models.logprobs import LOGP, check_chunked_logps, response_logps
 from pure_rllib.models.lora import (
     adapter_tensors,
     add_lora,
@@ -26,7 +27,6 @@ from pure_rllib.models.lora import (
     lora_off,
 )
 
-ENTROPY = "entropy"
 MODEL_CONFIG_DEFAULTS: dict[str, Any] = {
     "model": None,
     "dtype": "float32",
@@ -53,9 +53,11 @@ class LLMRLModule(TorchRLModule):
     Reads `model_config` (`MODEL_CONFIG_DEFAULTS`), to which the algorithm adds
     `temperature`, `with_reference` and `seed`.
 
-    In training, reads columns `INPUT_IDS`, `PROMPT_LENS`, `ACTIONS` and `LOSS_MASK` and
-    writes `ACTION_LOGP` and `ENTROPY`. To act one token at a time, as RLlib's own env
-    runners do, it reads an observation of `TokenEnv` and writes logits.
+    In training, `forward_train(batch, outputs=...)` reads columns `INPUT_IDS`,
+    `PROMPT_LENS`, `ACTIONS` and `LOSS_MASK` and writes what `outputs` names, `[B, T]`
+    each: `ACTION_LOGP`, `ENTROPY` or `MEAN_LOGP` (default: the first two). To act one
+    token at a time, as RLlib's own env runners do, it reads an observation of
+    `TokenEnv` and writes logits.
     """
 
     @override(TorchRLModule)
@@ -111,14 +113,18 @@ class LLMRLModule(TorchRLModule):
         return self
 
     @override(TorchRLModule)
-    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        logp, entropy = self.logps(self.policy, batch, with_entropy=True)
-        return {Columns.ACTION_LOGP: logp, ENTROPY: entropy}
+    def _forward_train(
+        self,
+        batch: dict[str, Any],
+        outputs: Collection[str] = (LOGP, ENTROPY),
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        return self.token_outputs(self.policy, batch, outputs)
 
-    def logps(
-        self, model: Any, batch: dict[str, Tensor], *, with_entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities of the batch's responses under `model`.
+    def token_outputs(
+        self, model: Any, batch: dict[str, Tensor], outputs: Collection[str] = (LOGP,)
+    ) -> dict[str, Tensor]:
+        """What `model` thinks of the tokens of the batch's responses.
 
         One function for the current, the old and the reference policy.
 
@@ -126,28 +132,27 @@ class LLMRLModule(TorchRLModule):
             model: `self.policy` or `self.reference`.
             batch: columns `INPUT_IDS` `[B, L]`, `PROMPT_LENS` `[B]`, `ACTIONS` and
                 `LOSS_MASK` `[B, T]`.
-            with_entropy: also return entropies.
+            outputs: see `chunked_logps`.
 
         Returns:
-            `[B, T]` float32 log-probabilities at the sampling temperature, and `[B, T]`
-            entropies in nats or None; 0.0 where the loss mask is False.
+            `[B, T]` float32 for each of `outputs`, at the sampling temperature; 0.0
+            where the loss mask is False.
         """
         return response_logps(
             model,
             batch[columns.INPUT_IDS],
-            None,
             batch[columns.PROMPT_LENS],
             batch[Columns.ACTIONS],
             batch[Columns.LOSS_MASK],
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
-            with_entropy=with_entropy,
+            outputs=outputs,
             autocast_dtype=self.autocast_dtype,
         )
 
     @contextmanager
     def reference_policy(self) -> Iterator[torch.nn.Module]:
-        """The model to give to `logps` for the reference policy's, inside of `with`.
+        """The model to give to `token_outputs` for the reference's, inside of `with`.
 
         With LoRA it is the policy itself, its adapter off: there is no second model.
         """

@@ -3,15 +3,20 @@
 N tokens, H hidden size, V vocabulary, B rows, L columns, T response tokens.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pure_rllib.models.eval_mode import evaluation_mode
+LOGP, ENTROPY, MEAN_LOGP = "action_logp", "entropy", "mean_logp"
+"""What can be asked for of each token: its log-probability (the name is RLlib's), the
+entropy in nats of the distribution that it was drawn from, and the mean of the
+log-probabilities of the whole vocabulary there, without gradient."""
 
+_OUTPUTS = (LOGP, ENTROPY, MEAN_LOGP)
 # Logits per chunk: 2**24 float32 are 64 MiB, small beside a model with a vocabulary
 # that makes chunks necessary, and large enough to keep the matrix products efficient.
 _LOGITS_PER_CHUNK = 2**24
@@ -30,33 +35,40 @@ class _ChunkedLogps(torch.autograd.Function):
         token_ids: Tensor,
         temperature: float,
         chunk_tokens: int,
-        with_entropy: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+        outputs: Collection[str],
+    ) -> tuple[Tensor | None, ...]:
         num_tokens = hidden.shape[0]
         logps = torch.empty(num_tokens, dtype=torch.float32, device=hidden.device)
         log_sums = torch.empty_like(logps)
-        entropy = torch.empty_like(logps) if with_entropy else None
+        entropy = torch.empty_like(logps) if ENTROPY in outputs else None
+        mean_logps = torch.empty_like(logps) if MEAN_LOGP in outputs else None
         for start in range(0, num_tokens, chunk_tokens):
             rows = slice(start, min(start + chunk_tokens, num_tokens))
             logits = _chunk_logits(hidden[rows], weight, bias, temperature)
             chosen = logits.gather(1, token_ids[rows, None]).squeeze(1)
             peak = logits.amax(dim=1, keepdim=True)
+            logits.sub_(peak)
+            if mean_logps is not None:
+                mean_logps[rows] = logits.mean(dim=1)
             if entropy is None:
-                sums = logits.sub_(peak).exp_().sum(dim=1)
+                sums = logits.exp_().sum(dim=1)
             else:
-                logits.sub_(peak)
                 exps = logits.exp()
                 sums = exps.sum(dim=1)
                 entropy[rows] = sums.log() - exps.mul_(logits).sum(dim=1) / sums
             log_sums[rows] = sums.log() + peak.squeeze(1)
             logps[rows] = chosen - log_sums[rows]
+            if mean_logps is not None:
+                mean_logps[rows] -= sums.log()
         ctx.save_for_backward(hidden, weight, bias, token_ids, log_sums, entropy)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
-        return logps, entropy
+        if mean_logps is not None:
+            ctx.mark_non_differentiable(mean_logps)
+        return logps, entropy, mean_logps
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_logps, grad_entropy = grads
+        grad_logps, grad_entropy, _ = grads
         hidden, weight, bias, token_ids, log_sums, entropy = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
@@ -127,9 +139,9 @@ def chunked_logps(
     bias: Tensor | None = None,
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
-    with_entropy: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of each token, and the entropy it was drawn from, by chunks.
+    outputs: Collection[str] = (LOGP,),
+) -> dict[str, Tensor]:
+    """Log-probability of each token, and more of its distribution, by chunks.
 
     The same as `log_softmax(hidden @ weight.T / temperature)` read at `token_ids`, with
     a peak memory of a few chunks of logits instead of several times `[N, V]`. The
@@ -142,78 +154,78 @@ def chunked_logps(
         bias: `[V]` bias of the output layer, if it has one.
         temperature: > 0; divides the logits.
         chunk_tokens: tokens per chunk, >= 1; by default about 64 MiB of logits.
-        with_entropy: also return the entropy, differentiable.
+        outputs: any of `LOGP`, `ENTROPY` and `MEAN_LOGP`.
 
     Returns:
-        `[N]` float32 log-probabilities, and `[N]` float32 entropies in nats (None
-        without `with_entropy`).
+        `[N]` float32 for each of `outputs`, differentiable but for `MEAN_LOGP`.
 
     Raises:
-        ValueError: `temperature` is not positive.
+        ValueError: `temperature` is not positive, or an output is unknown.
     """
     if not temperature > 0.0:
         raise ValueError(
             f"`temperature` ({temperature}) must be > 0 because it divides the logits. "
             "Set `.env_runners(temperature=1.0)`."
         )
+    if not set(outputs) <= set(_OUTPUTS):
+        raise ValueError(
+            f"`outputs` ({tuple(outputs)}) must be some of {_OUTPUTS}, because a pass "
+            "over the vocabulary gives no others. Name them in the learner's `outputs`."
+        )
     if chunk_tokens is None:
         chunk_tokens = max(1, _LOGITS_PER_CHUNK // lm_head_weight.shape[0])
-    result = _ChunkedLogps.apply(  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, ...] = _ChunkedLogps.apply(  # type: ignore[no-untyped-call]
         hidden,
         lm_head_weight.to(hidden.dtype),
         bias,
         token_ids,
         temperature,
         chunk_tokens,
-        with_entropy,
+        outputs,
     )
-    return cast(tuple[Tensor, Tensor | None], result)
+    by_name = dict(zip(_OUTPUTS, found, strict=True))
+    return {name: by_name[name] for name in outputs}
 
 
 def response_logps(
     model: Any,
     input_ids: Tensor,
-    attention_mask: Tensor | None,
     prompt_lens: Tensor,
     response_ids: Tensor,
     loss_mask: Tensor,
     *,
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
-    with_entropy: bool = False,
+    outputs: Collection[str] = (LOGP,),
     autocast_dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of responses under a causal language model.
+) -> dict[str, Tensor]:
+    """Log-probabilities of responses under a causal language model, and more.
 
     Serves old, new and reference log-probabilities alike. Only the hidden states that
-    predict a token of the loss mask reach the output layer.
+    predict a token of the loss mask reach the output layer. Padding stands behind every
+    real token, so that causal attention never sees it, and without a mask attention can
+    take its fastest kernel.
 
     Args:
         model: a Hugging Face causal language model with `get_output_embeddings()`.
         input_ids: `[B, L]` prompt then response, padded on the right: every row starts
             in column 0.
-        attention_mask: `[B, L]` 1 on prompt and response, or None: padding on the
-            right stands behind every real token, so causal attention never sees it,
-            and without a mask attention can take its fastest kernel.
         prompt_lens: `[B]` int64, tokens of each prompt, >= 1.
         response_ids: `[B, T]` int64; ignored where the mask is False.
         loss_mask: `[B, T]` bool, True on the tokens to be scored.
         temperature: > 0, the sampling temperature.
         chunk_tokens: see `chunked_logps`.
-        with_entropy: also return entropies.
+        outputs: see `chunked_logps`.
         autocast_dtype: compute hidden states and logits in this precision by
             `torch.autocast`, whatever the weights'; the softmax stays float32. None: in
             that of the weights.
 
     Returns:
-        `[B, T]` float32 log-probabilities, and `[B, T]` entropies or None; both 0.0
-        where the mask is False.
+        `[B, T]` float32 for each of `outputs`; 0.0 where the mask is False.
     """
     is_mixed = autocast_dtype is not None
     with torch.autocast(input_ids.device.type, autocast_dtype, enabled=is_mixed):
-        hidden = _decoder(model)(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        )[0]
+        hidden = _decoder(model)(input_ids=input_ids, use_cache=False)[0]
     if is_mixed:
         hidden = hidden.to(autocast_dtype)
     rows, times = loss_mask.nonzero(as_tuple=True)
@@ -221,7 +233,7 @@ def response_logps(
     selected = hidden[rows, prompt_lens[rows] - 1 + times]
     head = model.get_output_embeddings()
 
-    def score(selected: Tensor) -> tuple[Tensor, Tensor | None]:
+    def score(selected: Tensor) -> dict[str, Tensor]:
         return chunked_logps(
             selected,
             head.weight,
@@ -229,15 +241,12 @@ def response_logps(
             bias=getattr(head, "bias", None),
             temperature=temperature,
             chunk_tokens=chunk_tokens,
-            with_entropy=with_entropy,
+            outputs=outputs,
         )
 
-    logps, entropy = _call_as_forward(head, score, selected)
+    found = _call_as_forward(head, score, selected)
     zeros = torch.zeros(loss_mask.shape, dtype=torch.float32, device=hidden.device)
-    spread = zeros.index_put((rows, times), logps)
-    if entropy is None:
-        return spread, None
-    return spread, zeros.index_put((rows, times), entropy)
+    return {name: zeros.index_put((rows, times), each) for name, each in found.items()}
 
 
 def sequence_logps(
@@ -251,15 +260,24 @@ def sequence_logps(
         device: the model's; None: the CPU.
     """
     ids = torch.tensor([list(token_ids)], device=device)
-    logps, _ = response_logps(
-        model,
-        ids,
-        None,
-        torch.ones(1, dtype=torch.long, device=device),
-        ids[:, 1:],
-        torch.ones_like(ids[:, 1:], dtype=torch.bool),
-    )
+    one = torch.ones(1, dtype=torch.long, device=device)
+    every = torch.ones_like(ids[:, 1:], dtype=torch.bool)
+    logps = response_logps(model, ids, one, ids[:, 1:], every)[LOGP]
     return np.asarray(logps[0].cpu().numpy())
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every submodule in evaluation mode, and back as it was afterwards."""
+    # `model.train()` would also turn on parts that the caller keeps in evaluation mode.
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @torch.no_grad()
@@ -288,14 +306,13 @@ def check_chunked_logps(model: Any) -> None:
             )
     device = next(model.parameters()).device
     vocab_size = model.get_output_embeddings().weight.shape[0]
-    ids = torch.arange(8, device=device).mul_(7919).remainder_(vocab_size)[None]
-    mask = torch.ones(1, 7, dtype=torch.bool, device=device)
-    lens = torch.ones(1, dtype=torch.long, device=device)
+    token_ids = [7919 * i % vocab_size for i in range(8)]
+    ids = torch.tensor([token_ids], device=device)
     with evaluation_mode(model):
-        chunked, _ = response_logps(model, ids, None, lens, ids[:, 1:], mask)
-        full = model(input_ids=ids).logits[:, :-1].float().log_softmax(-1)
-    direct = full.gather(2, ids[:, 1:, None]).squeeze(2)
-    gap = (chunked - direct).abs().max().item()
+        chunked = sequence_logps(model, token_ids, device)
+        full = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    direct = full.gather(1, ids[0, 1:, None]).squeeze(1)
+    gap = np.abs(chunked - direct.cpu().numpy()).max()
     dtype = model.get_output_embeddings().weight.dtype
     tolerance = 1e-3 if dtype == torch.float32 else 0.1
     if not gap <= tolerance:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.models import columns
-from pure_rllib.models.llm_rl_module import ENTROPY, LLMRLModule
+from pure_rllib.models.llm_rl_module import LLMRLModule
+from pure_rllib.models.logprobs import ENTROPY, LOGP, MEAN_LOGP
 from pure_rllib.testing import tiny_model_config
 
 VOCAB = 32
@@ -53,27 +54,37 @@ def batch() -> dict[str, Tensor]:
     }
 
 
-def direct_logps(model: Any, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies from whole logits, one row at a time."""
+def logps(made: LLMRLModule, model: Any = None) -> Tensor:
+    return made.token_outputs(model or made.policy, batch())[LOGP].detach()
+
+
+def direct(model: Any, temperature: float) -> dict[str, Tensor]:
+    """All outputs from whole logits, one row at a time."""
     given = batch()
-    logps, entropies = torch.zeros(2, 3), torch.zeros(2, 3)
+    found = {name: torch.zeros(2, 3) for name in (LOGP, ENTROPY, MEAN_LOGP)}
     for row, (prompt, response) in enumerate([(2, 3), (1, 2)]):
         ids = given[columns.INPUT_IDS][row : row + 1, : prompt + response]
         full = (model(input_ids=ids).logits[0] / temperature).log_softmax(-1)
         for t in range(response):
             at = full[prompt - 1 + t]
-            logps[row, t] = at[ids[0, prompt + t]]
-            entropies[row, t] = -(at.exp() * at).sum()
-    return logps, entropies
+            found[LOGP][row, t] = at[ids[0, prompt + t]]
+            found[ENTROPY][row, t] = -(at.exp() * at).sum()
+            found[MEAN_LOGP][row, t] = at.mean()
+    return found
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logps_equal_a_direct_log_softmax(temperature: float) -> None:
+def test_a_forward_pass_gives_what_is_asked_for(temperature: float) -> None:
     made = module(temperature=temperature, logp_chunk_tokens=2)
-    output = made.forward_train(batch())
-    logps, entropies = direct_logps(made.policy, temperature)
-    torch.testing.assert_close(output[Columns.ACTION_LOGP], logps, atol=2e-5, rtol=1e-5)
-    torch.testing.assert_close(output[ENTROPY], entropies, atol=2e-5, rtol=1e-5)
+    expected = direct(made.policy, temperature)
+    asked = (LOGP, ENTROPY, MEAN_LOGP)
+    for output, names in (
+        (made.forward_train(batch()), (Columns.ACTION_LOGP, ENTROPY)),
+        (made.forward_train(batch(), outputs=asked), asked),
+    ):
+        assert tuple(output) == names
+        for name, values in output.items():
+            torch.testing.assert_close(values, expected[name], atol=2e-5, rtol=1e-5)
 
 
 def test_a_seed_makes_the_weights() -> None:
@@ -89,13 +100,13 @@ def test_state_takes_a_policy_back_bit_by_bit(dtype: str) -> None:
     assert next(made.policy.parameters()).dtype == getattr(torch, dtype)
     state = made.get_state()
     assert all(isinstance(array, np.ndarray) for array in state.values())
-    before = made.logps(made.policy, batch())[0].detach()
+    before = logps(made)
     with torch.no_grad():
         for parameter in made.policy.parameters():
             parameter.add_(1.0)
-    assert not torch.equal(made.logps(made.policy, batch())[0], before)
+    assert not torch.equal(logps(made), before)
     made.set_state(state)
-    assert torch.equal(made.logps(made.policy, batch())[0], before)
+    assert torch.equal(logps(made), before)
 
 
 def test_a_bfloat16_state_fits_a_float32_policy() -> None:
@@ -140,8 +151,7 @@ def test_reference_policy_is_absent_by_default_and_frozen_if_asked_for() -> None
     with torch.no_grad():
         for parameter in made.policy.parameters():
             parameter.add_(0.1)
-    first = made.logps(made.reference, batch())[0]
-    assert not torch.allclose(first, made.logps(made.policy, batch())[0])
+    assert not torch.allclose(logps(made, made.reference), logps(made))
 
 
 def test_dropout_stays_off_in_training() -> None:
@@ -184,11 +194,11 @@ def test_autocast_computes_in_bfloat16_and_sums_in_float32(checkpointing: bool) 
     layer = next(m for m in mixed.policy.modules() if isinstance(m, torch.nn.Linear))
     layer.register_forward_hook(lambda *args: seen.append(args[2].dtype))
     outputs = [made.forward_train(batch()) for made in (exact, mixed)]
-    logps = [output[Columns.ACTION_LOGP] for output in outputs]
+    found = [output[Columns.ACTION_LOGP] for output in outputs]
     assert seen == [torch.bfloat16]
-    assert logps[1].dtype == outputs[1][ENTROPY].dtype == torch.float32
-    assert 0.0 < (logps[0] - logps[1]).abs().max() < 0.2
-    for values in logps:
+    assert found[1].dtype == outputs[1][ENTROPY].dtype == torch.float32
+    assert 0.0 < (found[0] - found[1]).abs().max() < 0.2
+    for values in found:
         values.sum().backward()
     for one, other in zip(
         exact.policy.parameters(), mixed.policy.parameters(), strict=True

@@ -14,6 +14,7 @@ from pure_rllib.algorithms import PUREConfig
 from pure_rllib.learners.master_weights import Masters
 from pure_rllib.models import columns
 from pure_rllib.models.llm_rl_module import LLMRLModule
+from pure_rllib.models.logprobs import LOGP
 from pure_rllib.models.lora import lora_off, merged_tensors, save_merged
 from pure_rllib.models.weights import export_policy, untied_tensors
 from pure_rllib.testing import tiny_model_config
@@ -85,13 +86,14 @@ def test_the_reference_policy_is_the_start_without_a_second_model() -> None:
     made = shaken(with_reference=True)
     start = module(lora=None)
     assert made.reference is None
-    expected, _ = start.logps(start.policy, BATCH)
-    learned, _ = made.logps(made.policy, BATCH)
+    expected = start.token_outputs(start.policy, BATCH)[LOGP]
+    learned = made.token_outputs(made.policy, BATCH)[LOGP]
     with torch.no_grad(), made.reference_policy() as reference:
-        found, _ = made.logps(reference, BATCH)
+        found = made.token_outputs(reference, BATCH)[LOGP]
     torch.testing.assert_close(found, expected)
     assert (learned - expected).abs().max() > 0.1
-    assert torch.equal(made.logps(made.policy, BATCH)[0], learned), "back on again"
+    again = made.token_outputs(made.policy, BATCH)[LOGP]
+    assert torch.equal(again, learned), "back on again"
     assert len(trainable(made)) == 12
 
 

@@ -19,7 +19,7 @@ from transformers import (
 from pure_rllib.generation.base import Response, SamplingParams
 from pure_rllib.generation.sampling import choose_tokens, row_uniforms
 from pure_rllib.generation.transformers_generator import TransformersGenerator
-from pure_rllib.models.logprobs import response_logps
+from pure_rllib.models.logprobs import LOGP, response_logps
 from pure_rllib.models.weights import LiveWeights
 
 VOCAB_SIZE, PAD, EOS = 23, 0, 1
@@ -101,15 +101,14 @@ def test_logps_are_those_of_the_learner(name):
     for prompt, group in zip(PROMPTS, responses, strict=True):
         for response in group:
             ids = torch.tensor([[*prompt, *response.token_ids]])
-            logps, _ = response_logps(
+            logps = response_logps(
                 generator.model,
                 ids,
-                None,
                 torch.tensor([len(prompt)]),
                 ids[:, len(prompt) :],
                 torch.ones(1, len(response.token_ids), dtype=torch.bool),
                 temperature=0.7,
-            )
+            )[LOGP]
             np.testing.assert_allclose(
                 response.logps, logps[0].detach().numpy(), atol=1e-5
             )
