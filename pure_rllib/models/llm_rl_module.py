@@ -43,7 +43,7 @@ MODEL_CONFIG_DEFAULTS: dict[str, Any] = {
 config with `model_type` (random weights). `logp_chunk_tokens` counts the tokens whose
 logits exist at one time (default: 64 MiB); `autocast_dtype`, None or "bfloat16", is
 what the learner computes in by `torch.autocast` where weights are float32; `lora` holds
-settings of PEFT's `LoraConfig` (`lora.LORA_KEYS`). The others are Hugging Face's.
+settings of PEFT's `LoraConfig`. The others are Hugging Face's.
 """
 
 

@@ -8,6 +8,7 @@ Source: LoRA (arXiv 2106.09685).
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,31 +19,34 @@ from torch import Tensor, nn
 from pure_rllib.models.weight_files import write_index
 from pure_rllib.models.weights import cut_into_shards, untied_tensors
 
-LORA_KEYS = (
-    "r",
-    "lora_alpha",
-    "target_modules",
-    "exclude_modules",
-    "rank_pattern",
-    "alpha_pattern",
-    "use_rslora",
-    "layers_to_transform",
-    "layers_pattern",
-    "fan_in_fan_out",
-    "init_lora_weights",
-    "lora_dropout",
-)
-"""What `model_config={"lora": {...}}` may hold: names and meanings of PEFT's
-`LoraConfig`."""
-
 _ADAPTER = "default"
-_INITS = (True, "gaussian")
 _OF_ADAPTER = ".lora_"
 _OF_BASE = ".base_layer."
+# At the start these make an adapter that adds 0 to the weights as they are.
+_INITS = (True, "gaussian", "orthogonal")
+_UNMERGED = "the adapter must merge into the weights that generators get"
+# Beside what PEFT itself declares as another kind of adapter than LoRA's.
+_REFUSED = {
+    "lora_dropout": "with dropout the learner's log-probabilities would differ from "
+    "the generator's at the first update",
+    "task_type": "the policy is a causal language model",
+    "inference_mode": "the adapter is trained",
+    "bias": _UNMERGED,
+    "layer_replication": _UNMERGED,
+    "lora_bias": _UNMERGED,
+    "megatron_config": _UNMERGED,
+    "modules_to_save": _UNMERGED,
+    "target_parameters": _UNMERGED,
+    "trainable_token_indices": _UNMERGED,
+    "use_qalora": _UNMERGED,
+}
 
 
 def check_lora(settings: Any) -> None:
     """Checks the settings of an adapter, before any model is loaded.
+
+    Args:
+        settings: of PEFT's `LoraConfig`, or None.
 
     Raises:
         ValueError: naming the setting, its value, the reason and the way out.
@@ -54,42 +58,40 @@ def check_lora(settings: Any) -> None:
             f"`lora` ({settings!r}) must be None or a mapping with settings of PEFT's "
             'LoraConfig. Set `.rl_module(model_config={"lora": {"r": 8}})`.'
         )
-    unknown = sorted(set(settings) - set(LORA_KEYS))
-    if unknown:
-        raise ValueError(
-            f"`lora` has unknown or unsupported keys {unknown}; it may hold "
-            f"{sorted(LORA_KEYS)}, because the adapter must merge into the weights "
-            "that generators get. Leave the others out."
-        )
-    if settings.get("lora_dropout", 0.0):
-        raise ValueError(
-            f"`lora_dropout` ({settings['lora_dropout']}) must be 0.0, because with "
-            "dropout the learner's log-probabilities would differ from the generator's "
-            "at the first update. Leave it out."
-        )
-    for name in ("r", "lora_alpha"):
-        value = settings.get(name, 8)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(
-                f"`{name}` ({value!r}) of `lora` must be a whole number >= 1. Set it "
-                "to 8."
-            )
-    init = settings.get("init_lora_weights", True)
-    if init not in _INITS:
-        raise ValueError(
-            f"`init_lora_weights` ({init!r}) must be one of {_INITS}, because the "
-            "policy with a new adapter must be the model that the configuration names. "
-            "Leave it out."
-        )
-    targets = settings.get("target_modules")
-    for name in [targets] if isinstance(targets, str) else targets or []:
-        if name in ("lm_head", "embed_tokens", "wte"):
-            raise _embedding_error(name)
     if find_spec("peft") is None:
         raise ValueError(
             f"`lora` ({dict(settings)}) needs the package peft, which is not "
             "installed. Install `pure-rllib[lora]`, or leave `lora` out."
         )
+    import peft
+
+    try:
+        config = peft.LoraConfig(**settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`lora` ({dict(settings)}) must be settings of PEFT's LoraConfig, which "
+            f"says: {error}. Change them, or leave them out."
+        ) from error
+    plain = peft.LoraConfig()
+    for field in fields(config):
+        value, default = getattr(config, field.name), getattr(plain, field.name)
+        is_other_kind = field.metadata.get("is_lora_variant")
+        reason = _REFUSED.get(field.name, _UNMERGED if is_other_kind else None)
+        if reason and value != default:
+            raise ValueError(
+                f"`{field.name}` ({value!r}) must be {default!r} in `lora`, because "
+                f"{reason}. Leave it out."
+            )
+    if config.init_lora_weights not in _INITS:
+        raise ValueError(
+            f"`init_lora_weights` ({config.init_lora_weights!r}) must be one of "
+            f"{_INITS}, because the policy with a new adapter must be the model that "
+            "the configuration names. Leave it out."
+        )
+    targets = config.target_modules or ()
+    for name in {targets} if isinstance(targets, str) else targets:
+        if name in ("lm_head", "embed_tokens", "wte"):
+            raise _embedding_error(name)
 
 
 def _embedding_error(name: str) -> ValueError:
@@ -107,7 +109,7 @@ def add_lora(policy: Any, settings: Mapping[str, Any], seed: int) -> None:
 
     Args:
         policy: a Hugging Face causal language model.
-        settings: see `LORA_KEYS`.
+        settings: that `check_lora` accepts.
         seed: of the adapter's first factor.
 
     Raises:
@@ -115,9 +117,8 @@ def add_lora(policy: Any, settings: Mapping[str, Any], seed: int) -> None:
     """
     import peft
 
-    config = peft.LoraConfig(
-        **{**settings, "lora_dropout": 0.0}, task_type="CAUSAL_LM", bias="none"
-    )
+    config = peft.LoraConfig(**settings)
+    config.task_type = peft.TaskType.CAUSAL_LM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, policy, adapter_name=_ADAPTER)

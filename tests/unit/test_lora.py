@@ -67,9 +67,10 @@ def logits(model: Any) -> Tensor:
         return model.eval()(input_ids=IDS).logits
 
 
-def test_a_new_adapter_leaves_the_policy_what_it_was() -> None:
-    plain = module(lora=None)
-    torch.testing.assert_close(logits(module().policy), logits(plain.policy))
+@pytest.mark.parametrize("init", [True, "gaussian", "orthogonal"])
+def test_a_new_adapter_leaves_the_policy_what_it_was(init: Any) -> None:
+    plain, new = module(lora=None), module(lora={**LORA, "init_lora_weights": init})
+    torch.testing.assert_close(logits(new.policy), logits(plain.policy))
 
 
 def test_only_the_adapter_is_trainable_and_in_the_state() -> None:
@@ -103,6 +104,7 @@ def test_the_reference_policy_is_the_start_without_a_second_model() -> None:
         LORA,
         {"target_modules": "all-linear", "r": 2, "use_rslora": True},
         {**LORA, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}},
+        {**LORA, "init_lora_weights": "orthogonal"},
     ],
 )
 @pytest.mark.parametrize("tied", [True, False])
@@ -182,9 +184,14 @@ def test_an_adapter_of_an_embedding_is_refused() -> None:
     ("lora", "message"),
     [
         (8, r"`lora` \(8\) must be None or a mapping"),
-        ({"rank": 8}, r"unknown or unsupported keys \['rank'\]"),
-        ({"use_dora": True}, r"unknown or unsupported keys \['use_dora'\]"),
-        ({"r": 0}, r"`r` \(0\) of `lora` must be a whole number >= 1"),
+        ({"rank": 8}, "must be settings of PEFT's LoraConfig.*argument 'rank'"),
+        (
+            {"target_modules": "q_.*", "layers_to_transform": [0]},
+            "PEFT's LoraConfig, which says: .*`layers_to_transform` cannot be used",
+        ),
+        ({"use_dora": True}, r"`use_dora` \(True\) must be False .* must merge into"),
+        ({"modules_to_save": ["norm"]}, r"`modules_to_save` .* must merge into"),
+        ({"task_type": "SEQ_CLS"}, "`task_type` .* is a causal language model"),
         ({"lora_dropout": 0.1}, r"`lora_dropout` \(0.1\) must be 0.0"),
         ({"init_lora_weights": "pissa"}, r"`init_lora_weights` \('pissa'\)"),
         ({"target_modules": ["q_proj", "lm_head"]}, "must not hold lm_head"),
