@@ -1,6 +1,9 @@
-"""What every generator offers. N prompts, G responses per prompt, T response tokens."""
+"""What every generator offers and checks.
 
-from collections.abc import Iterator, Sequence
+N prompts, G responses per prompt, T response tokens.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -98,3 +101,93 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Frees what the generator holds; it cannot be used afterwards."""
+
+
+def checked_eos_ids(eos_token_ids: Iterable[int], vocab_size: int) -> tuple[int, ...]:
+    """Returns the ids that end a response, each once and rising.
+
+    Args:
+        eos_token_ids: the ids, at least one.
+        vocab_size: rows of the model's embedding.
+
+    Raises:
+        ValueError: there is none, or one outside the vocabulary.
+    """
+    checked = tuple(sorted(set(eos_token_ids)))
+    if not checked:
+        raise ValueError(
+            "`eos_token_ids` must hold at least one id because responses end there. "
+            "Pass the tokenizer's eos_token_id."
+        )
+    for token_id in checked:
+        check_token_id("eos_token_ids", token_id, vocab_size)
+    return checked
+
+
+def check_token_id(name: str, token_id: int, vocab_size: int) -> None:
+    """Raises ValueError, which names the setting, where the model lacks an id."""
+    if not 0 <= token_id < vocab_size:
+        raise ValueError(
+            f"`{name}` ({token_id}) must lie in [0, {vocab_size}) because the model "
+            "has no embedding for it. Use the model's own tokenizer."
+        )
+
+
+def check_request(
+    prompts: Sequence[Sequence[int]],
+    group_size: int,
+    params: SamplingParams,
+    seeds: Sequence[int],
+    context: int | None,
+) -> None:
+    """Checks the arguments of `Generator.generate`.
+
+    Args:
+        prompts: see `Generator.generate`.
+        group_size: likewise.
+        params: likewise.
+        seeds: likewise.
+        context: tokens of prompt and response together that the model has positions
+            for; None: without a limit.
+
+    Raises:
+        ValueError: a prompt is empty or, with the budget, over the context, or a
+            setting is out of range.
+    """
+    assert len(seeds) == len(prompts), f"{len(seeds)} seeds, {len(prompts)} prompts"
+    assert group_size >= 1, f"group_size {group_size}"
+    budget = params.max_response_tokens
+    if budget < 1:
+        raise ValueError(
+            f"`max_response_tokens` ({budget}) must be >= 1 because EOS counts too. "
+            "Set `.env_runners(max_response_tokens=...)`."
+        )
+    if not params.temperature >= 0.0:
+        raise ValueError(
+            f"`temperature` ({params.temperature}) must be >= 0.0 because it divides "
+            "the logits. Set `.env_runners(temperature=1.0)`."
+        )
+    if not 0.0 < params.top_p <= 1.0:
+        raise ValueError(
+            f"`top_p` ({params.top_p}) must lie in (0, 1] because it is the share of "
+            "probability that is kept. Set `.env_runners(top_p=1.0)`."
+        )
+    if not all(map(len, prompts)):
+        raise ValueError("A prompt must have at least one token; one is empty.")
+    longest = max(map(len, prompts), default=0)
+    if context and longest + budget > context:
+        raise ValueError(
+            f"`max_response_tokens` ({budget}) and the longest prompt ({longest} "
+            f"tokens) must fit the model's context ({context}) because it has no later "
+            "positions. Set `.env_runners(max_response_tokens="
+            f"{max(1, context - longest)})` or drop long prompts."
+        )
+
+
+def check_logps(logps: np.ndarray, weights_version: int) -> None:
+    """Raises RuntimeError if a sampled id's log-probability is NaN; any shape."""
+    if np.isnan(logps).any():
+        raise RuntimeError(
+            f"The policy's logits are NaN (weights version {weights_version}), so "
+            "nothing can be sampled from it. Go back to an earlier checkpoint."
+        )

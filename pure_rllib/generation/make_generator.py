@@ -8,12 +8,11 @@ import torch
 
 from pure_rllib.generation.base import Generator
 from pure_rllib.generation.transformers_generator import TransformersGenerator
-from pure_rllib.generation.vllm_generator import VLLMGenerator
-from pure_rllib.generation.vllm_settings import (
+from pure_rllib.generation.vllm_engine import (
     check_engine_settings,
     check_vllm_installed,
-    check_vllm_sampling,
 )
+from pure_rllib.generation.vllm_generator import VLLMGenerator, check_vllm_sampling
 from pure_rllib.models.loading import load_policy
 
 GeneratorName = Literal["transformers", "vllm"]
@@ -40,9 +39,9 @@ def check_generator(
         ValueError: the generator is not installed, or a setting cannot work with it.
     """
     if kind == "vllm":
-        check_engine_settings(generator_kwargs)
         check_vllm_sampling(temperature, top_p)
         check_vllm_installed()
+        check_engine_settings(generator_kwargs)
         return
     known = set(inspect.signature(TransformersGenerator).parameters)
     allowed = sorted(known - {"model", "pad_token_id", "eos_token_ids"})

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from pure_rllib.generation.base import Response, SamplingParams, WeightSource
-from pure_rllib.generation.checks import (
+from pure_rllib.generation.base import (
+    Response,
+    SamplingParams,
+    WeightSource,
     check_logps,
     check_request,
     check_token_id,
     checked_eos_ids,
 )
-from pure_rllib.generation.sampling import choose_tokens, row_uniforms
 from pure_rllib.models.logprobs import evaluation_mode
 from pure_rllib.models.weights import copy_weights
 
@@ -71,6 +72,8 @@ class TransformersGenerator:
                 f"`max_batch_size` ({max_batch_size}) must be >= 1 because it is the "
                 "number of rows decoded at once. Set it to 256."
             )
+        config = model.config.get_text_config()
+        self._context = getattr(config, "max_position_embeddings", None)
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._takes_logits_to_keep = "logits_to_keep" in accepted
@@ -107,7 +110,7 @@ class TransformersGenerator:
             ValueError: a prompt is empty or, with the budget, over the model's context,
                 or a setting is out of range.
         """
-        self._check(prompts, group_size, params, seeds)
+        check_request(prompts, group_size, params, seeds, self._context)
         # Prompts of like length share a batch, so that little of it is padding.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         rows = [(i, g) for i in order for g in range(group_size)]
@@ -218,31 +221,6 @@ class TransformersGenerator:
         output = self.model(**arguments, past_key_values=cache, use_cache=True)
         return output.logits[:, -1].float()
 
-    def _check(
-        self,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        params: SamplingParams,
-        seeds: Sequence[int],
-    ) -> None:
-        check_request(prompts, group_size, params, seeds)
-        if not params.temperature >= 0.0:
-            raise ValueError(
-                f"`temperature` ({params.temperature}) must be >= 0.0 because it "
-                "divides the logits. Set `.env_runners(temperature=1.0)`."
-            )
-        config = self.model.config.get_text_config()
-        context = getattr(config, "max_position_embeddings", None)
-        longest = max((len(prompt) for prompt in prompts), default=0)
-        if context and longest + params.max_response_tokens > context:
-            raise ValueError(
-                f"`max_response_tokens` ({params.max_response_tokens}) and the longest "
-                f"prompt ({longest} tokens) must fit the model's context ({context}) "
-                "because it has no later positions. Set "
-                f"`.env_runners(max_response_tokens={max(1, context - longest)})` or "
-                "drop long prompts."
-            )
-
     def _sequence_logps(self, token_ids: Sequence[int]) -> np.ndarray:
         """`[L - 1]` log-probabilities of L ids, by the pass that also samples."""
         device = next(self.model.parameters()).device
@@ -264,3 +242,71 @@ class TransformersGenerator:
             terminated = int(ids[-1]) in self.eos_token_ids
             responses.append(Response(ids, all_logps[row, :end].copy(), terminated))
         return responses
+
+
+def row_uniforms(keys: Sequence[tuple[int, int]], num_tokens: int) -> np.ndarray:
+    """Random numbers of each row, which depend on the row's own key only.
+
+    Philox is counter-based: a key is a whole stream, and neighbouring keys give
+    independent ones.
+
+    Args:
+        keys: B pairs (seed, number in the group); any integers.
+        num_tokens: T; a smaller T gives the beginning of the same numbers.
+
+    Returns:
+        `[B, T]` float32 in [0, 1).
+    """
+    uniforms = np.empty((len(keys), num_tokens), dtype=np.float32)
+    for row, (seed, member) in enumerate(keys):
+        key = np.array([seed % 2**64, member % 2**64], dtype=np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        generator.random(num_tokens, dtype=np.float32, out=uniforms[row])
+    return uniforms
+
+
+def choose_tokens(
+    logits: Tensor, params: SamplingParams, uniforms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Chooses one token per row by inverting the cumulative distribution.
+
+    Args:
+        logits: `[B, V]` float32, before the temperature.
+        params: temperature (0.0 takes the likeliest token) and nucleus.
+        uniforms: `[B]` float32 in [0, 1); not used by greedy.
+
+    Returns:
+        `[B]` int64 token ids, and `[B]` float32 log-probabilities of them under the
+        whole distribution (not the nucleus) at the sampling temperature, at temperature
+        1 for greedy.
+    """
+    if params.temperature == 0.0:
+        logps = logits.log_softmax(-1)
+        best = logps.argmax(-1)
+        return best, logps.gather(1, best[:, None]).squeeze(1)
+    if params.temperature != 1.0:
+        logits = logits / params.temperature
+    logps = logits.log_softmax(-1)
+    probs = logps.exp()
+    if params.top_p < 1.0:
+        probs = _nucleus(probs, params.top_p)
+    cumulative = probs.cumsum(-1)
+    total = cumulative[:, -1]
+    # Below the total even after rounding, so that the answer always exists and has a
+    # probability above 0.
+    target = torch.minimum(
+        uniforms * total, torch.nextafter(total, torch.zeros_like(total))
+    )
+    chosen = torch.searchsorted(cumulative, target[:, None], right=True)
+    # NaN logits find nothing; the NaN is then seen in the log-probability.
+    chosen = chosen.clamp_(max=logits.shape[1] - 1)
+    return chosen.squeeze(1), logps.gather(1, chosen).squeeze(1)
+
+
+def _nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """Zeroes what lies outside the fewest likeliest tokens that hold `top_p`."""
+    descending, order = probs.sort(dim=-1, descending=True, stable=True)
+    before = descending.cumsum(-1) - descending
+    descending = descending.masked_fill(before >= top_p, 0.0)
+    # The likeliest token stays even if rounding says otherwise.
+    return torch.zeros_like(probs).scatter_(1, order, descending)

@@ -3,13 +3,16 @@
 vLLM is imported in here and nowhere else, when an engine is made.
 """
 
+import ast
+import importlib.util
 import logging
 import os
 import random
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +39,86 @@ _ENVIRONMENT = {
 # What vLLM changes in the process that is not its own business: which allocator the
 # processes started later are given.
 _KEPT_VARIABLES = ("LD_PRELOAD",)
+_NO_TOKENIZER = "prompts come as token ids. Leave it out"
+_NO_DEFAULTS = "the environment says how responses are sampled. Leave it out"
+# Engine arguments that are set here, or cannot work: why not, and what to do.
+_REFUSED = {
+    "model": "the policy is the model. Set `.rl_module(model_config={'model': ...})`",
+    "trust_remote_code": (
+        "the policy's is used. Set `.rl_module(model_config={'trust_remote_code': ..})`"
+    ),
+    "seed": "every prompt brings its own. Set `.debugging(seed=...)`",
+    "load_format": "the learner's weights are loaded. Leave it out",
+    "weight_transfer_config": (
+        "it follows from how weights travel. Set `.learners(weight_transport=...)`"
+    ),
+    "logprobs_mode": "it follows from `top_p`. Leave it out",
+    "logits_processors": (
+        "the learner computes log-probabilities without them. Leave it out"
+    ),
+    "tokenizer": _NO_TOKENIZER,
+    "skip_tokenizer_init": _NO_TOKENIZER,
+    "generation_config": _NO_DEFAULTS,
+    "override_generation_config": _NO_DEFAULTS,
+}
 _CPU_KV_CACHE_BYTES = 2**30
 _CPU_BLOCK_TOKENS = 128
 _MAX_NUM_SEQS = 256
+
+
+def check_vllm_installed() -> None:
+    """Checks that vLLM is there; it is not imported for that, which takes seconds.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            '`generator` ("vllm") must be installed, because it is an extra. Install '
+            "`pure-rllib[vllm]` on a machine with a GPU, run `make engines` on one "
+            'without, or set `.env_runners(generator="transformers")`.'
+        )
+
+
+def check_engine_settings(settings: Mapping[str, Any]) -> None:
+    """Checks the names of engine arguments; what they may be is vLLM's to say.
+
+    Args:
+        settings: by the names of vLLM's `EngineArgs`. vLLM is installed.
+
+    Raises:
+        ValueError: a name is unknown to vLLM, or ours to set.
+    """
+    for name in sorted(set(settings) & set(_REFUSED)):
+        raise ValueError(
+            f"`generator_kwargs` must not hold `{name}` ({settings[name]!r}), because "
+            f"{_REFUSED[name]}."
+        )
+    known = _engine_arguments()
+    for name in sorted(set(settings) - known):
+        like = get_close_matches(name, known, n=3, cutoff=0.0)
+        raise ValueError(
+            f"`generator_kwargs` must not hold `{name}` ({settings[name]!r}), because "
+            "the generator `vllm` takes the names of vLLM's EngineArgs (the nearest: "
+            f"{', '.join(like)}). Leave it out."
+        )
+
+
+def _engine_arguments() -> set[str]:
+    """Names of vLLM's engine arguments, read from its source.
+
+    Importing vLLM takes seconds, and changes the process that imports it.
+    """
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None and spec.submodule_search_locations, "vLLM is installed"
+    path = Path(spec.submodule_search_locations[0]) / "engine" / "arg_utils.py"
+    (arguments,) = (
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs"
+    )
+    targets = [n.target for n in arguments.body if isinstance(n, ast.AnnAssign)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def import_vllm() -> Any:
@@ -71,7 +151,7 @@ def make_engine(
         max_model_len: prompt and response tokens together.
         logprobs_mode: vLLM's.
         trust_remote_code: allow code that comes with the model.
-        settings: `ENGINE_SETTINGS`; they win over what is chosen here.
+        settings: vLLM's engine arguments; they win over what is chosen here.
 
     Raises:
         ValueError: vLLM cannot run the model on this machine.
@@ -95,6 +175,7 @@ def make_engine(
         "dtype": dtype,
         "max_model_len": max_model_len,
         "enable_prefix_caching": True,
+        "use_tqdm_on_load": False,
         **settings,
     }
     sized = {"kv_cache_memory_bytes", "gpu_memory_utilization"} & set(settings)
@@ -124,7 +205,6 @@ def make_engine(
                 generation_config="vllm",
                 logprobs_mode=logprobs_mode,
                 trust_remote_code=trust_remote_code,
-                use_tqdm_on_load=False,
                 **arguments,
             )
 
@@ -220,18 +300,13 @@ def load_from_tensors(llm: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 def finish_loading(llm: Any) -> None:
     """Brings an engine's packed copies and caches up to its new weights."""
-    run_in_workers(llm, _repack_tied_head)
+    # In every worker, where workers are processes, too.
+    llm.collective_rpc(_repack_tied_head)
     if not llm.reset_prefix_cache():
         raise RuntimeError(
             "vLLM did not empty its prefix cache, which holds keys and values of the "
             "old weights: responses are still being sampled."
         )
-
-
-def run_in_workers(llm: Any, task: Callable[[Any], Any]) -> list[Any]:
-    """Runs `task(worker)` in each worker of an engine; returns what they return."""
-    results: list[Any] = llm.collective_rpc(task)
-    return results
 
 
 def _repack_tied_head(worker: Any) -> None:
@@ -259,8 +334,3 @@ def is_in_process(llm: Any) -> bool:
     engine = llm.llm_engine
     num_workers = engine.vllm_config.parallel_config.world_size
     return num_workers == 1 and isinstance(engine.engine_core, InprocClient)
-
-
-def close_engine(llm: Any) -> None:
-    """Stops an engine's workers and frees what it holds."""
-    llm.llm_engine.engine_core.shutdown()

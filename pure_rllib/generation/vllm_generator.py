@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pure_rllib.generation.base import Response, SamplingParams, WeightSource
-from pure_rllib.generation.checks import check_logps, check_request, checked_eos_ids
+from pure_rllib.generation.base import (
+    Response,
+    SamplingParams,
+    WeightSource,
+    check_logps,
+    check_request,
+    checked_eos_ids,
+)
 from pure_rllib.generation.vllm_engine import (
-    close_engine,
+    check_engine_settings,
+    check_vllm_installed,
     import_vllm,
     is_in_process,
     load_from_folder,
@@ -21,11 +28,6 @@ from pure_rllib.generation.vllm_engine import (
     parameter_names,
     tensor_names,
 )
-from pure_rllib.generation.vllm_settings import (
-    check_engine_settings,
-    check_vllm_installed,
-    check_vllm_sampling,
-)
 from pure_rllib.generation.weight_transfer import (
     join_transfer,
     load_from_transfer,
@@ -33,6 +35,9 @@ from pure_rllib.generation.weight_transfer import (
 )
 from pure_rllib.models.loading import policy_config
 from pure_rllib.models.weight_files import FolderWeights
+
+# vLLM raises what lies below to it, and refuses what lies above.
+_TEMPERATURES = (0.01, 2.0)
 
 
 class VLLMGenerator:
@@ -53,11 +58,12 @@ class VLLMGenerator:
         top_p: of the responses that will be asked for. Below 1.0 their temperature
             must be 1.0 or 0.0; see `check_vllm_sampling`.
         transfer_backend: by which `receive_weights` receives; see `weight_transfer`.
-        **engine_settings: see `ENGINE_SETTINGS`.
+        **engine_settings: vLLM's engine arguments, but for those that are set here;
+            see `check_engine_settings`.
 
     Raises:
-        ValueError: vLLM is missing, a setting is unknown or out of range, or vLLM
-            cannot run the model here.
+        ValueError: vLLM is missing, does not know a setting or a value, or cannot run
+            the model here.
     """
 
     def __init__(
@@ -228,7 +234,7 @@ class VLLMGenerator:
         params: SamplingParams,
         seeds: Sequence[int],
     ) -> None:
-        check_request(prompts, group_size, params, seeds)
+        check_request(prompts, group_size, params, seeds, self.max_model_len)
         check_vllm_sampling(params.temperature, params.top_p)
         mode = self._logprobs_mode
         if params.top_p < 1.0 and mode != "raw_logprobs":
@@ -241,14 +247,6 @@ class VLLMGenerator:
                 f"`temperature` ({params.temperature}) must be 1.0 or 0.0, because "
                 "this engine was made for a `top_p` below 1.0 and tells "
                 "log-probabilities before the temperature. Set it to 1.0."
-            )
-        longest = max(map(len, prompts), default=1)
-        if longest + params.max_response_tokens > self.max_model_len:
-            raise ValueError(
-                f"`max_response_tokens` ({params.max_response_tokens}) and the longest "
-                f"prompt ({longest} tokens) must fit the engine's `max_model_len` "
-                f"({self.max_model_len}) because its cache has no later positions. "
-                "Lower `max_response_tokens`, or drop long prompts."
             )
 
     def logps(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -287,9 +285,38 @@ class VLLMGenerator:
     def close(self) -> None:
         """Stops the engine and frees its memory; the generator is of no use then."""
         if self._llm is not None:
-            close_engine(self._llm)
+            self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
             gc.collect()
+
+
+def check_vllm_sampling(temperature: float, top_p: float) -> None:
+    """Checks that vLLM can sample so, and tell log-probabilities as we mean them.
+
+    Log-probabilities are of the whole distribution at the sampling temperature. vLLM
+    tells them before the temperature or after the nucleus, so that with both there is
+    no right one.
+
+    Args:
+        temperature: 0.0 is greedy.
+        top_p: nucleus size.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    least, most = _TEMPERATURES
+    if temperature != 0.0 and not least <= temperature <= most:
+        raise ValueError(
+            f"`temperature` ({temperature}) must be 0.0 or lie in [{least}, {most}] "
+            "because vLLM samples with no other. Set `.env_runners(temperature=1.0)`."
+        )
+    if top_p < 1.0 and temperature not in (0.0, 1.0):
+        raise ValueError(
+            f"`top_p` ({top_p}) must be 1.0 with a `temperature` ({temperature}) other "
+            "than 1.0, because vLLM then tells log-probabilities within the nucleus "
+            "only, which are not the learner's. Set one of them to 1.0, or set "
+            '`.env_runners(generator="transformers")`.'
+        )
 
 
 def engine_seed(seed: int) -> int:

@@ -17,8 +17,11 @@ from transformers import (
 )
 
 from pure_rllib.generation.base import Response, SamplingParams
-from pure_rllib.generation.sampling import choose_tokens, row_uniforms
-from pure_rllib.generation.transformers_generator import TransformersGenerator
+from pure_rllib.generation.transformers_generator import (
+    TransformersGenerator,
+    choose_tokens,
+    row_uniforms,
+)
 from pure_rllib.models.logprobs import LOGP, response_logps
 from pure_rllib.models.weights import LiveWeights
 

@@ -1,10 +1,104 @@
-"""What is decided about a vLLM engine without vLLM."""
+"""What is decided about a vLLM engine without importing vLLM."""
 
+import importlib.util
+import sys
 from types import SimpleNamespace
 
-from pure_rllib.generation.vllm_engine import _cpu_kv_cache_bytes, parameter_names
-from pure_rllib.generation.vllm_generator import engine_seed
+import pytest
+
+from pure_rllib.algorithms import PUREConfig
+from pure_rllib.generation.vllm_engine import (
+    _cpu_kv_cache_bytes,
+    check_engine_settings,
+    check_vllm_installed,
+    parameter_names,
+)
+from pure_rllib.generation.vllm_generator import check_vllm_sampling, engine_seed
 from pure_rllib.testing import tiny_model_config
+
+with_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None,
+    reason="vLLM is not installed: not run (make engines)",
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": 1}, r"must not hold `seed` \(1\), because every prompt brings"),
+        ({"load_format": "auto"}, "must not hold `load_format`"),
+        ({"logits_processors": []}, "computes log-probabilities without them"),
+        pytest.param(
+            {"gpu_memory_use": 0.5},
+            r"must not hold `gpu_memory_use` \(0.5\).*nearest: gpu_memory_utilization",
+            marks=with_vllm,
+        ),
+    ],
+)
+def test_settings_that_are_not_vllms_or_ours_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_engine_settings(settings)
+
+
+@with_vllm
+def test_settings_have_vllms_names_and_importing_it_is_not_needed():
+    imported = "vllm" in sys.modules
+    check_engine_settings(
+        {
+            "gpu_memory_utilization": 0.5,
+            "tensor_parallel_size": 2,
+            "max_model_len": 1024,
+            "enforce_eager": True,
+            "dtype": "bfloat16",
+            "kv_cache_memory_bytes": 2**28,
+            "quantization": "fp8",
+            "attention_backend": "FLASH_ATTN",
+        }
+    )
+    assert ("vllm" in sys.modules) == imported
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "message"),
+    [
+        (0.005, 1.0, r"`temperature` \(0.005\) must be 0.0 or lie in \[0.01, 2.0\]"),
+        (2.5, 1.0, r"`temperature` \(2.5\)"),
+        (float("nan"), 1.0, "`temperature`"),
+        (0.7, 0.9, r"`top_p` \(0.9\) must be 1.0 with a `temperature` \(0.7\)"),
+    ],
+)
+def test_sampling_that_vllm_cannot_do_is_refused(temperature, top_p, message):
+    with pytest.raises(ValueError, match=message):
+        check_vllm_sampling(temperature, top_p)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(0.0, 1.0), (0.0, 0.9), (1.0, 0.9), (0.7, 1.0)]
+)
+def test_sampling_that_vllm_can_do_is_let_through(temperature, top_p):
+    check_vllm_sampling(temperature, top_p)
+
+
+def vllm_config() -> PUREConfig:
+    config = PUREConfig().environment("pure_rllib/Arithmetic-v0")
+    return config.env_runners(generator="vllm")
+
+
+def test_a_missing_vllm_is_found_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    for check in (check_vllm_installed, vllm_config().validate):
+        with pytest.raises(ValueError, match=r"pure-rllib\[vllm\].*make engines"):
+            check()
+
+
+@with_vllm
+def test_a_configuration_is_checked_for_its_generator():
+    config = vllm_config().env_runners(generator_kwargs={"max_batch_size": 8})
+    with pytest.raises(ValueError, match=r"`max_batch_size`.*generator `vllm` takes"):
+        config.validate()
+    config.env_runners(generator_kwargs={}, temperature=0.7, top_p=0.9)
+    with pytest.raises(ValueError, match="`top_p`"):
+        config.validate()
 
 
 def test_the_cache_on_a_cpu_holds_all_sequences_up_to_a_limit():
