@@ -18,25 +18,14 @@ from pure_rllib.models.logprobs import LOGP
 from pure_rllib.models.lora import lora_off, merged_tensors, save_merged
 from pure_rllib.models.weights import export_policy, untied_tensors
 from pure_rllib.testing import tiny_model_config
+from tests.unit.test_llm_rl_module import VOCAB
+from tests.unit.test_llm_rl_module import module as plain_module
 
-VOCAB = 32
 LORA = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 
 
 def module(lora: dict[str, Any] | None = LORA, **settings: Any) -> LLMRLModule:
-    return LLMRLModule(
-        observation_space=None,
-        action_space=None,
-        inference_only=False,
-        learner_only=False,
-        catalog_class=None,
-        model_config={
-            "model": tiny_model_config(VOCAB),
-            "seed": 1,
-            "lora": lora,
-            **settings,
-        },
-    )
+    return plain_module(lora=lora, **settings)
 
 
 def trainable(made: LLMRLModule) -> list[Tensor]:

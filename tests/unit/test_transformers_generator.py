@@ -50,16 +50,9 @@ def make_model(name: str) -> Any:
     if name == "sliding window":
         return MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)).eval()
     if name == "gpt2":
-        config = GPT2Config(
-            vocab_size=VOCAB_SIZE,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            n_positions=64,
-            initializer_range=0.3,
-            eos_token_id=EOS,
-            bos_token_id=None,
-        )
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+        ids = {"vocab_size": VOCAB_SIZE, "eos_token_id": EOS, "bos_token_id": None}
+        config = GPT2Config(**sizes, **ids, initializer_range=0.3)
         return GPT2LMHeadModel(config).eval()
     model = Qwen2ForCausalLM(Qwen2Config(**SMALL, tie_word_embeddings=True))
     if name == "eager":
@@ -72,10 +65,11 @@ def make_generator(name="qwen2", **settings) -> TransformersGenerator:
     return TransformersGenerator(make_model(name), **settings)
 
 
-def same(first: Response, second: Response) -> None:
-    assert first.token_ids.tolist() == second.token_ids.tolist()
-    np.testing.assert_allclose(first.logps, second.logps, atol=1e-5)
-    assert first.terminated == second.terminated
+def same(first: list[Response], second: list[Response]) -> None:
+    for one, other in zip(first, second, strict=True):
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+        np.testing.assert_allclose(one.logps, other.logps, atol=1e-5)
+        assert one.terminated == other.terminated
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +87,7 @@ def test_greedy_is_the_models_own_generate(name):
             eos_token_id=EOS,
         )[0, len(prompt) :]
         assert response.token_ids.tolist() == expected.tolist()
-    same(responses[0][0], responses[3][0])
+    same(responses[0], responses[3])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,17 +120,14 @@ def test_a_response_depends_on_its_own_seed_only(name):
     assert len(lengths) > 3, "responses of like length would not test dropped rows"
     for i, prompt in enumerate(PROMPTS):
         (alone,) = generator.generate([prompt], 4, params, [[7, 8, 9, 7][i]])
-        for first, second in zip(together[i], alone, strict=True):
-            same(first, second)
+        same(together[i], alone)
     # Prompts 0 and 3 and their seeds are the same, the members of a group are not.
-    for first, second in zip(together[0], together[3], strict=True):
-        same(first, second)
+    same(together[0], together[3])
     assert len({tuple(r.token_ids.tolist()) for r in together[0]}) > 1
     small_batches = make_generator(name, max_batch_size=3)
     again = small_batches.generate(PROMPTS, 4, params, [7, 8, 9, 7])
     for group, other in zip(together, again, strict=True):
-        for first, second in zip(group, other, strict=True):
-            same(first, second)
+        same(group, other)
 
 
 def test_a_smaller_budget_gives_the_beginning():
@@ -184,8 +175,7 @@ def test_rows_are_dropped_late_on_cuda_without_a_difference(monkeypatch):
     )
     rarely = make_generator().generate(PROMPTS, 4, params, [7, 8, 9, 7])
     for group, other in zip(often, rarely, strict=True):
-        for first, second in zip(group, other, strict=True):
-            same(first, second)
+        same(group, other)
 
 
 def test_no_prompts():
@@ -214,8 +204,7 @@ def test_loaded_weights_are_sampled_from():
     params = SamplingParams(10)
     (first,) = source.generate([[8, 9]], 4, params, [0])
     (second,) = generator.generate([[8, 9]], 4, params, [0])
-    for one, other in zip(first, second, strict=True):
-        same(one, other)
+    same(first, second)
     assert generator.weights_version == 5
 
 
