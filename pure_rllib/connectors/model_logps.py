@@ -110,8 +110,7 @@ def _batch_logps(
     """
     device = next(model.parameters()).device
     logps = torch.zeros(rows[Columns.ACTIONS].shape)
-    is_response = torch.arange(logps.shape[1]) < rows[columns.RESPONSE_LENS][:, None]
-    whole = {**rows, Columns.LOSS_MASK: is_response}
+    whole = {**rows, Columns.LOSS_MASK: columns.response_mask(rows)}
     pieces = list(micro_batches(whole, micro_batch_tokens, device, columns=_READS))
     passes = [partial(module.token_outputs, model, piece) for _, piece in pieces]
     own = module.run_passes if model is module.policy else None

@@ -240,7 +240,7 @@ class LLMTorchLearner(LearnerWeights, TorchLearner):
 
     def _forward(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
         output: dict[str, Tensor] = self.module[DEFAULT_MODULE_ID].forward_train(
-            micro_batch
+            micro_batch, outputs=self.outputs
         )
         return output
 
