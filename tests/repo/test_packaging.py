@@ -133,6 +133,20 @@ def test_version_and_types_are_those_of_the_source(installed: Installed) -> None
     assert out.split() == ["True", "True"]
 
 
+def test_embedded_models_are_those_of_the_wheel(installed: Installed) -> None:
+    name = "embedded:arithmetic-policy"
+    code = (
+        "from transformers import AutoModelForCausalLM\n"
+        "from pure_rllib.models.loading import resolve_model\n"
+        f"folder = resolve_model({name!r})\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder)\n"
+        "print(model.config.vocab_size, folder)\n"
+    )
+    out = run(installed.bin / "python", "-c", code, cwd=installed.elsewhere)
+    size, folder = out.splitlines()[-1].split(maxsplit=1)
+    assert size == "22" and folder.startswith(str(installed.bin.parent))
+
+
 def test_console_script_runs(installed: Installed) -> None:
     command = installed.bin / "pure-rllib"
     out = run(command, "--help", cwd=installed.elsewhere)
