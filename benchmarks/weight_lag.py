@@ -79,7 +79,7 @@ def measure_weight_lag(num_rounds: int, num_iterations: int) -> dict[int, LagTim
             for lag, algorithm in algorithms.items():
                 turn = [_times_of(algorithm) for _ in range(num_iterations + 1)]
                 # What is under way must not take time from the other's turn.
-                algorithm._queue.wait()
+                algorithm._sampler.wait()
                 times[lag] += turn[1:] if number else []
     return {
         lag: LagTimes(

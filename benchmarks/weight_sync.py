@@ -1,8 +1,8 @@
 """How long new weights take from the learner to an env runner of the same node.
 
 Random Qwen2 policies of three sizes in float32, one local learner and one env runner
-actor. Publishing writes the weights to shared memory, taking over copies them into the
-generator, checksums included; both end with the log-probabilities of the proof.
+actor. Publishing puts the weights into Ray's object store, taking over copies them into
+the generator; both end with the log-probabilities of the check.
 
     python benchmarks/weight_sync.py [--millions 1 100 500] [--rounds 3]
 """
@@ -60,12 +60,12 @@ def measure(millions: int, num_rounds: int) -> list[str]:
         weights = algo._published()
         published = time.perf_counter()
         algo.env_runner_group.foreach_env_runner(
-            lambda runner, weights=weights: runner._take_over(weights),
+            lambda runner, weights=weights: runner.receiver.take_over(weights),
             local_env_runner=False,
         )
         publish_s.append(published - start)
         take_over_s.append(time.perf_counter() - published)
-    num_bytes = sum(file.num_bytes for file in weights.source.files)
+    num_bytes = weights.source.num_bytes
     algo.stop()
     # The first round loads the generator.
     publish, take_over = (

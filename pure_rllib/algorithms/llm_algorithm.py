@@ -41,13 +41,9 @@ from pure_rllib.reporting.records import ResponseRecord
 from pure_rllib.rewards.prm.pool import start_prm_actors, with_prm_bundles
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
 from pure_rllib.rollouts.group import Group
-from pure_rllib.rollouts.rollout_queue import RolloutQueue, mark_lags
-from pure_rllib.rollouts.sampler import (
-    SampledBatch,
-    Turn,
-    sample_groups,
-)
-from pure_rllib.weight_sync.object_store import WeightExchange, Weights
+from pure_rllib.rollouts.sampler import SampledBatch, Sampler, mark_lags
+from pure_rllib.weight_sync.handle import Weights
+from pure_rllib.weight_sync.sync import WeightSync
 
 _STATE = "pure"
 _CALLBACKS = "pure_callbacks"
@@ -79,7 +75,7 @@ class LLMAlgorithm(Algorithm):
             ValueError: a setting cannot work; no model has been loaded then.
         """
         self._counts = RunCounts()
-        self._exchange: WeightExchange | None = None
+        self._sync: WeightSync | None = None
         self._weights: Weights | None = None
         self._last_batch = SampledBatch()
         self._iteration_metrics: dict[str, float] = {}
@@ -90,14 +86,14 @@ class LLMAlgorithm(Algorithm):
         super().setup(self.config)
         self.config = config
         self.env_runner_group = spread_env_runners(self)
-        order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
-        self._queue = RolloutQueue(self.env_runner_group, order, config)
-        self._exchange = WeightExchange(
+        self._sync = WeightSync(
             self.learner_group,
             self._env_summary.probe_ids,
             config,
             in_process=self.env_runner_group.num_remote_env_runners() == 0,
         )
+        order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
+        self._sampler = Sampler(self.env_runner_group, self._sync, order, config)
 
     def _check_env(self, config: Any) -> EnvSummary:
         """Makes the environment for a moment, and fills in what follows from it."""
@@ -138,7 +134,7 @@ class LLMAlgorithm(Algorithm):
     def training_step(self) -> None:
         """One iteration: sample, update, publish the weights, report."""
         start = perf_counter()
-        batch = self._queue.next_batch(self._counts.cursor, self._published())
+        batch = self._sampler.next_batch(self._counts.cursor, self._published())
         self._counts.cursor += len(batch.groups)
         sampled = perf_counter()
         kept = groups_to_learn_from(batch.groups, self.config)
@@ -175,7 +171,7 @@ class LLMAlgorithm(Algorithm):
 
     def _sample_again(self, group_ids: Sequence[int]) -> list[Group]:
         """Samples groups that were lost after they were sampled."""
-        return self._queue.sample_again(group_ids, self._published())
+        return self._sampler.sample_again(group_ids, self._published())
 
     def _update(self, plan: MiniBatchPlan) -> dict[str, float]:
         """Updates the policy on delivered groups; returns the learners' metrics."""
@@ -196,8 +192,8 @@ class LLMAlgorithm(Algorithm):
     def _published(self) -> Weights:
         """Returns the present weights, published when they are first asked for."""
         if self._weights is None:
-            assert self._exchange is not None, "made in `setup`"
-            self._weights = self._exchange.publish(self._counts.weights_version)
+            assert self._sync is not None, "made in `setup`"
+            self._weights = self._sync.publish(self._counts.weights_version)
         return self._weights
 
     def _report(
@@ -251,18 +247,16 @@ class LLMAlgorithm(Algorithm):
             )
         self._call_back("on_evaluate_start")
         seed = self.config.seed or 0
-        turns = [
-            Turn(ProblemTicket(i, 0, i, ticket_seed(seed, _EVALUATION_EPOCH, i)), i)
+        prompts = {
+            i: ProblemTicket(i, 0, i, ticket_seed(seed, _EVALUATION_EPOCH, i))
             for i in range(min(num_problems, self.config.evaluation_duration))
-        ]
-        arguments = (self.env_runner_group, turns, self._published())
-        greedy = sample_groups(
-            *arguments, group_size=1, temperature=0.0, evaluation=True
-        )
+        }
+        sample = partial(self._sampler.sample, prompts, self._published())
+        greedy = sample(group_size=1, temperature=0.0, evaluation=True)
         num_samples = self.config.num_samples_per_problem
         sampled = SampledBatch()
         if num_samples:
-            sampled = sample_groups(*arguments, group_size=num_samples, evaluation=True)
+            sampled = sample(group_size=num_samples, evaluation=True)
         metrics = evaluation_metrics(greedy.groups, sampled.groups)
         self._call_back("on_evaluate_end", evaluation_metrics=metrics)
         return metrics
@@ -308,10 +302,10 @@ class LLMAlgorithm(Algorithm):
 
     @override(Algorithm)
     def cleanup(self) -> None:
-        """Removes the published weights and stops all actors."""
-        if self._exchange is not None:
-            self._queue.close()
-            self._exchange.close(self.env_runner_group)
+        """Gives up the published weights and stops all actors."""
+        if self._sync is not None:
+            self._sampler.close()
+        self._weights = None
         super().cleanup()
         if self._prm_actors is not None:
             self._prm_actors.stop()
@@ -347,7 +341,7 @@ class LLMAlgorithm(Algorithm):
         if _STATE in state:
             self._counts = RunCounts(**state[_STATE])
             self._weights = None
-            self._queue.drop()
+            self._sampler.drop()
         checkpoints.set_callback_states(self.callbacks, state.get(_CALLBACKS, {}))
 
     @override(Algorithm)

@@ -28,7 +28,8 @@ from pure_rllib.setting_types import (
     is_search_space,
     rules_of,
 )
-from pure_rllib.weight_sync.transport import WeightTransport
+from pure_rllib.weight_sync.nccl import NCCLBackend
+from pure_rllib.weight_sync.transport import WeightTransport, choose_backend
 
 # Two implementations of a forward pass differ by rounding: by some 1e-6 nats in
 # float32, by tenths on improbable tokens in bfloat16. A stale tensor costs more.
@@ -326,8 +327,9 @@ class LLMConfig(AlgorithmConfig):
             collective_timeout_s: how long a learner may wait for another, in seconds,
                 before the run ends with an error that says where.
             weight_transport: how weights get to env runners: "files" (Ray's object
-                store), "broadcast" (vLLM's own transfer), or "auto": broadcast where
-                learners and vLLM's engines have whole GPUs, else the object store.
+                store), "broadcast" (vLLM's own transfer between GPUs), or "auto":
+                broadcast where learners and vLLM's engines have whole GPUs, else the
+                object store.
             **kwargs: RLlib's own, such as `num_learners`.
         """
         super().learners(**kwargs)
@@ -336,6 +338,10 @@ class LLMConfig(AlgorithmConfig):
             collective_timeout_s=collective_timeout_s,
             weight_transport=weight_transport,
         )
+
+    def weight_backend(self) -> NCCLBackend | None:
+        """Returns what sends weights to env runners; None: by the object store."""
+        return choose_backend(self)
 
     @override(AlgorithmConfig)
     def evaluation(

@@ -24,7 +24,7 @@ OUTLINE_KEYS: dict[str, tuple[str, ...] | None] = {
     "wandb": None,
     "checkpoint": ("every", "keep"),
     "report": ("rollouts_every", "max_groups", "figure", "reach"),
-    "ray": ("num_cpus", "num_gpus", "address"),
+    "ray": ("num_cpus", "num_gpus", "object_store_memory", "address"),
 }
 OUTLINE_DEFAULTS: dict[str, dict[str, Any]] = {
     "checkpoint": {"every": 10, "keep": 2},

@@ -35,7 +35,7 @@ def start_ray(
     Args:
         config: of a run; it gets at least the CPUs that it asks for, because Ray would
             else wait for them without end.
-        options: `num_cpus`, `num_gpus`, `address`.
+        options: `num_cpus`, `num_gpus`, `object_store_memory`, `address`.
         verbose: show what remote processes write.
     """
     if ray.is_initialized():

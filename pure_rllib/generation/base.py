@@ -3,13 +3,13 @@
 N prompts, G responses per prompt, T response tokens.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor
+
+from pure_rllib.models.export import WeightSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +41,6 @@ class Response:
     token_ids: np.ndarray
     logps: np.ndarray
     terminated: bool
-
-
-class WeightSource(Protocol):
-    """A policy's weights of one version, to be read one shard at a time.
-
-    Names are those of the policy's Hugging Face parameters and persistent buffers; of
-    tied tensors there is one name.
-    """
-
-    version: int
-
-    @property
-    def folder(self) -> Path | None:
-        """Where they lie as safetensors on this node; None: in this process only."""
-
-    def shards(self) -> Iterator[dict[str, Tensor]]:
-        """Yields tensors by name: to be read only, and before the next shard."""
 
 
 class Generator(Protocol):

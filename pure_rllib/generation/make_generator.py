@@ -76,7 +76,7 @@ def make_generator(
         eos_token_ids: the ids that end a response.
         max_model_len: tokens of the longest prompt and response together.
         top_p: nucleus size of the responses that will be asked for.
-        transfer_backend: with which vLLM receives weights; None: it reads files.
+        transfer_backend: with which vLLM receives weights; None: it is given them.
         device: of the transformers generator; None: the GPU that this process sees, or
             the CPU.
     """

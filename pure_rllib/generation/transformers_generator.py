@@ -16,14 +16,13 @@ from transformers import DynamicCache
 from pure_rllib.generation.base import (
     Response,
     SamplingParams,
-    WeightSource,
     check_logps,
     check_request,
     check_token_id,
     checked_eos_ids,
 )
+from pure_rllib.models.export import WeightSource, copy_weights
 from pure_rllib.models.logprobs import evaluation_mode
-from pure_rllib.models.weights import copy_weights
 
 # Finished rows are dropped once they are this share of the batch: dropping copies the
 # cache of the rows that stay, so it is not worth it for each single row.

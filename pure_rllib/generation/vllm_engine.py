@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import random
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -262,16 +263,16 @@ def _process_state() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def parameter_names(
+def parameter_sizes(
     model: str | Mapping[str, Any], *, trust_remote_code: bool
-) -> set[str]:
-    """Names of a policy's parameters, tied ones once; no weights are made for it."""
+) -> dict[str, int]:
+    """Sizes of a policy's parameters by name, tied ones once; no weights are made."""
     config = policy_config(model, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(
             config, trust_remote_code=trust_remote_code
         )
-    return {name for name, _ in made.named_parameters()}
+    return {name: parameter.numel() for name, parameter in made.named_parameters()}
 
 
 def tensor_names(folder: Path) -> set[str]:
@@ -295,6 +296,35 @@ def load_from_folder(llm: Any, folder: Path) -> None:
 def load_from_tensors(llm: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Gives an engine of this process weights, one tensor at a time."""
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+    finish_loading(llm)
+
+
+@contextmanager
+def temporary_folder(num_bytes: int) -> Iterator[Path]:
+    """A folder for as long as an engine reads it, in shared memory if there is room.
+
+    Args:
+        num_bytes: that will be written to it, at most.
+    """
+    memory = Path("/dev/shm")
+    has_room = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > num_bytes
+    with tempfile.TemporaryDirectory(
+        prefix="pure-rllib-weights-", dir=memory if has_room else None
+    ) as folder:
+        yield Path(folder)
+
+
+def join_transfer(llm: Any, init_info: Mapping[str, Any]) -> None:
+    """Has an engine's workers join a transfer, and leave the one before it."""
+    llm.shutdown_weight_transfer_engine()
+    llm.init_weight_transfer_engine({"init_info": dict(init_info)})
+
+
+def load_from_transfer(llm: Any, update_info: Mapping[str, Any]) -> None:
+    """Has an engine's workers load what a trainer sends meanwhile."""
+    llm.start_weight_update()
+    llm.update_weights({"update_info": dict(update_info)})
+    llm.finish_weight_update()
     finish_loading(llm)
 
 

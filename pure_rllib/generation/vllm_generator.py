@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import Tensor
 from pure_rllib.generation.base import (
     Response,
     SamplingParams,
-    WeightSource,
     check_logps,
     check_request,
     checked_eos_ids,
@@ -22,19 +22,17 @@ from pure_rllib.generation.vllm_engine import (
     check_vllm_installed,
     import_vllm,
     is_in_process,
+    join_transfer,
     load_from_folder,
     load_from_tensors,
+    load_from_transfer,
     make_engine,
-    parameter_names,
+    parameter_sizes,
+    temporary_folder,
     tensor_names,
 )
-from pure_rllib.generation.weight_transfer import (
-    join_transfer,
-    load_from_transfer,
-    transfer_settings,
-)
+from pure_rllib.models.export import WeightSource, write_shards
 from pure_rllib.models.loading import policy_config
-from pure_rllib.models.weight_files import FolderWeights
 
 # vLLM raises what lies below to it, and refuses what lies above.
 _TEMPERATURES = (0.01, 2.0)
@@ -57,7 +55,8 @@ class VLLMGenerator:
         trust_remote_code: allow code that comes with the model.
         top_p: of the responses that will be asked for. Below 1.0 their temperature
             must be 1.0 or 0.0; see `check_vllm_sampling`.
-        transfer_backend: by which `receive_weights` receives; see `weight_transfer`.
+        transfer_backend: vLLM's, by which `receive_weights` receives; None: it is not
+            called.
         **engine_settings: vLLM's engine arguments, but for those that are set here;
             see `check_engine_settings`.
 
@@ -96,46 +95,51 @@ class VLLMGenerator:
         context = getattr(text_config, "max_position_embeddings", None)
         self.max_model_len = min(room, context) if context else room
         self._logprobs_mode = "processed_logprobs" if top_p == 1.0 else "raw_logprobs"
-        self._names = parameter_names(model, trust_remote_code=trust_remote_code)
+        self._sizes = parameter_sizes(model, trust_remote_code=trust_remote_code)
         self._is_loaded = False
+        if transfer_backend is not None:
+            engine_settings["weight_transfer_config"] = {"backend": transfer_backend}
         self._llm = make_engine(
             model,
             dtype=dtype,
             max_model_len=self.max_model_len,
             logprobs_mode=self._logprobs_mode,
             trust_remote_code=trust_remote_code,
-            settings={**engine_settings, **transfer_settings(transfer_backend)},
+            settings=engine_settings,
         )
         self._vllm = import_vllm()
 
     def load_weights(self, weights: WeightSource) -> None:
         """Takes over the policy's weights. See `Generator.load_weights`.
 
-        Weights in a folder are read by the engine's workers, each its part. Weights of
-        this process are handed over one tensor at a time. Beside the engine's own copy
-        there is at no time more than one shard and one layer.
+        An engine of this process is handed one tensor at a time: beside its own copy
+        there is at no time more than one shard and one layer. Workers that are
+        processes each read their part from a temporary folder.
 
         Raises:
-            ValueError: a parameter is missing, or a file was damaged on the way.
+            ValueError: a parameter is missing.
         """
-        if weights.folder is not None:
-            if isinstance(weights, FolderWeights):
-                weights.check()
-            self._check_names(tensor_names(weights.folder))
-            load_from_folder(self._llm, weights.folder)
-        else:
-            if not is_in_process(self._llm):
-                raise ValueError(
-                    "Weights of this process can be given only to an engine of this "
-                    "process, with `tensor_parallel_size` 1 and without "
-                    "VLLM_ENABLE_V1_MULTIPROCESSING=1. Publish them in a folder, as "
-                    "`write_weights` does."
-                )
-            seen: set[str] = set()
-            load_from_tensors(self._llm, _tensors(weights, seen))
-            self._check_names(seen)
-        self._is_loaded = True
-        self.weights_version = weights.version
+        if not is_in_process(self._llm):
+            # As float32, which is the most.
+            with temporary_folder(4 * sum(self._sizes.values())) as folder:
+                write_shards(weights.shards(), folder)
+                self.load_folder(folder, weights.version)
+            return
+        self._is_loaded = False
+        seen: set[str] = set()
+        load_from_tensors(self._llm, _tensors(weights, seen))
+        self._hold(seen, weights.version)
+
+    def load_folder(self, folder: Path, version: int = 0) -> None:
+        """Has the engine's workers read a folder of safetensors.
+
+        Raises:
+            ValueError: a parameter is missing.
+        """
+        names = tensor_names(folder)
+        self._check_names(names)
+        load_from_folder(self._llm, folder)
+        self._hold(names, version)
 
     def join_transfer(self, init_info: Mapping[str, Any]) -> None:
         """Gets ready for weights of a learner that calls with `init_info`."""
@@ -153,12 +157,16 @@ class VLLMGenerator:
         """
         self._is_loaded = False
         load_from_transfer(self._llm, update_info)
-        self._check_names(set(update_info["names"]))
+        self._hold(set(update_info["names"]), version)
+
+    def _hold(self, names: set[str], version: int) -> None:
+        """Says that weights of these names and this version were loaded."""
+        self._check_names(names)
         self._is_loaded = True
         self.weights_version = version
 
     def _check_names(self, given: set[str]) -> None:
-        missing = sorted(self._names - given)
+        missing = sorted(set(self._sizes) - given)
         if missing:
             raise ValueError(
                 f"`weights` must hold all of the policy's parameters; missing: "

@@ -27,9 +27,9 @@ from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.learners.zero_weights import ZeroPolicy
 from pure_rllib.models import columns
 from pure_rllib.models.batching import num_micro_batches
+from pure_rllib.models.export import CPU, MAX_SHARD_BYTES, export_policy
 from pure_rllib.models.llm_rl_module import ENTROPY
 from pure_rllib.models.logprobs import sequence_logps
-from pure_rllib.models.weights import CPU, MAX_SHARD_BYTES, export_policy
 
 
 class _Root(nn.Module):

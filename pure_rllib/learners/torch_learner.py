@@ -4,7 +4,7 @@ B responses, T response tokens.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -26,20 +26,29 @@ from pure_rllib.credit.policy_loss import (
 from pure_rllib.distributed.collectives import (
     broadcast_parameters,
     phase,
+    rank,
     sum_gradients,
     sum_over_learners,
 )
 from pure_rllib.distributed.watchdog import start_watchdog
 from pure_rllib.learners.group_inbox import GroupInbox
-from pure_rllib.learners.learner_weights import LearnerWeights
 from pure_rllib.learners.master_weights import Masters
 from pure_rllib.learners.rollout_correction import add_first_gaps, correct_rollouts
 from pure_rllib.learners.stats import LOGGED, LearnerStats, batch_stats
 from pure_rllib.learners.train_batch import MiniBatchPlan
 from pure_rllib.models import columns
 from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.export import (
+    CPU,
+    MAX_SHARD_BYTES,
+    cut_into_shards,
+    export_policy,
+    untied_tensors,
+)
 from pure_rllib.models.llm_rl_module import ENTROPY
-from pure_rllib.weight_sync.transport import transfer_backend
+from pure_rllib.models.logprobs import sequence_logps
+from pure_rllib.models.lora import has_lora, merged_tensors, save_merged
+from pure_rllib.weight_sync.nccl import WeightSender
 
 _UPDATES_DONE = "num_updates"
 _MASTERS = "float32_masters"
@@ -49,7 +58,7 @@ class NonFiniteLossError(FloatingPointError):
     """A loss or a gradient was NaN or infinite; the weights were left as they are."""
 
 
-class LLMTorchLearner(LearnerWeights, TorchLearner):
+class LLMTorchLearner(TorchLearner):
     """Updates the policy with PPO's clipped loss on per-token advantages.
 
     An optimiser step sees one mini-batch of whole groups, the same groups whatever the
@@ -75,6 +84,11 @@ class LLMTorchLearner(LearnerWeights, TorchLearner):
         self._num_updates = 0
         self._inbox = GroupInbox()
         self._stats = LearnerStats()
+        self.sender = WeightSender()
+
+    @property
+    def _policy(self) -> Any:
+        return self.module[DEFAULT_MODULE_ID].unwrapped().policy
 
     @override(TorchLearner)
     def _make_modules_ddp_if_necessary(self) -> None:
@@ -89,7 +103,7 @@ class LLMTorchLearner(LearnerWeights, TorchLearner):
         All learners start from the first one's weights.
         """
         assert config is not None
-        sends_weights = transfer_backend(config) is not None
+        sends_weights = config.weight_backend() is not None
         start_watchdog(config.collective_timeout_s, sends_weights=sends_weights)
         broadcast_parameters(self._policy.state_dict().values())
         params = self._optimized_tensors()
@@ -391,6 +405,34 @@ class LLMTorchLearner(LearnerWeights, TorchLearner):
             for group in optimizer.param_groups:
                 group.update(self._optimizer_settings(self.config))
             self._num_updates = saved[_UPDATES_DONE]
+
+    def weight_shards(
+        self, max_shard_bytes: int = MAX_SHARD_BYTES, *, device: torch.device = CPU
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields the policy's weights under their Hugging Face names, LoRA merged in.
+
+        All learners call it together; the first learner's shards count.
+        """
+        tensors = merged_tensors(self._policy)
+        return cut_into_shards(tensors, max_shard_bytes, device=device)
+
+    def num_weight_bytes(self) -> int:
+        """Returns the size of what `weight_shards` yields."""
+        return sum(tensor.nbytes for _, tensor in untied_tensors(self._policy))
+
+    def probe_logps(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
+        """Log-probabilities as `Generator.logps` gives them; all learners call it."""
+        with torch.no_grad():
+            return [
+                sequence_logps(self._policy, token_ids, self._device)
+                for token_ids in sequences
+            ]
+
+    def export_policy(self, tokenizer: Any, folder: str) -> None:
+        """Writes the policy in Hugging Face layout; all learners call it."""
+        if rank() == 0:
+            save = save_merged if has_lora(self._policy) else None
+            export_policy(self._policy, tokenizer, folder, save)
 
     @override(TorchLearner)
     def get_parameters(self, module: Any) -> Iterable[torch.nn.Parameter]:  # type: ignore[override]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pure_rllib.distributed.collectives import collective, num_ranks, rank
-from pure_rllib.models.weights import CPU
+from pure_rllib.models.export import CPU
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pure_rllib.models.weight_files import write_index
-from pure_rllib.models.weights import cut_into_shards, untied_tensors
+from pure_rllib.models.export import cut_into_shards, untied_tensors, write_shards
 
 _ADAPTER = "default"
 _OF_ADAPTER = ".lora_"
@@ -211,18 +210,7 @@ def save_merged(policy: Any, folder: Path) -> None:
     policy.config.save_pretrained(folder)
     if policy.can_generate():
         policy.generation_config.save_pretrained(folder)
-    number = 0
-    for number, shard in enumerate(cut_into_shards(merged_tensors(policy)), start=1):
-        path = folder / f"model-{number:05d}.safetensors"
-        save_file(
-            {name: tensor.contiguous() for name, tensor in shard.items()},
-            path,
-            metadata={"format": "pt"},
-        )
-    if number == 1:
-        path.rename(folder / "model.safetensors")
-    else:
-        write_index(folder)
+    write_shards(cut_into_shards(merged_tensors(policy)), folder)
     adapter = folder / "adapter"
     policy.lora_config.save_pretrained(str(adapter))
     tensors = peft.get_peft_model_state_dict(policy, adapter_name=_ADAPTER)

@@ -11,8 +11,8 @@ from pure_rllib.generation.make_generator import (
     check_generator,
     make_generator,
 )
+from pure_rllib.generation.vllm_generator import VLLMGenerator
 from pure_rllib.models.loading import check_model_folder, load_policy, policy_config
-from pure_rllib.models.weight_files import FolderWeights
 from pure_rllib.rewards.prm.checkpoint import default_device
 from pure_rllib.rewards.prm.generative import (
     QUESTION,
@@ -157,10 +157,9 @@ class GenerativeLoader:
             max_model_len=max_model_len,
             device=default_device(self.device),
         )
-        if self.generator == "vllm":
+        if isinstance(generator, VLLMGenerator):
             assert isinstance(self.model, str)  # a folder, see `_check_vllm`
-            # A checkpoint has no checksums to compare with.
-            generator.load_weights(FolderWeights(0, Path(self.model), files=()))
+            generator.load_folder(Path(self.model))
         if self.votes is None:
             ids = self.question.verdict_ids(self.tokenizer)
             return LogpJudge(generator, ids, max_model_len)

@@ -32,13 +32,7 @@ from pure_rllib.rewards.base import counts_of
 from pure_rllib.rewards.prm.pool import connected_scorer
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
 from pure_rllib.rollouts.group import Group, SampledResponse
-from pure_rllib.weight_sync.check import ArrivalProof
-from pure_rllib.weight_sync.nccl import (
-    BroadcastWeights,
-    WeightReceiving,
-)
-from pure_rllib.weight_sync.object_store import WeightReceiver, Weights
-from pure_rllib.weight_sync.transport import transfer_backend
+from pure_rllib.weight_sync.handle import WeightReceiver, Weights
 
 JUDGE_COUNTS = (
     "prm/overlong",
@@ -63,7 +57,7 @@ class RunnerSample:
         seconds: wall-clock time by phase: `sync` (taking over weights), `sample`,
             `score`, `verify`, and `total`.
         counts: what step scorer and verifier counted, see `JUDGE_COUNTS`.
-        logp_gap: what `ArrivalProof` found when it took over the weights.
+        logp_gap: what `SyncCheck` found when it took over the weights.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -72,7 +66,7 @@ class RunnerSample:
     logp_gap: float = math.nan
 
 
-class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
+class LLMEnvRunner(EnvRunner, Checkpointable):
     """An RLlib env runner that samples whole responses, G to a prompt.
 
     The generator writes the responses in one batch, the environment's batched path
@@ -85,10 +79,9 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self._env_creator = kwargs["env_creator"]
         self._generator: Generator | None = None
-        self._publication: str | None = None
-        self._logp_gap = math.nan
-        self._proof = ArrivalProof(self.config.logp_gap_limit)
-        self._receiver = WeightReceiver(keep=1)
+        self.receiver = WeightReceiver(
+            lambda: self.generator, self.config.logp_gap_limit
+        )
         self.make_env()
 
     @override(EnvRunner)
@@ -123,7 +116,7 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
         return self._generator
 
     def _make_generator(self) -> Generator:
-        env = self.token_env
+        env, backend = self.token_env, self.config.weight_backend()
         return make_generator(
             self.config.generator,
             {"seed": 0, **self.config.full_model_config()},
@@ -132,7 +125,7 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
             eos_token_ids=env.eos_token_ids,
             max_model_len=env.max_prompt_tokens + env.max_response_tokens,
             top_p=self.config.top_p,
-            transfer_backend=transfer_backend(self.config),
+            transfer_backend=backend.engine_backend() if backend else None,
         )
 
     @override(EnvRunner)
@@ -175,7 +168,7 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
         size = group_size or self.config.group_size
         generator = self.generator
         loading = perf_counter()
-        self._take_over(weights)
+        self.receiver.take_over(weights)
         generating = perf_counter()
         responses = generator.generate(
             [prompt.tolist() for prompt in prompts],
@@ -213,7 +206,7 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
             "verify": times.verify_s,
             "total": perf_counter() - start,
         }
-        return RunnerSample(groups, seconds, counts, self._logp_gap)
+        return RunnerSample(groups, seconds, counts, self.receiver.logp_gap)
 
     def _group(
         self,
@@ -266,24 +259,6 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
             group.episodes = []
         return [sample, *episodes]
 
-    def _take_over(self, weights: Weights) -> None:
-        """Loads weights and proves that they arrived, unless they are held already."""
-        if weights.publication == self._publication:
-            return
-        # Not this one's any more from here on, if anything fails.
-        self._publication = None
-        if isinstance(weights.source, BroadcastWeights):
-            self.check_held(weights.version, weights.publication)
-        else:
-            self.generator.load_weights(self._receiver.receive(weights.source))
-        logps = self.generator.logps(weights.probe.token_ids)
-        self._logp_gap = self._proof.check(weights.version, weights.probe, logps)
-        self._publication = weights.publication
-
-    def close_weights(self) -> None:
-        """Gives up copies of weights that lie on this node."""
-        self._receiver.close()
-
     def env_summary(self) -> EnvSummary:
         """Returns what the algorithm must know of the environment."""
         return EnvSummary.of(self.token_env)
@@ -305,7 +280,6 @@ class LLMEnvRunner(WeightReceiving, EnvRunner, Checkpointable):
         self.env.close()
         if self._generator is not None:
             self._generator.close()
-        self.close_weights()
 
     @override(EnvRunner)
     def get_metrics(self) -> dict[str, Any]:

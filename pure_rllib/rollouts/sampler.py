@@ -17,13 +17,10 @@ from ray.exceptions import (
 )
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from pure_rllib.data.order import ProblemTicket, shard
-from pure_rllib.rollouts.group import Group
-from pure_rllib.weight_sync.nccl import (
-    BroadcastWeights,
-    WeightsNotHeldError,
-)
-from pure_rllib.weight_sync.object_store import Weights
+from pure_rllib.data.order import ProblemOrder, ProblemTicket, shard
+from pure_rllib.rollouts.group import Group, has_signal
+from pure_rllib.weight_sync.handle import Weights, WeightsNotHeldError
+from pure_rllib.weight_sync.sync import WeightSync
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -36,21 +33,16 @@ FETCH_S = 1.0
 RESTART_WAIT_S = 120.0
 """How long a run without any env runner waits for Ray to restart one."""
 
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One prompt's turn: which problem, and the id of the group that it makes."""
-
-    ticket: ProblemTicket
-    group_id: int
+STOP_PATIENCE_S = 10.0
+"""How long a run that ends waits for a batch under way before it ends env runners."""
 
 
 @dataclass(slots=True)
 class SampledBatch:
-    """Groups of responses from all env runners, in the order of their turns.
+    """Groups of responses from all env runners, in the order of their prompts.
 
     Attributes:
-        groups: one per turn.
+        groups: one per prompt.
         seconds: by phase, the slowest env runner's.
         num_resampled: groups that were sampled again after an env runner was lost.
         counts: what step scorers and verifiers counted, see `JUDGE_COUNTS`.
@@ -79,210 +71,301 @@ class SampledBatch:
 
 @dataclass(slots=True)
 class SamplingCall:
-    """Turns that env runners were asked for; `collect` waits for their groups.
+    """Groups that env runners were asked for.
 
     Attributes:
-        turns: which prompts.
-        weights: must stay readable until the call is collected; newer ones where they
-            are sent and an env runner has to be sent them again.
+        prompts: which problems, by the ids of the groups that they make.
+        weights: of the policy to sample from.
         kwargs: further arguments of `LLMEnvRunner.sample`.
-        calls: id of the env runner and its values to come, as `sample_apart` returns
-            them; none where the local env runner samples, which begins when the call
-            is collected.
+        answers: id of the env runner and its values to come, as `sample_apart` returns
+            them; none where the local env runner samples, which begins when the groups
+            are collected.
     """
 
-    turns: list[Turn]
+    prompts: Mapping[int, ProblemTicket]
     weights: Weights
     kwargs: dict[str, Any]
-    calls: list[tuple[int, list[ray.ObjectRef]]] = field(default_factory=list)
+    answers: list[tuple[int, list[ray.ObjectRef]]] = field(default_factory=list)
 
 
-def sample_groups(
-    env_runners: EnvRunnerGroup,
-    turns: Sequence[Turn],
-    weights: Weights,
-    **kwargs: Any,
-) -> SampledBatch:
-    """Samples one group per turn.
+class Sampler:
+    """Samples `num_prompts` groups an iteration, and with a lag the next ones as well.
+
+    With `max_weight_lag` 0 a batch is sampled when it is asked for. With 1 the batch
+    after it is begun before it is returned, with the same weights: env runners sample
+    it while learners update, and by the time it is learned from, it is one version old.
+
+    There is no state that a checkpoint would have to hold. The cursor, which the
+    algorithm keeps, counts groups that were returned, and what is under way begins
+    there: a restored run asks the same prompts again, none twice and none not at all.
+
+    Env runners that are lost while they sample, or do not answer within
+    `sample_timeout_s`, are made up for: others sample their groups. What an env runner
+    raises is raised here.
 
     Args:
-        env_runners: local or remote.
-        turns: which prompts.
-        weights: env runners that hold another version take these first.
-        **kwargs: further arguments of `LLMEnvRunner.sample`.
-
-    Raises:
-        RuntimeError: no env runner is left, or turns failed `MAX_ATTEMPTS` times.
+        env_runners: local or, with a lag, remote.
+        sync: sees to it that env runners can take over weights.
+        order: of the problems.
+        config: the algorithm's.
     """
-    return collect(env_runners, launch(env_runners, turns, weights, **kwargs))
+
+    def __init__(
+        self,
+        env_runners: EnvRunnerGroup,
+        sync: WeightSync,
+        order: ProblemOrder,
+        config: Any,
+    ):
+        self._env_runners = env_runners
+        self._sync = sync
+        self._order = order
+        self._config = config
+        self._pending: SamplingCall | None = None
+
+    def next_batch(self, cursor: int, weights: Weights) -> SampledBatch:
+        """Returns the groups of the prompts from `cursor` on, one per prompt.
+
+        Args:
+            cursor: prompts asked before; the caller adds the number of groups returned.
+            weights: the newest ones. A batch that is begun here may read them until it
+                is returned by the next call.
+
+        Raises:
+            RuntimeError: see `sample`.
+        """
+        config = self._config
+        call, self._pending = self._pending, None
+        if call is None:
+            call = self._launch(self._prompts(cursor, config.num_prompts), weights)
+        batch = self._collect(call)
+        if config.no_signal_groups == "refill":
+            self._refill(batch, cursor, weights)
+        if config.max_weight_lag:
+            ahead = self._prompts(cursor + len(batch.groups), config.num_prompts)
+            self._pending = self._launch(ahead, weights)
+        return batch
+
+    def _refill(self, batch: SampledBatch, cursor: int, weights: Weights) -> None:
+        """Adds groups, sampled with the newest weights, until enough of them teach."""
+        config = self._config
+        for _ in range(config.max_refill_rounds):
+            num_useful = sum(has_signal(g.records, config) for g in batch.groups)
+            if num_useful >= config.num_prompts:
+                return
+            prompts = self._prompts(
+                cursor + len(batch.groups), config.num_prompts - num_useful
+            )
+            batch.extend(self.sample(prompts, weights))
+
+    def sample_again(self, group_ids: Sequence[int], weights: Weights) -> list[Group]:
+        """Samples groups that were lost after they were returned."""
+        prompts: dict[int, ProblemTicket] = {}
+        for i in group_ids:
+            prompts |= self._prompts(i, 1)
+        return self.sample(prompts, weights).groups
+
+    def _prompts(self, cursor: int, count: int) -> dict[int, ProblemTicket]:
+        """The prompts from `cursor` on; a group's id is its prompt's number."""
+        return dict(enumerate(self._order.take(cursor, count), start=cursor))
+
+    def sample(
+        self, prompts: Mapping[int, ProblemTicket], weights: Weights, **kwargs: Any
+    ) -> SampledBatch:
+        """Samples one group per prompt.
+
+        Args:
+            prompts: which problems, by the ids of the groups.
+            weights: env runners that hold another version take these first.
+            **kwargs: further arguments of `LLMEnvRunner.sample`.
+
+        Raises:
+            RuntimeError: no env runner is left, or prompts failed `MAX_ATTEMPTS` times.
+        """
+        return self._collect(self._launch(prompts, weights, **kwargs))
+
+    def drop(self) -> None:
+        """Forgets the batch that is under way: its prompts will be asked again."""
+        self._pending = None
+
+    def wait(self, timeout_s: float | None = None) -> list[int]:
+        """Waits until the batch that is under way has been sampled.
+
+        Args:
+            timeout_s: how long at most; None: without end.
+
+        Returns:
+            Ids of the env runners that are still at it.
+        """
+        if self._pending is None:
+            return []
+        answers = {first: i for i, (first, *_) in self._pending.answers}
+        _, busy = ray.wait(list(answers), num_returns=len(answers), timeout=timeout_s)
+        return [answers[answer] for answer in busy]
+
+    def close(self, patience_s: float = STOP_PATIENCE_S) -> None:
+        """Ends a batch that is under way, so that nobody waits for it.
+
+        Args:
+            patience_s: env runners that need longer are killed: an actor hears of
+                nothing, not even of its end, before it is done with a call.
+        """
+        for i in self.wait(patience_s):
+            if i in self._actors():
+                ray.kill(self._actors()[i])
+        self._pending = None
+
+    def _actors(self) -> dict[int, Any]:
+        actors: dict[int, Any] = self._env_runners._worker_manager.actors()
+        return actors
+
+    def _launch(
+        self, prompts: Mapping[int, ProblemTicket], weights: Weights, **kwargs: Any
+    ) -> SamplingCall:
+        """Has remote env runners begin."""
+        call = SamplingCall(prompts, weights, kwargs)
+        if self._env_runners.num_remote_env_runners():
+            self._ask(call, prompts)
+        return call
+
+    def _collect(self, call: SamplingCall) -> SampledBatch:
+        """Waits for a call's groups; asks again for those of lost env runners."""
+        if self._env_runners.num_remote_env_runners() == 0:
+            runner = self._env_runners.local_env_runner
+            return _batch([runner.sample(**_arguments(call, call.prompts))], call)
+        results: list[Any] = []
+        num_resampled = 0
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            results += self._answers(call)
+            done = {group.group_id for result in results for group in result.groups}
+            missing = {i: p for i, p in call.prompts.items() if i not in done}
+            if not missing:
+                batch = _batch(results, call)
+                batch.num_resampled = num_resampled
+                return batch
+            if attempt < MAX_ATTEMPTS:
+                num_resampled += len(missing)
+                self._ask(call, missing)
+        raise RuntimeError(
+            f"{len(missing)} of {len(call.prompts)} groups could not be sampled in "
+            f"{MAX_ATTEMPTS} attempts, because env runners were lost each time, or did "
+            "not answer within `sample_timeout_s` "
+            f"({self._env_runners._remote_config.sample_timeout_s}); Ray's logs say "
+            "why. The last checkpoint is intact: resume from it."
+        )
+
+    def _ask(self, call: SamplingCall, prompts: Mapping[int, ProblemTicket]) -> None:
+        """Deals prompts to the healthy env runners, which begin at once."""
+        ids: list[int] = []
+        while not ids:
+            living = self._living()
+            if not living:
+                raise RuntimeError(
+                    "No env runner is alive. Ray's logs say why they died; the last "
+                    "checkpoint is intact: resume from it."
+                )
+            call.weights, ids = self._sync.before_launch(
+                {i: self._actors()[i] for i in living}, call.weights, self._wait_for
+            )
+        # Not by RLlib's `foreach_env_runner` or `foreach_actor`: under these an env
+        # runner exits on any error, and a failed verifier or PRM would look like a lost
+        # process. It must be raised here, and only a lost process is made up for.
+        call.answers = [
+            (
+                i,
+                self._actors()[i]
+                .sample_apart.options(num_returns=1 + len(share))
+                .remote(**_arguments(call, dict(share))),
+            )
+            for i, share in zip(ids, shard([*prompts.items()], len(ids)), strict=True)
+            if share
+        ]
+
+    def _answers(self, call: SamplingCall) -> list[Any]:
+        """Waits for a call; returns what the env runners that live made."""
+        samples = self._wait_for({i: first for i, (first, *_) in call.answers})
+        for i, (_, *episodes) in call.answers:
+            if i in samples:
+                for group, ref in zip(samples[i].groups, episodes, strict=True):
+                    group.episodes = ref
+        return list(samples.values())
+
+    def _wait_for(self, answers: Mapping[int, ray.ObjectRef]) -> dict[int, Any]:
+        """Waits for one value of each env runner; returns those of ones that live.
+
+        An env runner that has not answered `sample_timeout_s` after this began is
+        killed, so that Ray starts it anew, and counts as lost.
+        """
+        manager = self._env_runners._worker_manager
+        asked: float | None = self._env_runners._remote_config.sample_timeout_s
+        limit_s = math.inf if asked is None else asked
+        values, deadline = {}, monotonic() + limit_s
+        for i, answer in answers.items():
+            left_s = max(FETCH_S, deadline - monotonic())
+            try:
+                values[i] = ray.get(
+                    answer, timeout=left_s if math.isfinite(left_s) else None
+                )
+            except WeightsNotHeldError:
+                continue  # Ray started it anew since it was seen to hold them
+            except RayTaskError:
+                raise  # its own error, also where that is one of Ray's
+            except RayActorError:
+                manager.set_actor_state(i, healthy=False)
+            except GetTimeoutError:
+                _LOGGER.warning(
+                    "Env runner %d did not answer within `sample_timeout_s` (%g); it "
+                    "is killed, and its groups are sampled again.",
+                    i,
+                    limit_s,
+                )
+                manager.set_actor_state(i, healthy=False)
+                ray.kill(self._actors()[i], no_restart=False)
+        return values
+
+    def _living(self) -> list[int]:
+        """Ids of the healthy env runners; where none is left, waits for a restart."""
+        ids = self._env_runners.healthy_env_runner_ids()
+        deadline = monotonic() + RESTART_WAIT_S
+        while not ids and monotonic() < deadline:
+            # Answers at once that an actor is not available, for as long as it starts.
+            ids = self._env_runners.probe_unhealthy_env_runners()
+            if not ids:
+                sleep(1.0)
+        return list(ids)
 
 
-def launch(
-    env_runners: EnvRunnerGroup,
-    turns: Sequence[Turn],
-    weights: Weights,
-    **kwargs: Any,
-) -> SamplingCall:
-    """Has remote env runners begin; the arguments are those of `sample_groups`."""
-    call = SamplingCall(list(turns), weights, kwargs)
-    if env_runners.num_remote_env_runners():
-        call.calls = _ask(env_runners, call, call.turns)
-    return call
-
-
-def collect(env_runners: EnvRunnerGroup, call: SamplingCall) -> SampledBatch:
-    """Waits for a call's groups; asks again for those of lost env runners.
-
-    An env runner that has not answered `sample_timeout_s` after this began to wait is
-    killed, so that Ray starts it anew, and counts as lost.
-
-    Raises:
-        RuntimeError: see `sample_groups`.
-    """
-    turns = call.turns
-    if env_runners.num_remote_env_runners() == 0:
-        runner = env_runners.local_env_runner
-        shared = {"weights": call.weights, **call.kwargs}
-        return _collect([runner.sample(**_arguments(turns), **shared)], call)
-    results, num_resampled, calls = [], 0, call.calls
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        results += _answers(env_runners, calls)
-        done = {group.group_id for result in results for group in result.groups}
-        missing = [turn for turn in turns if turn.group_id not in done]
-        if not missing:
-            batch = _collect(results, call)
-            batch.num_resampled = num_resampled
-            return batch
-        if attempt < MAX_ATTEMPTS:
-            num_resampled += len(missing)
-            calls = _ask(env_runners, call, missing)
-    raise RuntimeError(
-        f"{len(missing)} of {len(turns)} groups could not be sampled in {MAX_ATTEMPTS} "
-        "attempts, because env runners were lost each time, or did not answer within "
-        "`sample_timeout_s` "
-        f"({env_runners._remote_config.sample_timeout_s}); Ray's logs say why. The "
-        "last checkpoint is intact: resume from it."
-    )
-
-
-def _arguments(turns: Sequence[Turn]) -> dict[str, Any]:
+def _arguments(
+    call: SamplingCall, prompts: Mapping[int, ProblemTicket]
+) -> dict[str, Any]:
+    """What an env runner is called with that samples some of a call's prompts."""
     return {
-        "tickets": [turn.ticket for turn in turns],
-        "group_ids": [turn.group_id for turn in turns],
+        "tickets": list(prompts.values()),
+        "group_ids": list(prompts),
+        "weights": call.weights,
+        **call.kwargs,
     }
 
 
-def _ask(
-    env_runners: EnvRunnerGroup, call: SamplingCall, turns: Sequence[Turn]
-) -> list[tuple[int, list[ray.ObjectRef]]]:
-    """Deals turns to the healthy env runners, which begin at once."""
-    ids = _ready(env_runners, call)
-    if not ids:
-        raise RuntimeError(
-            "No env runner is alive. Ray's logs say why they died; the last checkpoint "
-            "is intact: resume from it."
-        )
-    # Not by RLlib's `foreach_env_runner` or `foreach_actor`: under these an env runner
-    # exits on any error, and a failed verifier or PRM would look like a lost process.
-    # It must be raised here, and only a lost process is made up for.
-    actors = env_runners._worker_manager.actors()
-    shared = {"weights": call.weights, **call.kwargs}
-    return [
-        (
-            i,
-            actors[i]
-            .sample_apart.options(num_returns=1 + len(share))
-            .remote(**_arguments(share), **shared),
-        )
-        for i, share in zip(ids, shard(turns, len(ids)), strict=True)
-        if share
-    ]
-
-
-def _answers(
-    env_runners: EnvRunnerGroup, calls: Sequence[tuple[int, list[ray.ObjectRef]]]
-) -> list[Any]:
-    """Waits for calls; returns what the env runners that live made."""
-    samples = _results(env_runners, {i: first for i, (first, *_) in calls})
-    for i, (_, *episodes) in calls:
-        if i in samples:
-            for group, ref in zip(samples[i].groups, episodes, strict=True):
-                group.episodes = ref
-    return list(samples.values())
-
-
-def _results(
-    env_runners: EnvRunnerGroup, calls: Mapping[int, ray.ObjectRef]
-) -> dict[int, Any]:
-    """Waits for one value of each env runner; returns those of the ones that live."""
-    manager, limit_s = env_runners._worker_manager, _sample_timeout_s(env_runners)
-    results, deadline = {}, monotonic() + limit_s
-    for i, call in calls.items():
-        left_s = max(FETCH_S, deadline - monotonic())
-        try:
-            results[i] = ray.get(
-                call, timeout=left_s if math.isfinite(left_s) else None
-            )
-        except WeightsNotHeldError:
-            continue  # Ray started it anew since it was asked what it holds
-        except RayTaskError:
-            raise  # its own error, also where that is one of Ray's
-        except RayActorError:
-            manager.set_actor_state(i, healthy=False)
-        except GetTimeoutError:
-            _LOGGER.warning(
-                "Env runner %d did not answer within `sample_timeout_s` (%g); it is "
-                "killed, and its groups are sampled again.",
-                i,
-                limit_s,
-            )
-            manager.set_actor_state(i, healthy=False)
-            ray.kill(manager.actors()[i], no_restart=False)
-    return results
-
-
-def _sample_timeout_s(env_runners: EnvRunnerGroup) -> float:
-    limit_s: float | None = env_runners._remote_config.sample_timeout_s
-    return math.inf if limit_s is None else limit_s
-
-
-def _ready(env_runners: EnvRunnerGroup, call: SamplingCall) -> list[int]:
-    """Ids of env runners that live and hold the call's weights, or can read them."""
-    ids = _living(env_runners)
-    actors = env_runners._worker_manager.actors()
-    while ids and isinstance(call.weights.source, BroadcastWeights):
-        held = _results(env_runners, {i: actors[i].held_weights.remote() for i in ids})
-        if held:
-            assert call.weights.source.hand_over is not None, "the driver's own"
-            call.weights = call.weights.source.hand_over(actors, held)
-            return list(held)
-        ids = _living(env_runners)
-    return ids
-
-
-def _living(env_runners: EnvRunnerGroup) -> list[int]:
-    """Ids of the healthy env runners; where none is left, waits for a restart."""
-    ids = env_runners.healthy_env_runner_ids()
-    deadline = monotonic() + RESTART_WAIT_S
-    while not ids and monotonic() < deadline:
-        # Answers at once that an actor is not available, for as long as it starts.
-        ids = env_runners.probe_unhealthy_env_runners()
-        if not ids:
-            sleep(1.0)
-    return list(ids)
-
-
-def _collect(results: Sequence[Any], call: SamplingCall) -> SampledBatch:
+def _batch(results: Sequence[Any], call: SamplingCall) -> SampledBatch:
     by_id = {group.group_id: group for result in results for group in result.groups}
     # The one that all others waited for; phases of different env runners do not add up.
     slowest = max(results, key=lambda result: result.seconds["total"])
     return SampledBatch(
-        groups=[by_id[turn.group_id] for turn in call.turns],
+        groups=[by_id[i] for i in call.prompts],
         seconds=dict(slowest.seconds),
         counts=sum((result.counts for result in results), Counter()),
         weights_version=call.weights.version,
         logp_gap=max(result.logp_gap for result in results),
     )
+
+
+def mark_lags(groups: Sequence[Group], version: int) -> None:
+    """Notes in each record how many versions the learner is ahead of its weights."""
+    for group in groups:
+        for record in group.records:
+            sampled_with = record.metadata["weights_version"]
+            record.metadata["weights_lag"] = version - sampled_with
 
 
 def episodes_of(group: Group) -> list[Any] | None:

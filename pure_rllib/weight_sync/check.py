@@ -1,4 +1,4 @@
-"""The proof that a generator holds the learner's weights, by log-probabilities."""
+"""The check that a generator holds the learner's weights, by log-probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Probe:
     logps: tuple[np.ndarray, ...]
 
 
-class ArrivalProof:
+class SyncCheck:
     """Follows what learner and generator think of a probe, from version to version.
 
     Three signs tell of weights that did not arrive. The two disagree by more than

@@ -1,270 +1,162 @@
-"""Weights on their way from learners to env runners, and the proof that they arrived.
+"""Weights in Ray's object store: a learner puts them there, env runners read them.
 
-By files, learners write a version once, as safetensors in the shared memory of their
-node. Env runners of that node read it there; another node fetches it through Ray's
-object store, once, into its own shared memory. The driver passes on only where the
-weights are. `weight_broadcast` does without files.
+Ray counts the references. A version stays for as long as the driver or a call of an env
+runner holds its `StoredWeights`; each node that reads it fetches it once.
 """
 
-import os
-import shutil
-import uuid
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+import torch
+from ray.exceptions import ObjectLostError
 from ray.rllib.core.learner.learner_group import LearnerGroup
-from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from torch import Tensor, nn
 
 from pure_rllib.distributed.calls import on_learners
 from pure_rllib.distributed.collectives import phase, rank
-from pure_rllib.generation.base import WeightSource
-from pure_rllib.models.weight_files import (
-    FolderWeights,
-    ShardFile,
-    WeightsRoot,
-    write_index,
-    write_weights,
+from pure_rllib.models.export import (
+    MAX_SHARD_BYTES,
+    cut_into_shards,
+    untied_tensors,
 )
-from pure_rllib.models.weights import LiveWeights
-from pure_rllib.weight_sync.check import Probe
-from pure_rllib.weight_sync.nccl import (
-    BroadcastWeights,
-    WeightBroadcast,
-)
-
-_CLOSE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedFiles:
-    """Where a version of the weights lies.
+class LiveWeights:
+    """Weights that a learner of the same process holds: nothing is copied to publish.
 
     Attributes:
         version: the update they come from.
-        folder: on the publisher's node.
-        node_id: the publisher's node.
-        files: with sizes and checksums.
-        refs: the files' bytes in Ray's object store, if the cluster has other nodes.
+        read: gives the learner's weights, shard by shard, at the moment of the call.
     """
 
     version: int
-    folder: str
-    node_id: str
-    files: tuple[ShardFile, ...]
-    refs: tuple[Any, ...]
+    read: Callable[[], Iterator[dict[str, Tensor]]]
+
+    @classmethod
+    def of(cls, module: nn.Module, version: int) -> "LiveWeights":
+        """The weights of a module, whatever they are when they are read."""
+        return cls(version, lambda: cut_into_shards(untied_tensors(module)))
+
+    def shards(self) -> Iterator[dict[str, Tensor]]:
+        """See `WeightSource`."""
+        return self.read()
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """A policy's weights by version, as env runners are told of them.
+class StoredTensor:
+    """A tensor's bytes, and how to read them; NumPy does not know every dtype.
 
     Attributes:
-        version: how many iterations they have been through.
-        publication: names this publication: after a checkpoint was restored, a version
-            comes a second time with other weights.
-        source: the weights, where they lie, or that they are sent.
-        probe: to prove that they arrived.
+        content: uint8.
+        dtype: of the tensor.
+        shape: of the tensor.
+    """
+
+    content: np.ndarray
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "StoredTensor":
+        """Shares the memory of a contiguous tensor on the CPU."""
+        content = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+        return cls(content, tensor.dtype, tuple(tensor.shape))
+
+    def tensor(self) -> Tensor:
+        """Shares the memory of the content, which is to be read only."""
+        if not self.content.size:
+            return torch.empty(self.shape, dtype=self.dtype)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            flat = torch.frombuffer(self.content, dtype=self.dtype)
+        return flat.view(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """Weights that lie in Ray's object store.
+
+    Attributes:
+        version: the update they come from.
+        num_bytes: of all tensors.
+        refs: one per shard, each of `StoredTensor` by name.
     """
 
     version: int
-    publication: str
-    source: LiveWeights | PublishedFiles | BroadcastWeights
-    probe: Probe
+    num_bytes: int
+    refs: tuple[ray.ObjectRef, ...]
 
-
-class WeightPublisher:
-    """The learners' side."""
-
-    def __init__(self) -> None:
-        self._root: WeightsRoot | None = None
-        self._refs: list[tuple[Any, ...]] = []
-
-    @phase("publish")
-    def publish(
-        self, learner: Any, version: int, publication: str, keep: int
-    ) -> PublishedFiles | None:
-        """Writes a version where env runners can read it; all learners take part.
-
-        Args:
-            learner: whose `weight_shards` are written; one shard is held at a time.
-            version: the update they come from.
-            publication: a name that was not used before.
-            keep: publications that stay readable.
-
-        Returns:
-            Where they are; None but for the first learner.
-        """
-        shards = learner.weight_shards()
-        if rank() > 0:
-            for _ in shards:
-                pass
-            return None
-        if self._root is None:
-            # One more than is kept: the new one is written before the oldest goes.
-            self._root = WeightsRoot((keep + 1) * learner.num_weight_bytes())
-        written = write_weights(shards, self._root.path / publication, version)
-        self._root.keep_newest(keep)
-        refs: tuple[Any, ...] = ()
-        if _num_nodes() > 1:
-            refs = tuple(
-                ray.put(np.fromfile(written.folder / file.name, dtype=np.uint8))
-                for file in written.files
-            )
-        self._refs = [*self._refs, refs][-keep:]
-        return PublishedFiles(
-            version, str(written.folder), _node_id(), written.files, refs
-        )
-
-    def close(self) -> None:
-        """Removes all publications."""
-        if self._root is not None:
-            self._root.close()
-            self._root = None
-        self._refs = []
-
-
-class WeightReceiver:
-    """An env runner's side.
-
-    Args:
-        keep: publications of other nodes that stay on this one.
-    """
-
-    def __init__(self, keep: int):
-        self._keep = keep
-        self._root: WeightsRoot | None = None
-
-    def receive(self, source: LiveWeights | PublishedFiles) -> WeightSource:
-        """Returns weights that this process can read.
+    def shards(self) -> Iterator[dict[str, Tensor]]:
+        """See `WeightSource`; nothing is copied on the node where they lie.
 
         Raises:
-            RuntimeError: they lie on another node and were not sent.
+            RuntimeError: they are lost with the learner that put them there.
         """
-        if isinstance(source, LiveWeights):
-            return source
-        if source.node_id == _node_id():
-            return FolderWeights(source.version, Path(source.folder), source.files)
-        if len(source.refs) != len(source.files):
+        for ref in self.refs:
+            yield {name: stored.tensor() for name, stored in self._get(ref).items()}
+
+    def _get(self, ref: ray.ObjectRef) -> dict[str, StoredTensor]:
+        try:
+            shard: dict[str, StoredTensor] = ray.get(ref)
+        except ObjectLostError as error:
             raise RuntimeError(
-                f"The weights of version {source.version} lie on another node, which "
-                "was the only one when they were published. Resume from the last "
-                "checkpoint, with all nodes present from the start."
-            )
-        return self._fetch(source)
-
-    def _fetch(self, source: PublishedFiles) -> FolderWeights:
-        """Copies a publication to this node, unless a neighbour has done so."""
-        publisher, publication = Path(source.folder).parts[-2:]
-        name = f"{publisher.rsplit('-', 1)[-1]}-{_node_id()[:12]}"
-        num_bytes = sum(file.num_bytes for file in source.files)
-        if self._root is None or self._root.name != name:
-            self.close()
-            self._root = WeightsRoot(num_bytes * (self._keep + 1), name)
-        root = self._root
-        target = root.path / publication
-        with root.writing():
-            if not target.is_dir():
-                root.keep_newest(self._keep)
-                _write_bytes(source, target)
-        return FolderWeights(source.version, target, source.files)
-
-    def close(self) -> None:
-        """Leaves the copies of this node to its other env runners."""
-        if self._root is not None:
-            self._root.close()
-            self._root = None
+                f"The weights of version {self.version} must be in Ray's object store; "
+                "they are lost with the first learner or its node, whose log says why. "
+                "Resume from the last checkpoint."
+            ) from error
+        return shard
 
 
-def _write_bytes(source: PublishedFiles, target: Path) -> None:
-    partial = target.with_name(f"{target.name}.partial")
-    # An env runner that was killed while it wrote leaves one behind.
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for file, ref in zip(source.files, source.refs, strict=True):
-        ray.get(ref).tofile(partial / file.name)
-    write_index(partial)
-    os.rename(partial, target)
-
-
-class WeightExchange:
-    """The driver's side: has weights published, and passes on where they are.
+@phase("publish")
+def put_weights(learner: Any, version: int) -> StoredWeights | None:
+    """Puts a learner's present weights into the object store; all learners take part.
 
     Args:
-        learners: of the algorithm.
-        probe_ids: see `Probe`.
-        config: the `PUREConfig`.
-        in_process: there is no env runner but that of this process.
+        learner: whose `weight_shards` are put there; one shard is held at a time.
+        version: the update they come from.
+
+    Returns:
+        Where they are; None but for the first learner.
+    """
+    refs, num_bytes = [], 0
+    for shard in learner.weight_shards():
+        if rank() == 0:
+            refs.append(
+                ray.put({name: StoredTensor.of(one) for name, one in shard.items()})
+            )
+            num_bytes += sum(tensor.nbytes for tensor in shard.values())
+    return StoredWeights(version, num_bytes, tuple(refs)) if rank() == 0 else None
+
+
+def check_room(learners: LearnerGroup, num_versions: int) -> None:
+    """Checks that the object store of the first learner's node holds the weights.
+
+    Args:
+        learners: of the run.
+        num_versions: that lie there at one time.
+
+    Raises:
+        ValueError: it is too small; Ray would write them to a disk at each update.
     """
 
-    def __init__(
-        self,
-        learners: LearnerGroup,
-        probe_ids: Sequence[Sequence[int]],
-        config: Any,
-        *,
-        in_process: bool,
-    ):
-        self._learners = learners
-        self._probe_ids = tuple(tuple(ids) for ids in probe_ids)
-        # One, and one per version that env runners may lag behind.
-        self._keep = 1 + config.max_weight_lag
-        # The generator reads a local learner's own tensors.
-        self._in_process = (
-            in_process and learners.is_local and config.generator == "transformers"
+    def describe(learner: Any) -> tuple[int, str]:
+        return learner.num_weight_bytes(), ray.get_runtime_context().get_node_id()
+
+    num_bytes, node_id = on_learners(learners, describe)[0]
+    needed = num_versions * num_bytes + min(num_bytes, MAX_SHARD_BYTES)
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == node_id)
+    room = int(node["Resources"].get("object_store_memory", 0))
+    if room < needed:
+        raise ValueError(
+            f"`object_store_memory` ({room}) of the first learner's node must be >= "
+            f"{needed} bytes, because {num_versions} version(s) of the policy's "
+            f"weights ({num_bytes} bytes) and a part of the next lie in Ray's object "
+            f"store. Set `ray.init(object_store_memory={needed})`, in a YAML file "
+            f"`ray: {{object_store_memory: {needed}}}`, or start the cluster with `ray "
+            f"start --object-store-memory={needed}`."
         )
-        self._broadcast = WeightBroadcast.of(learners, config)
-
-    def publish(self, version: int) -> Weights:
-        """Makes the learners' present weights available to env runners."""
-        publication = uuid.uuid4().hex[:12]
-        probe_ids, keep, in_process = self._probe_ids, self._keep, self._in_process
-        broadcast, is_sent = self._broadcast, self._broadcast is not None
-
-        def publish(learner: Any) -> Any:
-            logps = learner.probe_logps(probe_ids)
-            if in_process:
-                return LiveWeights(version, learner.weight_shards), logps
-            if is_sent:
-                return None, logps
-            source = learner.publisher.publish(learner, version, publication, keep)
-            return source, logps
-
-        # All learners: they may hold one part of the weights each.
-        source, logps = on_learners(self._learners, publish)[0]
-        probe = Probe(probe_ids, tuple(logps))
-        if broadcast is None:
-            return Weights(version, publication, source, probe)
-        source = BroadcastWeights(version, broadcast.hand_over)
-        weights = Weights(version, publication, source, probe)
-        broadcast.offer(weights)
-        return weights
-
-    def close(self, env_runners: EnvRunnerGroup) -> None:
-        """Removes what was published; what lost processes hold goes with the next run.
-
-        Args:
-            env_runners: may hold copies on other nodes.
-        """
-        if self._learners.is_local:
-            self._learners._learner.publisher.close()
-        else:
-            self._learners.foreach_learner(
-                lambda learner: learner.publisher.close(), timeout_seconds=_CLOSE_S
-            )
-        env_runners.foreach_env_runner(
-            lambda runner: runner.close_weights(), timeout_seconds=_CLOSE_S
-        )
-
-
-def _node_id() -> str:
-    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-
-
-def _num_nodes() -> int:
-    if not ray.is_initialized():
-        return 1
-    return sum(bool(node["Alive"]) for node in ray.nodes())

@@ -1,38 +1,30 @@
-"""How weights travel from learners to env runners: by files, or sent directly."""
+"""Which way weights go: by Ray's object store, or sent from GPU to GPU."""
 
 from typing import Any, Literal
 
-from pure_rllib.generation.weight_transfer import GLOO, NCCL
+from pure_rllib.weight_sync.nccl import NCCLBackend
 
 WeightTransport = Literal["auto", "files", "broadcast"]
-"""Values of `weight_transport`."""
+"""Values of `weight_transport`; "files" is the object store."""
 
 
-def transfer_backend(config: Any) -> str | None:
-    """Returns by which backend weights are sent; None: they lie in files.
+def choose_backend(config: Any) -> NCCLBackend | None:
+    """Returns by which backend weights are sent; None: by the object store.
 
     Args:
-        config: the `PUREConfig`.
+        config: the algorithm's.
     """
-    if config.weight_transport == "files":
+    if config.weight_transport == "files" or config.generator != "vllm":
         return None
-    on_gpus = _on_gpus(config)
-    if config.weight_transport == "broadcast":
-        return NCCL if all(on_gpus) else GLOO
     are_apart = config.num_env_runners and config.num_learners
-    return NCCL if config.generator == "vllm" and are_apart and all(on_gpus) else None
-
-
-def workers_per_engine(config: Any) -> int:
-    """Returns how many processes an env runner's engine consists of."""
-    return int(config.generator_kwargs.get("tensor_parallel_size", 1))
+    return NCCLBackend() if are_apart and _has_gpus(config) else None
 
 
 def check_weight_transport(config: Any) -> None:
     """Checks a transport that was asked for.
 
     Args:
-        config: the `PUREConfig`.
+        config: the algorithm's.
 
     Raises:
         ValueError: weights cannot be sent between these learners and env runners.
@@ -56,22 +48,15 @@ def check_weight_transport(config: Any) -> None:
                 "because sender and receivers wait for each other in processes of "
                 f"their own. Set `.{setter}({name}=1)`, {else_files}."
             )
-    gpus = (config.num_gpus_per_learner, config.num_gpus_per_env_runner)
-    if any(gpus) and not all(_on_gpus(config)):
+    if not _has_gpus(config):
         raise ValueError(
-            f"{asked} needs whole GPUs for all or for none: `num_gpus_per_learner` "
-            f"({gpus[0]}) and `num_gpus_per_env_runner` ({gpus[1]}) must both be at "
-            "least 1, or both 0, because NCCL connects different GPUs only. Set them "
-            f"so, {else_files}."
-        )
-    if not any(gpus) and workers_per_engine(config) > 1:
-        raise ValueError(
-            f"{asked} needs a `tensor_parallel_size` ({workers_per_engine(config)}) of "
-            "1 on CPUs, because vLLM's further processes do not know how weights are "
-            f"sent there. Leave it out, {else_files}."
+            f"{asked} needs whole GPUs: `num_gpus_per_learner` "
+            f"({config.num_gpus_per_learner}) and `num_gpus_per_env_runner` "
+            f"({config.num_gpus_per_env_runner}) must both be at least 1, because NCCL "
+            f"connects different GPUs only. Set them so, {else_files}."
         )
 
 
-def _on_gpus(config: Any) -> tuple[bool, bool]:
-    """Whether a learner, and an env runner, has a GPU that it shares with nobody."""
-    return config.num_gpus_per_learner >= 1, config.num_gpus_per_env_runner >= 1
+def _has_gpus(config: Any) -> bool:
+    """Whether learners and env runners have GPUs that they share with nobody."""
+    return bool(config.num_gpus_per_learner >= 1 <= config.num_gpus_per_env_runner)

@@ -101,16 +101,16 @@ class Run:
 
     def after_sampling(self, accident: Callable[[], object]) -> None:
         """Has something happen between the next iteration's sampling and learning."""
-        queue = self.algo._queue
-        next_batch = queue.next_batch
+        sampler = self.algo._sampler
+        next_batch = sampler.next_batch
 
         def with_accident(*args: Any) -> SampledBatch:
-            vars(queue).pop("next_batch")
+            vars(sampler).pop("next_batch")
             batch = next_batch(*args)
             accident()
             return batch
 
-        vars(queue)["next_batch"] = with_accident
+        vars(sampler)["next_batch"] = with_accident
 
     def until_all_are_back(self) -> None:
         """Trains until both env runners sample again."""

@@ -18,16 +18,16 @@ import torch
 from pure_rllib.generation.base import Response, SamplingParams
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.generation.vllm_generator import VLLMGenerator
-from pure_rllib.generation.weight_transfer import GLOO
+from pure_rllib.models.export import cut_into_shards, untied_tensors, write_shards
 from pure_rllib.models.loading import load_policy
-from pure_rllib.models.weight_files import FolderWeights, write_weights
-from pure_rllib.models.weights import LiveWeights, cut_into_shards, untied_tensors
 from pure_rllib.testing import tiny_model_config
 from pure_rllib.weight_sync.check import (
-    ArrivalProof,
     Probe,
     StaleWeightsError,
+    SyncCheck,
 )
+from pure_rllib.weight_sync.object_store import LiveWeights
+from tests.integration.gloo import GlooBackend
 from tests.integration.test_weight_broadcast import Client, open_gloo
 
 pytestmark = [
@@ -77,7 +77,7 @@ class Engine:
         return model
 
     def gap(self, model: Any) -> float:
-        """The proof of the weights: the largest difference in log-probability."""
+        """The check of the weights: the largest difference in log-probability."""
         found = self.generator.logps(SEQUENCES)
         expected = [teacher_forced(model, ids, 1) for ids in SEQUENCES]
         return max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True))
@@ -102,8 +102,9 @@ def make(tied: bool, **settings: Any) -> VLLMGenerator:
 )
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     tied, top_p = request.param
+    backend = GlooBackend().engine_backend()
     before = process_state()
-    generator = make(tied, top_p=top_p, transfer_backend=GLOO)
+    generator = make(tied, top_p=top_p, transfer_backend=backend)
     for name, state in process_state().items():
         assert state == before[name], f"making an engine changed {name}"
     models = [load_policy(policy_config(tied), seed=seed) for seed in range(2)]
@@ -158,23 +159,23 @@ def same(first: list[list[Response]], second: list[list[Response]]) -> bool:
     return all(a.token_ids.tolist() == b.token_ids.tolist() for a, b in pairs)
 
 
-def write(model: Any, folder: Path, version: int) -> FolderWeights:
-    shards = cut_into_shards(untied_tensors(model), SHARD_BYTES)
-    return write_weights(shards, folder, version)
+def live(tensors: Mapping[str, torch.Tensor], version: int = 1) -> LiveWeights:
+    """Tensors in several shards."""
+    return LiveWeights(version, partial(cut_into_shards, tensors.items(), SHARD_BYTES))
 
 
-@pytest.mark.parametrize("kind", ["live", "folder"])
+@pytest.mark.parametrize("kind", ["tensors", "folder"])
 def test_new_weights_arrive(engine: Engine, kind: str, tmp_path: Path) -> None:
     for version in (0, 1, 0):
         model, other = engine.models[version], engine.models[1 - version]
-        if kind == "live":
-            tensors = list(untied_tensors(model))
-            shards = partial(cut_into_shards, tensors, SHARD_BYTES)
-            weights: Any = LiveWeights(version, shards)
+        weights = live(dict(untied_tensors(model)), version)
+        if kind == "tensors":
+            engine.generator.load_weights(weights)
         else:
             folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-            weights = write(model, folder, version)
-        engine.generator.load_weights(weights)
+            folder.mkdir()
+            write_shards(weights.shards(), folder)
+            engine.generator.load_folder(folder, version)
         assert engine.generator.weights_version == version
         assert engine.gap(model) <= 1e-4
         assert engine.gap(other) > 0.1
@@ -185,8 +186,7 @@ def test_one_stale_tensor_is_seen(engine: Engine) -> None:
     stale = "model.layers.1.mlp.up_proj.weight"
     tensors = dict(untied_tensors(model))
     tensors[stale] = dict(untied_tensors(old))[stale]
-    weights = LiveWeights(1, partial(cut_into_shards, tensors.items(), SHARD_BYTES))
-    engine.generator.load_weights(weights)
+    engine.generator.load_weights(live(tensors))
     assert engine.gap(model) > 0.1
 
 
@@ -197,7 +197,7 @@ def test_sent_weights_arrive_and_what_was_not_sent_is_found(engine: Engine) -> N
     )
     logps = [teacher_forced(engine.models[0], ids, 1) for ids in SEQUENCES]
     probe = Probe(tuple(map(tuple, SEQUENCES)), tuple(logps))
-    client, proof = Client(engine.generator), ArrivalProof(limit=0.01)
+    client, check = Client(engine.generator), SyncCheck(limit=0.01)
 
     def send(tensors: Mapping[str, torch.Tensor]) -> None:
         trainer = open_gloo(client, tensors)
@@ -206,13 +206,13 @@ def test_sent_weights_arrive_and_what_was_not_sent_is_found(engine: Engine) -> N
 
     engine.load(1)
     send(new)
-    assert proof.check(1, probe, engine.generator.logps(SEQUENCES)) <= 1e-4
+    assert check.check(1, probe, engine.generator.logps(SEQUENCES)) <= 1e-4
     stale = "model.layers.1.mlp.up_proj.weight"
     send({**new, stale: old[stale]})
     with pytest.raises(StaleWeightsError, match=r"`max_logp_gap` .*version 2 both"):
-        proof.check(2, probe, engine.generator.logps(SEQUENCES))
+        check.check(2, probe, engine.generator.logps(SEQUENCES))
     send(new)
-    assert proof.check(3, probe, engine.generator.logps(SEQUENCES)) <= 1e-4
+    assert check.check(3, probe, engine.generator.logps(SEQUENCES)) <= 1e-4
     del new["model.norm.weight"]
     with pytest.raises(ValueError, match=r"missing: \['model.norm.weight'\]"):
         send(new)
@@ -232,24 +232,20 @@ def test_vllms_own_reload_leaves_a_tied_head_stale(engine: Engine) -> None:
     assert engine.gap(model) <= 1e-4
 
 
-def test_missing_and_damaged_weights_are_refused(
-    engine: Engine, tmp_path: Path
-) -> None:
+def test_missing_weights_are_refused(engine: Engine, tmp_path: Path) -> None:
     engine.load(0)
     tensors = dict(untied_tensors(engine.models[1]))
     del tensors["model.norm.weight"]
-    weights = write_weights(cut_into_shards(tensors.items()), tmp_path / "a", 1)
-    with pytest.raises(ValueError, match=r"missing: \['model.norm.weight'\]"):
-        engine.generator.load_weights(weights)
-    weights = write(engine.models[1], tmp_path / "b", 1)
-    path = weights.folder / weights.files[0].name
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="version 1 must arrive as they were sent"):
-        engine.generator.load_weights(weights)
+    write_shards(live(tensors).shards(), tmp_path)
+    missing = r"missing: \['model.norm.weight'\]"
+    with pytest.raises(ValueError, match=missing):
+        engine.generator.load_folder(tmp_path, 1)
     assert engine.generator.weights_version == 0
     assert engine.gap(engine.models[0]) <= 1e-4
+    with pytest.raises(ValueError, match=missing):
+        engine.generator.load_weights(live(tensors))
+    with pytest.raises(AssertionError, match="the engine has no weights"):
+        engine.gap(engine.models[1])
 
 
 def test_sampled_logps_are_of_the_whole_distribution(engine: Engine) -> None:
@@ -339,13 +335,13 @@ def test_calls_that_cannot_work_are_refused(engine: Engine) -> None:
         generate(PROMPTS, 2, params, SEEDS)
 
 
-def test_a_new_engine_samples_the_same(tmp_path: Path) -> None:
+def test_a_new_engine_samples_the_same() -> None:
     params = SamplingParams(BUDGET)
     model = load_policy(policy_config(True), seed=0)
     seen: list[list[list[Response]]] = []
     for _ in range(2):
         generator = make(True)
-        generator.load_weights(write(model, tmp_path / f"{len(seen)}", 1))
+        generator.load_weights(LiveWeights.of(model, 1))
         seen.append(generator.generate(PROMPTS, 4, params, SEEDS))
         generator.close()
     assert same(*seen)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +18,16 @@ import torch
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.distributed.calls import LearnerLostError, on_learners
 from pure_rllib.distributed.collectives import CollectiveBrokenError
-from pure_rllib.generation.weight_transfer import (
-    GLOO,
-    GlooGroup,
-    ShardSource,
-    open_trainer,
-)
 from pure_rllib.testing import tiny_model_config
+from pure_rllib.weight_sync.handle import ReceivedWeights
 from pure_rllib.weight_sync.nccl import (
-    BroadcastWeights,
-    HeldWeights,
+    ShardSource,
     Transfer,
     WeightSender,
     WeightTransferError,
+    open_trainer,
 )
+from tests.integration import gloo
 from tests.integration.test_hung_env_runner import process_of
 from tests.integration.test_pure import built, flat
 
@@ -43,7 +40,13 @@ pytestmark = [
 ]
 
 
-def broadcasting(config: PUREConfig, **model: Any) -> PUREConfig:
+# These cannot be imported where learners and env runners run.
+ray.cloudpickle.register_pickle_by_value(gloo)
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def sending(config: PUREConfig, **model: Any) -> PUREConfig:
+    """Of learners that send weights to vLLM's engines."""
     policy = tiny_model_config(32, num_attention_heads=1, num_key_value_heads=1)
     return (
         config.rl_module(model_config={"model": {**policy, **model}})
@@ -53,17 +56,24 @@ def broadcasting(config: PUREConfig, **model: Any) -> PUREConfig:
             num_env_runners=2,
             num_cpus_per_env_runner=0.5,
         )
-        .learners(
-            num_learners=1, num_cpus_per_learner=0.5, weight_transport="broadcast"
-        )
+        .learners(num_learners=1, num_cpus_per_learner=0.5)
     )
 
 
-def held_by(algo: PURE) -> list[HeldWeights]:
+def by_gloo(config: PUREConfig, **model: Any) -> PUREConfig:
+    """The same, on CPUs."""
+    config = sending(config, **model)
+    return gloo.GlooConfig.from_state(config.get_state() | {"class": gloo.GlooConfig})
+
+
+def received_by(algo: PURE) -> list[ReceivedWeights]:
     ids = algo.env_runner_group.healthy_env_runner_ids()
-    actors = algo.env_runner_group._worker_manager.actors()
-    held: list[HeldWeights] = ray.get([actors[i].held_weights.remote() for i in ids])
-    return held
+    calls = [
+        env_runner(algo, i).__ray_call__.remote(lambda r: r.receiver.received())
+        for i in ids
+    ]
+    received: list[ReceivedWeights] = ray.get(calls)
+    return received
 
 
 def die_when_weights_come(runner: Any) -> None:
@@ -95,23 +105,23 @@ def env_runner(algo: PURE, index: int) -> Any:
 def test_an_env_runner_is_lost_between_batches_and_within_a_transfer(
     tiny_config: PUREConfig, tmp_path: Path
 ) -> None:
-    with built(broadcasting(tiny_config)) as algo:
+    with built(by_gloo(tiny_config)) as algo:
         results = [flat(algo.train())]
         on_learners(algo.learner_group, count_gathers)
-        first = held_by(algo)
-        assert isinstance(algo._published().source, BroadcastWeights)
+        first = received_by(algo)
+        assert algo._published().source is None
         path = algo.save_to_path(tmp_path / "checkpoint")
         results.append(flat(algo.train()))
         # The same engines stay together.
-        assert {one.group for one in held_by(algo)} == {first[0].group}
+        assert {one.group for one in received_by(algo)} == {first[0].group}
         os.kill(process_of(algo, 1), signal.SIGKILL)
         results.append(flat(algo.train()))
         algo.restore_from_path(path)
         results.append(flat(algo.train()))
-        last = held_by(algo)
+        last = received_by(algo)
         assert {one.group for one in last} == {last[0].group}
         assert last[0].group not in (None, first[0].group)
-        assert {one.publication for one in last} != {first[0].publication}
+        assert {one.sync_id for one in last} != {first[0].sync_id}
         # Names and shapes were known: once for each version, whatever the engines.
         gathers = on_learners(algo.learner_group, lambda learner: learner.num_gathers)
         assert gathers == [3]
@@ -129,14 +139,14 @@ def test_an_env_runner_is_lost_between_batches_and_within_a_transfer(
     reason="DeepSpeed is not installed: not run (make engines)",
 )
 def test_learners_gather_what_the_first_one_sends(tiny_config: PUREConfig) -> None:
-    config = broadcasting(tiny_config, tie_word_embeddings=False)
+    config = by_gloo(tiny_config, tie_word_embeddings=False)
     config.env_runners(num_env_runners=1).training(max_weight_lag=1)
     config.learners(num_learners=2, deepspeed={"stage": 3})
     with built(config) as algo:
         results = [flat(algo.train()) for _ in range(3)]
         algo.evaluate()
-        held = {one.publication for one in held_by(algo)}
-        assert held == {algo._published().publication}
+        held = {one.sync_id for one in received_by(algo)}
+        assert held == {algo._published().sync_id}
         # After the batch that is under way.
         ray.get(env_runner(algo, 1).__ray_call__.remote(die_when_sampling))
         results += [flat(algo.train()) for _ in range(2)]
@@ -174,8 +184,7 @@ class Client:
 
 def open_gloo(client: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     return open_trainer(
-        GLOO,
-        rank=0,
+        gloo.GlooBackend(),
         host="127.0.0.1",
         num_workers=1,
         client=client,
@@ -187,15 +196,18 @@ def open_gloo(client: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 class Joiner:
     """An env runner that joins, and dies when it is asked once more."""
 
+    def __init__(self) -> None:
+        self.receiver = self
+
     def join_transfer(self, group: str, init_info: dict[str, Any]) -> None:
         if group == "another":
             os._exit(1)
-        self._end = GlooGroup(
+        self._end = gloo.GlooGroup(
             init_info["master_address"],
             init_info["master_port"],
             init_info["rank_offset"],
             init_info["world_size"],
-            init_info["timeout_s"],
+            timeout_s=20.0,
         )
 
 
@@ -206,7 +218,8 @@ def test_what_a_learner_lacks_is_no_env_runners_fault() -> None:
             raise error
 
         learner.weight_shards = shards
-        sender.send(learner, Transfer(GLOO, group, joiners, 1, 0, "any", 20.0))
+        backend = gloo.GlooBackend()
+        sender.send(learner, Transfer(backend, group, joiners, 1, 0, "any", 20.0))
 
     learner, sender = SimpleNamespace(_device=torch.device("cpu")), WeightSender()
     joiners = (ray.remote(Joiner).remote(),)
@@ -227,11 +240,11 @@ def test_what_a_learner_lacks_is_no_env_runners_fault() -> None:
     reason="three GPUs are needed, of a learner and two engines: not run",
 )
 def test_between_gpus(tiny_config: PUREConfig) -> None:
-    config = broadcasting(tiny_config).env_runners(num_gpus_per_env_runner=1)
+    config = sending(tiny_config).env_runners(num_gpus_per_env_runner=1)
     config.learners(num_gpus_per_learner=1, weight_transport="auto")
     config.rl_module(model_config={**config.model_config, "dtype": "bfloat16"})
     with built(config) as algo:
         results = [flat(algo.train()) for _ in range(3)]
-        assert isinstance(algo._published().source, BroadcastWeights)
+        assert algo._published().source is None
     for result in results:
         assert 0.0 <= result["generator_learner_logp_gap"] <= 0.2

@@ -177,10 +177,12 @@ def test_groups_without_signal_are_refilled_and_a_run_ends_at_once(
             asked += asked_by(algo)
         actor = algo.env_runner_group._worker_manager.actors()[1]
         # Busy for longer than the test takes: only killing it ends this.
-        pending = algo._queue._pending
+        pending = algo._sampler._pending
         assert pending is not None
-        pending.calls = [(1, [actor.__ray_call__.remote(lambda _: time.sleep(600.0))])]
-        algo._queue.close(patience_s=0.5)
+        pending.answers = [
+            (1, [actor.__ray_call__.remote(lambda _: time.sleep(600.0))])
+        ]
+        algo._sampler.close(patience_s=0.5)
         wait_until_dead(actor)
         start = time.monotonic()
     assert time.monotonic() - start < 30.0

@@ -45,7 +45,6 @@ def _allowed() -> dict[str, set[str]]:
 ALLOWED = _allowed()
 # Still to be undone.
 FOR_NOW = {
-    ("models", "generation"),
     ("models", "learners"),
 }
 # What a laptop's script may use without Ray; but the PRM's actors are Ray's.

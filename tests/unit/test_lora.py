@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.learners.master_weights import Masters
 from pure_rllib.models import columns
+from pure_rllib.models.export import export_policy, untied_tensors
 from pure_rllib.models.llm_rl_module import LLMRLModule
 from pure_rllib.models.logprobs import LOGP
 from pure_rllib.models.lora import lora_off, merged_tensors, save_merged
-from pure_rllib.models.weights import export_policy, untied_tensors
 from pure_rllib.testing import tiny_model_config
 from tests.unit.test_llm_rl_module import VOCAB
 from tests.unit.test_llm_rl_module import module as plain_module

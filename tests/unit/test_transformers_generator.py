@@ -23,7 +23,7 @@ from pure_rllib.generation.transformers_generator import (
     row_uniforms,
 )
 from pure_rllib.models.logprobs import LOGP, response_logps
-from pure_rllib.models.weights import LiveWeights
+from pure_rllib.weight_sync.object_store import LiveWeights
 
 VOCAB_SIZE, PAD, EOS = 23, 0, 1
 SMALL: dict[str, Any] = {

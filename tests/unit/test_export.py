@@ -7,13 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from pure_rllib.models.weights import (
-    LiveWeights,
+from pure_rllib.models.export import (
     copy_weights,
     cut_into_shards,
     export_policy,
     untied_tensors,
+    write_shards,
 )
+from pure_rllib.weight_sync.object_store import LiveWeights, StoredTensor
 
 SMALL: dict[str, Any] = {
     "vocab_size": 11,
@@ -86,6 +87,41 @@ def test_weights_that_do_not_fit_are_refused():
         copy_weights(
             shard_source({**other, "model.norm.weight": torch.zeros(3)}), model
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_stored_tensors_come_back_as_they_were(dtype):
+    """Through bytes: NumPy has no bfloat16."""
+    tensors = [
+        torch.randn(3, 4).to(dtype),
+        torch.tensor([True, False]),
+        torch.tensor(3.5).to(dtype),
+        torch.zeros(0, 4),
+        torch.arange(6).reshape(2, 3).t(),
+    ]
+    for tensor in tensors:
+        stored = StoredTensor.of(tensor)
+        stored.content.setflags(write=False)  # as in the object store
+        assert stored.content.dtype == np.uint8
+        assert stored.tensor().dtype == tensor.dtype
+        assert torch.equal(stored.tensor(), tensor)
+
+
+@pytest.mark.parametrize(
+    ("tied", "max_shard_bytes", "is_one_file"),
+    [(True, 2000, False), (False, 2000, False), (True, 2**20, True)],
+)
+def test_hugging_face_loads_a_folder_of_shards(
+    tmp_path, tied, max_shard_bytes, is_one_file
+):
+    model = make_model(tied)
+    write_shards(cut_into_shards(untied_tensors(model), max_shard_bytes), tmp_path)
+    assert (tmp_path / "model.safetensors").is_file() == is_one_file
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 2) != is_one_file
+    model.config.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
 def test_exported_policies_load_and_replace_earlier_ones(tmp_path):

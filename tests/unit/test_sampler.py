@@ -12,7 +12,7 @@ from pure_rllib.data.order import ProblemOrder
 from pure_rllib.reporting.records import ResponseRecord
 from pure_rllib.rollouts.env_runner import RunnerSample
 from pure_rllib.rollouts.group import Group
-from pure_rllib.rollouts.rollout_queue import RolloutQueue, mark_lags
+from pure_rllib.rollouts.sampler import Sampler, mark_lags
 
 NUM_PROBLEMS = 5
 
@@ -50,7 +50,7 @@ def record(ticket: Any, group_id: int, weights: Any, number: int) -> ResponseRec
 
 
 class Run:
-    """What the algorithm does with a queue, and a checkpoint of it."""
+    """What the algorithm does with a sampler, and a checkpoint of it."""
 
     def __init__(self, cursor: int = 0, version: int = 0, **settings: Any):
         # The local env runner begins a batch when it is collected, which changes when
@@ -59,14 +59,16 @@ class Run:
             local_env_runner=FakeEnvRunner(), num_remote_env_runners=lambda: 0
         )
         config = PUREConfig().env_runners(num_prompts=2).training(**settings)
-        self.queue = RolloutQueue(group, ProblemOrder(NUM_PROBLEMS, 0), config)
+        sync: Any = None  # asked before remote env runners begin
+        order = ProblemOrder(NUM_PROBLEMS, 0)
+        self.sampler = Sampler(group, sync, order, config)
         self.cursor, self.version = cursor, version
         self.asked: list[tuple[int, str]] = []
         self.lags: list[set[int]] = []
 
     def iterate(self) -> None:
         weights: Any = SimpleNamespace(version=self.version)
-        batch = self.queue.next_batch(self.cursor, weights)
+        batch = self.sampler.next_batch(self.cursor, weights)
         assert [g.group_id for g in batch.groups] == list(
             range(self.cursor, self.cursor + len(batch.groups))
         )
@@ -121,7 +123,7 @@ def test_no_prompt_is_lost_or_doubled_whatever_is_restored(
         elif event == "rewind":  # in place: back before the iteration that follows
             cursor, version, asked = run.cursor, run.version, list(run.asked)
             run.iterate()
-            run.queue.drop()
+            run.sampler.drop()
             run.cursor, run.version, run.asked = cursor, version, asked
         run.iterate()
     tickets = ProblemOrder(NUM_PROBLEMS, 0).take(0, run.cursor)
@@ -133,13 +135,13 @@ def test_no_prompt_is_lost_or_doubled_whatever_is_restored(
 def test_what_is_not_under_way_need_not_be_waited_for() -> None:
     run = Run()
     run.iterate()
-    assert run.queue.wait() == []
+    assert run.sampler.wait() == []
 
 
 def test_lost_groups_are_asked_under_their_own_numbers() -> None:
     run = Run()
     weights: Any = SimpleNamespace(version=3)
-    again = run.queue.sample_again([1, 6], weights)
+    again = run.sampler.sample_again([1, 6], weights)
     tickets = ProblemOrder(NUM_PROBLEMS, 0).take(0, 7)
     assert [g.group_id for g in again] == [1, 6]
     assert [g.records[0].metadata["problem_id"] for g in again] == [

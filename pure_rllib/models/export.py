@@ -1,19 +1,35 @@
-"""Weights on their way out of the learner, one shard at a time, and to disk."""
+"""A policy's weights by name, one shard at a time: to a model or to a folder."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pure_rllib.generation.base import WeightSource
 from pure_rllib.whole_folder import write_whole
 
 CPU = torch.device("cpu")
 MAX_SHARD_BYTES = 2**26
 """Size of a shard; a tensor that alone is larger is a shard of its own."""
+
+
+class WeightSource(Protocol):
+    """A policy's weights of one version, to be read one shard at a time.
+
+    Names are those of the policy's Hugging Face parameters and persistent buffers; of
+    tied tensors there is one name.
+    """
+
+    @property
+    def version(self) -> int:
+        """The update that they come from."""
+
+    def shards(self) -> Iterator[dict[str, Tensor]]:
+        """Yields tensors by name: to be read only, and before the next shard."""
 
 
 def untied_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -53,30 +69,6 @@ def cut_into_shards(
         yield shard
 
 
-class LiveWeights:
-    """Weights that a learner of the same process holds: nothing is copied to publish.
-
-    Args:
-        version: the update they come from.
-        shards: gives the learner's weights at the moment of the call.
-    """
-
-    folder: Path | None = None
-
-    def __init__(self, version: int, shards: Callable[[], Iterator[dict[str, Tensor]]]):
-        self.version = version
-        self._shards = shards
-
-    @classmethod
-    def of(cls, module: nn.Module, version: int) -> "LiveWeights":
-        """The weights of a module, whatever they are when they are read."""
-        return cls(version, lambda: cut_into_shards(untied_tensors(module)))
-
-    def shards(self) -> Iterator[dict[str, Tensor]]:
-        """See `WeightSource`."""
-        return self._shards()
-
-
 @torch.no_grad()
 def copy_weights(weights: WeightSource, module: nn.Module) -> None:
     """Copies weights into a module's own tensors, shard by shard.
@@ -112,6 +104,32 @@ def copy_weights(weights: WeightSource, module: nn.Module) -> None:
             f"missing: {missing or 'none'}; unexpected: {unknown or 'none'}; other "
             f"shape: {shapes or 'none'}. Build both from the same config.json."
         )
+
+
+def write_shards(shards: Iterable[dict[str, Tensor]], folder: Path) -> None:
+    """Writes safetensors in Hugging Face's layout: one file, or several with an index.
+
+    Args:
+        shards: on the CPU; one is held at a time.
+        folder: exists.
+    """
+    files: dict[Path, list[str]] = {}
+    for number, shard in enumerate(shards, start=1):
+        path = folder / f"model-{number:05d}.safetensors"
+        files[path] = list(shard)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in shard.items()},
+            path,
+            metadata={"format": "pt"},
+        )
+    if len(files) == 1:
+        path.rename(folder / "model.safetensors")
+        return
+    index = {
+        "metadata": {"total_size": sum(path.stat().st_size for path in files)},
+        "weight_map": {name: path.name for path in files for name in files[path]},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def export_policy(
