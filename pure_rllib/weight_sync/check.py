@@ -1,5 +1,6 @@
 """The check that a generator holds the learner's weights, by log-probabilities."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,14 @@ _MAX_UNCHANGED = 3
 
 One may: in bfloat16 a small update changes few weights, and rounding can hide them."""
 
-_CLEARLY = 10.0
-"""The learner has clearly moved when it has by so many times the two's disagreement."""
+_MAX_MISSED = 0.1
+"""So large a share of the learner's movement may be missing in the generator's."""
 
-_LEAST_ROUNDING = 1e-6
-"""In nats; two that agree by chance at first do not for ever."""
+_CLEARLY = 5.0
+"""What is missing is no rounding if it is so many times as large."""
+
+_LEAST_ROUNDING = 1e-4
+"""As a share of the limit; two that agree by chance at first do not for ever."""
 
 
 class StaleWeightsError(RuntimeError):
@@ -40,8 +44,13 @@ class SyncCheck:
     Three signs tell of weights that did not arrive. The two disagree by more than
     `limit`: what a stale tensor does after large updates. The learner has moved since
     the first version, the generator has not moved with it: what small updates show
-    after a while, since how the two round stays the same and drops out. The generator's
-    numbers stay what they were to the last bit, update after update.
+    after a while. The generator's numbers stay what they were to the last bit, update
+    after update.
+
+    How the two round must not look like the second sign. It is measured with the first
+    version's weights, which have just been loaded as a whole: it is what the two
+    disagree by then. All is judged by root mean squares over the tokens, since the
+    largest difference of a few hundred says little of the others.
 
     Args:
         limit: of the largest difference, in nats.
@@ -89,12 +98,11 @@ class SyncCheck:
     ) -> None:
         assert self._first is not None
         first_theirs, first_ours = self._first
-        rounding = max(np.abs(first_ours - first_theirs).max(), _LEAST_ROUNDING)
         moved = theirs - first_theirs
         missed = moved - (ours - first_ours)
-        if np.abs(moved).max() > _CLEARLY * rounding and (
-            np.square(missed).sum() > 0.25 * np.square(moved).sum()
-        ):
+        rounding = max(_rms(first_ours - first_theirs), _LEAST_ROUNDING * self._limit)
+        tolerated = math.hypot(_CLEARLY * rounding, _MAX_MISSED * _rms(moved))
+        if _rms(missed) > tolerated:
             raise _stale(
                 version,
                 f"The generator must move with the learner, whose log-probabilities "
@@ -118,6 +126,10 @@ class SyncCheck:
                 f"The generator's log-probabilities must change with the learner's; "
                 f"they did not in {self._num_unchanged} updates",
             )
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def _stale(version: int, what: str) -> StaleWeightsError:

@@ -1,5 +1,7 @@
 """The check that weights arrived, on real models and on numbers chosen by hand."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from pure_rllib.weight_sync.check import (
 from pure_rllib.weight_sync.object_store import LiveWeights
 
 PROBE_IDS = ((3, 4, 5, 6, 7), (9, 2, 8))
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def make_model(tied: bool, seed: int) -> Qwen2ForCausalLM:
@@ -59,8 +62,24 @@ def test_a_generator_with_all_tensors_passes(tied: bool) -> None:
     assert 0.0 <= SyncCheck(1e-4).check(7, probe_of(learner), logps) < 1e-5
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-3), ("bfloat16", 1.0)])
 @pytest.mark.parametrize("tied", [True, False])
-def test_each_tensor_that_is_stale_after_a_large_update_is_caught(tied: bool) -> None:
+def test_each_tensor_that_is_stale_after_a_large_update_is_caught(
+    tied: bool, dtype: str, limit: float
+) -> None:
+    for stale, _ in untied_tensors(make_model(tied, seed=0)):
+        learner, model = (make_model(tied, seed=0).to(DTYPES[dtype]) for _ in range(2))
+        check = SyncCheck(limit)
+        check.check(6, probe_of(learner), generator_of(model).logps(PROBE_IDS))
+        parameter = learner.get_parameter(stale)
+        with torch.no_grad():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        with pytest.raises(StaleWeightsError, match="weights version 7"):
+            check.check(7, probe_of(learner), generator_of(model).logps(PROBE_IDS))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_each_tensor_that_is_stale_from_the_first_is_caught(tied: bool) -> None:
     learner = make_model(tied, seed=0)
     for stale, _ in untied_tensors(learner):
         model = make_model(tied, seed=0)
@@ -72,33 +91,66 @@ def test_each_tensor_that_is_stale_after_a_large_update_is_caught(tied: bool) ->
             SyncCheck(1e-3).check(7, probe_of(learner), logps)
 
 
-@pytest.mark.parametrize("stale", ["all", "model.embed_tokens.weight"])
-def test_small_updates_that_do_not_arrive_are_caught(stale: str) -> None:
-    """Far below the limit: parameters change by 1e-5 in each update."""
-    learner, generator = make_model(True, 0), generator_of(make_model(True, 0))
-    check = SyncCheck(limit=0.01)
-    torch.manual_seed(1)
+class Updates:
+    """A learner that makes small updates of its float32 masters, and a generator."""
+
+    def __init__(self, dtype: str, size: float):
+        self.masters = make_model(True, 0)
+        self.learner = make_model(True, 0).to(DTYPES[dtype])
+        self.generator = generator_of(make_model(True, 0).to(DTYPES[dtype]))
+        self._size = size
+        torch.manual_seed(1)
+
+    def make(self, *, stale: Callable[[str], bool]) -> None:
+        """Makes one; tensors with a stale name do not arrive at the generator."""
+        for name, master in self.masters.named_parameters():
+            with torch.no_grad():
+                master.add_(self._size * torch.randn_like(master).sign())
+                self.learner.get_parameter(name).copy_(master)
+                if not stale(name):
+                    self.generator.model.get_parameter(name).copy_(master)
+
+    def logps(self) -> tuple[Probe, list[np.ndarray]]:
+        return probe_of(self.learner), self.generator.logps(PROBE_IDS)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "limit"), [("float32", 1e-5, 0.01), ("bfloat16", 1e-3, 1.0)]
+)
+@pytest.mark.parametrize(
+    "stale", ["all", "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"]
+)
+def test_small_updates_that_do_not_arrive_are_caught(
+    stale: str, dtype: str, size: float, limit: float
+) -> None:
+    """Far below the limit."""
+    updates, check = Updates(dtype, size), SyncCheck(limit)
     with pytest.raises(StaleWeightsError, match="must move with the learner"):
         for version in range(20):
-            check.check(version, probe_of(learner), generator.logps(PROBE_IDS))
-            for name, parameter in learner.named_parameters():
-                with torch.no_grad():
-                    parameter.add_(1e-5 * torch.randn_like(parameter).sign())
-                if stale not in ("all", name):
-                    generator.model.get_parameter(name).data.copy_(parameter)
+            check.check(version, *updates.logps())
+            updates.make(stale=lambda name: stale in ("all", name))
     assert version < 15
 
 
-def test_small_updates_that_arrive_pass() -> None:
-    learner, generator = make_model(True, 0), generator_of(make_model(True, 0))
-    check = SyncCheck(limit=0.01)
-    torch.manual_seed(1)
+@pytest.mark.parametrize(
+    ("dtype", "size", "limit"), [("float32", 1e-7, 0.01), ("bfloat16", 1e-4, 1.0)]
+)
+def test_small_updates_that_arrive_pass(dtype: str, size: float, limit: float) -> None:
+    updates, check = Updates(dtype, size), SyncCheck(limit)
     for version in range(40):
-        generator.load_weights(LiveWeights.of(learner, version))
-        check.check(version, probe_of(learner), generator.logps(PROBE_IDS))
-        with torch.no_grad():
-            for parameter in learner.parameters():
-                parameter.add_(1e-7 * torch.randn_like(parameter).sign())
+        check.check(version, *updates.logps())
+        updates.make(stale=lambda name: False)
+
+
+@pytest.mark.parametrize("movement", [0.001, 0.01, 0.1, 1.0])
+def test_rounding_that_differs_from_version_to_version_passes(movement: float) -> None:
+    """As large as in bfloat16, beside movements of any size."""
+    rng, check = np.random.default_rng(0), SyncCheck(limit=1.0)
+    direction, start = rng.standard_normal(200), rng.uniform(-9.0, -1.0, 200)
+    for version in range(100):
+        learner = start + movement * version / 100 * direction
+        generator = learner + 0.02 * rng.standard_normal(200)
+        check.check(version, probe(*learner), given(*generator))
 
 
 def test_a_constant_difference_of_two_kernels_passes() -> None:
