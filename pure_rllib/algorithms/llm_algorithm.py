@@ -22,10 +22,7 @@ from pure_rllib.algorithms.metrics import (
     iteration_metrics,
     nested,
 )
-from pure_rllib.algorithms.placement import (
-    spread_env_runners,
-    without_env_runners,
-)
+from pure_rllib.algorithms.placement import held_creator, warn_of_missing_cpus
 from pure_rllib.algorithms.rollouts import records_with_advantages
 from pure_rllib.connectors.pipeline import report_connectors
 from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
@@ -82,10 +79,11 @@ class LLMAlgorithm(Algorithm):
         config = config.copy(copy_frozen=False)
         self._env_summary = self._check_env(config)
         config.freeze()
-        self.config = without_env_runners(config)
-        super().setup(self.config)
         self.config = config
-        self.env_runner_group = spread_env_runners(self)
+        warn_of_missing_cpus(config)
+        if config.num_env_runners:
+            self.env_creator: Any = held_creator(self.env_creator)
+        super().setup(config)
         self._sync = WeightSync(
             self.learner_group,
             self._env_summary.probe_ids,

@@ -486,13 +486,13 @@ class LLMConfig(AlgorithmConfig):
         self, *, rl_module_spec: Any = None, placement_group: Any = None, **kwargs: Any
     ) -> Any:
         """Returns the learners, whose group raises what they raise."""
-        from pure_rllib.algorithms.placement import pack_learners
+        from pure_rllib.algorithms.placement import learners_places
         from pure_rllib.learners.learner_group import PURELearnerGroup
 
         return PURELearnerGroup(
             config=self.copy(),
             module_spec=rl_module_spec or self.get_multi_rl_module_spec(**kwargs),
-            placement_group=placement_group or pack_learners(self),
+            placement_group=placement_group or learners_places(self),
         )
 
     @override(AlgorithmConfig)

@@ -12,7 +12,7 @@ import ray
 import torch.distributed as dist
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 
-from pure_rllib.algorithms import PUREConfig
+from pure_rllib.algorithms import PUREConfig, placement
 from pure_rllib.distributed.calls import LearnerLostError, on_learners
 from pure_rllib.distributed.watchdog import CollectiveTimeoutError
 from pure_rllib.learners.delivery import deliver
@@ -100,6 +100,16 @@ def test_what_one_learner_raises_is_raised_within_seconds(
         # The first one waited for the second in vain: it is not left behind.
         with pytest.raises(LearnerLostError):
             algo.train()
+
+
+@pytest.mark.slow
+def test_learners_without_room_are_an_error(
+    tiny_config: PUREConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "PLACEMENT_TIMEOUT_S", 1.0)
+    tiny_config.env_runners(num_prompts=9).learners(num_learners=9)
+    with pytest.raises(RuntimeError, match=r"`num_learners` \(9\), with {'CPU': 1} e"):
+        tiny_config.build_algo()
 
 
 @pytest.mark.slow

@@ -20,5 +20,5 @@ def test_env_runners_without_room_are_named(
     monkeypatch.setattr(ray.util, "get_current_placement_group", lambda: None)
     config = SimpleNamespace(num_env_runners=num_env_runners, num_cpus_per_env_runner=1)
     with caplog.at_level(logging.WARNING):
-        placement._warn_of_missing_cpus(config)
+        placement.warn_of_missing_cpus(config)
     assert ("`num_env_runners` (3) at 1 CPUs each" in caplog.text) == is_warned
