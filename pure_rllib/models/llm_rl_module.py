@@ -14,7 +14,6 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from pure_rllib.learners.zero_weights import ZeroPolicy
 from pure_rllib.models import columns
 from pure_rllib.models.loading import load_policy
 from pure_rllib.models.logprobs import ENTROPY as ENTROPY
@@ -74,8 +73,9 @@ class LLMRLModule(TorchRLModule):
             self.policy.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
-        # Stands in for the policy's state where a learner partitions its parameters.
-        self.partitioned: ZeroPolicy | None = None
+        # Stands in for the policy's state where a learner partitions its parameters:
+        # an object with `state_dict` and `load_state_dict` of whole tensors.
+        self.partitioned: Any = None
         # And makes passes through them without gradient, all learners together.
         self.run_passes: Callable[[Sequence[Callable[[], Any]]], list[Any]] | None
         self.run_passes = None

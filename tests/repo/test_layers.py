@@ -43,10 +43,6 @@ def _allowed() -> dict[str, set[str]]:
 
 
 ALLOWED = _allowed()
-# Still to be undone.
-FOR_NOW = {
-    ("models", "learners"),
-}
 # What a laptop's script may use without Ray; but the PRM's actors are Ray's.
 NO_RAY = {"arithmetic", "credit", "data", "envs", "generation", "prm_training"}
 NO_RAY |= {"rewards"}
@@ -95,8 +91,7 @@ def violations(path: Path, source: str) -> list[str]:
             wrong.append(f"line {line}: credit must not import {root}")
         elif root == "pure_rllib" and below and below != "__version__":
             part = part_of(below)
-            is_allowed = part in {own, *ALLOWED.get(own, set())}
-            if not is_allowed and (own, part) not in FOR_NOW:
+            if part not in {own, *ALLOWED.get(own, set())}:
                 wrong.append(f"line {line}: {own} must not import {part}")
     at_import = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     for node in at_import:
