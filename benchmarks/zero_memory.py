@@ -2,9 +2,9 @@
 
 Two learners make two updates of a bfloat16 policy with 100 million parameters, on a few
 tokens, so that activations hardly count. The table has, of the learner with the most,
-the bytes of all tensors that are alive between updates (parameters, float32 masters,
-AdamW's moments) and when the backward passes are done (gradients too), and the peak of
-its resident memory in the second update, Python and libraries included. Needs
+the bytes of all tensors that are alive between updates (parameters, float32 master
+weights, AdamW's moments) and when the backward passes are done (gradients too), and the
+peak of its resident memory in the second update, Python and libraries included. Needs
 DeepSpeed, and memory for two replicas (about 6 GiB).
 
     python benchmarks/zero_memory.py [--dtype float32] [--stages 0 3]

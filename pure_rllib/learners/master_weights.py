@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Masters:
+class MasterWeights:
     """What the optimiser updates: the trainable parameters of a policy, in float32.
 
     A float32 parameter is its own master. One of a lower precision has a float32 copy,
@@ -35,7 +35,7 @@ class Masters:
 
     @property
     def copies(self) -> list[Tensor]:
-        """The masters that are not themselves parameters: what a checkpoint adds."""
+        """Those that are not themselves parameters: what a checkpoint adds."""
         return [master for _, master in self._copies]
 
     @torch.no_grad()

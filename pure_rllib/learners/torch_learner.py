@@ -32,7 +32,7 @@ from pure_rllib.distributed.collectives import (
 )
 from pure_rllib.distributed.watchdog import start_watchdog
 from pure_rllib.learners.group_inbox import GroupInbox
-from pure_rllib.learners.master_weights import Masters
+from pure_rllib.learners.master_weights import MasterWeights
 from pure_rllib.learners.rollout_correction import add_first_gaps, correct_rollouts
 from pure_rllib.learners.stats import LOGGED, LearnerStats, batch_stats
 from pure_rllib.learners.train_batch import MiniBatchPlan
@@ -121,7 +121,7 @@ class LLMTorchLearner(TorchLearner):
 
     def _optimized_tensors(self) -> list[Tensor]:
         """Makes what the optimiser updates."""
-        self._masters = Masters(self._policy)
+        self._masters = MasterWeights(self._policy)
         return self._masters.tensors
 
     @staticmethod

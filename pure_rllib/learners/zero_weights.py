@@ -1,4 +1,4 @@
-"""A policy whose parameters, masters and moments DeepSpeed partitions, as a whole.
+"""A policy that DeepSpeed partitions: parameters, master weights and moments, whole.
 
 Every function here is collective: all learners call it together, in the same order.
 What it gathers, one tensor or one shard at a time, counts on the first learner only.
@@ -74,7 +74,7 @@ class ZeroPolicy:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over tensors, which all learners give; masters are made anew.
+        """Takes over tensors, which all learners give; master weights are made anew.
 
         Raises:
             ValueError: names or shapes are not those of the policy.
@@ -119,12 +119,12 @@ class ZeroPolicy:
                 }
 
     def optimizer_state(self) -> tuple[dict[str, Any], list[Tensor]]:
-        """Returns AdamW's state as of one optimiser over whole tensors, and masters.
+        """Returns AdamW's state as of one optimiser, and master weights, all whole.
 
         Returns:
             A state as `torch.optim.AdamW.state_dict()` gives it, its tensors on the
-            CPU, and the float32 masters of a lower-precision policy (else none); on
-            other learners than the first both are without tensors.
+            CPU, and the float32 master weights of a lower-precision policy (else none);
+            on other learners than the first both are without tensors.
         """
         from deepspeed.utils import (
             safe_get_full_fp32_param,
@@ -136,7 +136,7 @@ class ZeroPolicy:
         group = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
         steps = [s["step"] for s in optimizer.state.values() if "step" in s]
         state: dict[int, dict[str, Tensor]] = {}
-        masters: list[Tensor] = []
+        master_weights: list[Tensor] = []
         for index, param in enumerate(params):
             moments = {
                 name: safe_get_full_optimizer_state(param, name)
@@ -150,18 +150,18 @@ class ZeroPolicy:
             if param.dtype != torch.float32:
                 master = safe_get_full_fp32_param(param)
                 if rank() == 0:
-                    masters.append(_on_cpu(master))
+                    master_weights.append(_on_cpu(master))
         groups = [{**group, "params": list(range(len(params)))}]
-        return {"state": state, "param_groups": groups}, masters
+        return {"state": state, "param_groups": groups}, master_weights
 
     def load_optimizer_state(
-        self, saved: Mapping[str, Any], masters: Sequence[Tensor]
+        self, saved: Mapping[str, Any], master_weights: Sequence[Tensor]
     ) -> None:
         """Takes over what `optimizer_state` or a learner without ZeRO returned.
 
         Args:
             saved: as of `torch.optim.AdamW.state_dict()`.
-            masters: float32 masters; none: they follow from the policy's tensors.
+            master_weights: in float32; none: they follow from the policy's tensors.
         """
         optimizer = self._engine.optimizer.optimizer
         states, params = saved["state"], self._trainable()
@@ -178,8 +178,8 @@ class ZeroPolicy:
         for index, param in enumerate(params):
             for name in _MOMENTS if states else ():
                 self._set_whole(param, states[index][name], name)
-            if param.dtype != torch.float32 and masters:
-                self._set_whole(param, masters[index], None)
+            if param.dtype != torch.float32 and master_weights:
+                self._set_whole(param, master_weights[index], None)
 
     def _set_whole(self, param: Any, value: Tensor, key: str | None) -> None:
         """Copies this learner's part of a whole tensor into its place."""

@@ -281,8 +281,8 @@ def test_a_stage(reference: dict[str, Any], tmp_path: Path, name: str) -> None:
 
 
 VARIANTS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
-    "stage 1, masters": (2, STAGES["stage 1"], {}),
-    "stage 3, masters, offloaded, recomputed": (
+    "stage 1, master weights": (2, STAGES["stage 1"], {}),
+    "stage 3, master weights, offloaded, recomputed": (
         2,
         {
             **STAGES["stage 3"],
@@ -313,7 +313,7 @@ def optimizer_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_bfloat16_policy_keeps_its_masters(
+def test_a_bfloat16_policy_keeps_its_master_weights(
     bfloat16_state: dict[str, Any], name: str
 ) -> None:
     num_learners, deepspeed, settings = VARIANTS[name]
@@ -327,9 +327,9 @@ def test_a_bfloat16_policy_keeps_its_masters(
         update(group, range(3, 5))
         again = optimizer_state(group.get_state())
     assert state["num_updates"] == 10
-    masters, moments = state["float32_masters"], state["state"]["state"]
-    assert len(masters) == len(moments) == len(bfloat16_state["float32_masters"])
-    for index, master in enumerate(masters):
+    master_weights, moments = state["float32_masters"], state["state"]["state"]
+    assert len(master_weights) == len(moments) == len(bfloat16_state["float32_masters"])
+    for index, master in enumerate(master_weights):
         # Sums in another order, rounded to 8 bits.
         plain = bfloat16_state["float32_masters"][index]
         torch.testing.assert_close(master, plain, atol=1e-3, rtol=0.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.learners.master_weights import Masters
+from pure_rllib.learners.master_weights import MasterWeights
 from pure_rllib.models import columns
 from pure_rllib.models.export import export_policy, untied_tensors
 from pure_rllib.models.llm_rl_module import LLMRLModule
@@ -69,7 +69,7 @@ def test_only_the_adapter_is_trainable_and_in_the_state() -> None:
     assert len(names) == 12 and all(".lora_" in name for name in names)
     assert sorted(made.get_state()) == sorted(names)
     assert {p.dtype for p in trainable(made)} == {torch.float32}
-    assert Masters(made.policy).copies == []
+    assert MasterWeights(made.policy).copies == []
 
 
 def test_the_reference_policy_is_the_start_without_a_second_model() -> None:

@@ -1,11 +1,11 @@
-"""Float32 masters: gradients and updates that bfloat16 would lose."""
+"""Float32 master weights: gradients and updates that bfloat16 would lose."""
 
 import copy
 
 import pytest
 import torch
 
-from pure_rllib.learners.master_weights import Masters
+from pure_rllib.learners.master_weights import MasterWeights
 
 
 def linear(dtype: torch.dtype) -> torch.nn.Linear:
@@ -16,37 +16,37 @@ def linear(dtype: torch.dtype) -> torch.nn.Linear:
 def test_a_float32_policy_has_no_copies() -> None:
     policy = linear(torch.float32)
     policy.bias.requires_grad_(False)
-    masters = Masters(policy)
-    assert masters.copies == []
-    assert [id(t) for t in masters.tensors] == [id(policy.weight)]
+    own = MasterWeights(policy)
+    assert own.copies == []
+    assert [id(t) for t in own.tensors] == [id(policy.weight)]
 
 
 def test_gradients_of_many_micro_batches_are_added_in_float32() -> None:
     policy = linear(torch.bfloat16)
-    masters = Masters(policy)
+    own = MasterWeights(policy)
     # A bfloat16 sum of these stays at 256, where the spacing is 2.
     for value in [256.0, *[1.0] * 64]:
         policy(torch.ones(1, 2, dtype=torch.bfloat16)).sum().mul(value).backward()
         assert all(p.grad is None for p in policy.parameters()), "one set is enough"
-    for master in masters.tensors:
+    for master in own.tensors:
         assert master.grad is not None and master.grad.dtype == torch.float32
         assert master.grad.unique().tolist() == [320.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_step_updates_masters_and_rounds_them_to_the_policy(
+def test_a_step_updates_master_weights_and_rounds_them_to_the_policy(
     dtype: torch.dtype,
 ) -> None:
     policy = linear(dtype)
     start = copy.deepcopy(policy)
-    masters = Masters(policy)
-    optimizer = torch.optim.SGD(masters.tensors, lr=1e-5)
+    own = MasterWeights(policy)
+    optimizer = torch.optim.SGD(own.tensors, lr=1e-5)
     for _ in range(200):
         policy(torch.ones(1, 2, dtype=dtype)).sum().backward()
-        masters.step(optimizer)
+        own.step(optimizer)
         optimizer.zero_grad()
     for parameter, first, master in zip(
-        policy.parameters(), start.parameters(), masters.copies, strict=True
+        policy.parameters(), start.parameters(), own.copies, strict=True
     ):
         # 200 steps of 1e-5, each of them far below the parameter's spacing.
         torch.testing.assert_close(master, first.float() - 2e-3, atol=1e-5, rtol=0.0)
@@ -54,10 +54,10 @@ def test_a_step_updates_masters_and_rounds_them_to_the_policy(
 
 
 def test_saved_copies_come_back() -> None:
-    masters, others = Masters(linear(torch.bfloat16)), Masters(linear(torch.bfloat16))
+    own, others = (MasterWeights(linear(torch.bfloat16)) for _ in range(2))
     with torch.no_grad():
-        for master in masters.copies:
+        for master in own.copies:
             master += 1e-6
-    others.load(masters.copies)
-    for master, other in zip(masters.copies, others.copies, strict=True):
+    others.load(own.copies)
+    for master, other in zip(own.copies, others.copies, strict=True):
         assert torch.equal(master, other) and master is not other
