@@ -2,11 +2,16 @@
 
 import argparse
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pure_rllib.prm_training.settings import PRMTrainingSettings
+if TYPE_CHECKING:
+    from pure_rllib.prm_training.arguments import (
+        PRMArgumentParser,
+        PRMTrainingArguments,
+    )
+    from pure_rllib.prm_training.solutions import LabelledSolution
 
 DESCRIPTION = """\
 Trains a process reward model (PRM) on solutions whose steps are labelled.
@@ -22,20 +27,35 @@ With --rollouts RUN the responses that a run kept are labelled by its environmen
 checker, or by --labeller, and added: train, let a policy hack the PRM, train on. A run
 that is named twice counts twice.
 
-The folder is loaded by `prm: FOLDER` in an experiment. `--trainer` takes any argument
-of transformers' TrainingArguments, such as bf16=true or gradient_checkpointing=true.
+The folder is loaded by `prm: FOLDER` in an experiment. Any argument of transformers'
+TrainingArguments is an option as well, such as --bf16 or --gradient-checkpointing.
 """
+_NAME = "prm-train"
 
 
 def add_command(commands: Any) -> None:
     """Adds `prm-train` to the subparsers of the command line."""
+    # Its options are those of transformers, which takes seconds to import: here nothing
+    # is an option, and all words go to a parser of their own.
     parser = commands.add_parser(
-        "prm-train",
+        _NAME,
         help="train a process reward model on labelled steps",
+        prefix_chars="\0",
+        add_help=False,
+    )
+    parser.add_argument("words", nargs=argparse.REMAINDER)
+    parser.set_defaults(function=_run)
+
+
+def _parser() -> "PRMArgumentParser":
+    from pure_rllib.prm_training.arguments import PRMArgumentParser
+
+    parser = PRMArgumentParser(
+        prog=f"pure-rllib {_NAME}",
+        usage="%(prog)s --model FOLDER --data SOURCE [SOURCE ...] --out DIR ...",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(function=_run)
     parser.add_argument(
         "--data",
         nargs="+",
@@ -56,9 +76,6 @@ def add_command(commands: Any) -> None:
         help="labels rollouts; default: the exact checker of the run's environment",
     )
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="new folder of the PRM"
-    )
-    parser.add_argument(
         "--ensemble",
         type=int,
         default=1,
@@ -66,33 +83,54 @@ def add_command(commands: Any) -> None:
         help="train N PRMs with seeds that follow each other, in DIR/0, DIR/1, ...; "
         "`prm: [DIR/0, DIR/1]` scores with their minimum (default: 1, in DIR)",
     )
-    for setting in fields(PRMTrainingSettings):
-        parser.add_argument(
-            f"--{setting.name.replace('_', '-')}",
-            type=type(setting.default),
-            default=setting.default,
-            required=setting.default == "",
-            metavar=type(setting.default).__name__.upper(),
-            # argparse formats help texts with %.
-            help=f"{setting.metadata['help']} (default: {setting.default})".replace(
-                "%", "%%"
-            ),
-        )
-    parser.add_argument("--deepspeed", metavar="FILE", help="DeepSpeed config")
-    parser.add_argument(
-        "--trainer",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any argument of transformers' TrainingArguments",
-    )
     parser.add_argument(
         "--traceback", action="store_true", help="show tracebacks of errors"
     )
+    return parser
 
 
-def _run(options: argparse.Namespace) -> int:
-    out = Path(options.out)
+def _run(command: argparse.Namespace) -> int:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parser = _parser()
+    options = parser.parse_args(command.words)
+    command.traceback = options.traceback
+    _check(options)
+    # The command line shows its help without waiting for these.
+    from transformers.utils.logging import disable_progress_bar
+
+    from pure_rllib.prm_training.measure import measure_held_out
+    from pure_rllib.prm_training.trainer import read_base, train, training_rows
+
+    disable_progress_bar()
+    # Wrong arguments are found before data and weights are read.
+    arguments = parser.to_arguments(options)
+    list(arguments.stages())
+    base = read_base(arguments)
+    rows, held_out = training_rows(arguments, base, _solutions(options))
+    is_first = os.environ.get("RANK", "0") == "0"
+    if is_first:
+        print(
+            f"{len(rows.rows)} solutions with {rows.num_labels} labelled steps "
+            f"({rows.num_cut} cut, {rows.num_dropped} dropped, {len(held_out)} held "
+            f"out), format {base.format.name}",
+            flush=True,
+        )
+    members = _members(arguments, options.ensemble)
+    for member in members:
+        train(member, base, rows)
+        if is_first and held_out:
+            out = Path(member.output_dir)
+            print(measure_held_out(out, held_out, member.template))
+    if is_first:
+        names = " ".join(member.output_dir for member in members)
+        print(
+            f"PRM written to {names}; measure it with pure-rllib prm-eval --prm {names}"
+        )
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    out = Path(options.output_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(
             f"`--out` ({out}) must be a new or empty folder, because the PRM's files "
@@ -113,41 +151,16 @@ def _run(options: argparse.Namespace) -> int:
             f"`--ensemble` ({options.ensemble}) must be >= 1, because so many PRMs are "
             "trained. Leave it out for one."
         )
-    extra = dict(_parse(text) for text in options.trainer)
-    settings = PRMTrainingSettings(
-        **{f.name: getattr(options, f.name) for f in fields(PRMTrainingSettings)}
-    )
-    settings.check()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # The command line shows its help without waiting for these.
-    from transformers.utils.logging import disable_progress_bar
 
+
+def _solutions(options: argparse.Namespace) -> "list[LabelledSolution]":
     from pure_rllib.cli.labelled_rollouts import labelled_rollouts
-    from pure_rllib.models.loading import EMBEDDED, resolve_model
-    from pure_rllib.prm_training.arguments import stage_arguments
-    from pure_rllib.prm_training.arithmetic_steps import (
-        ARITHMETIC_STEPS,
-        arithmetic_steps,
-    )
-    from pure_rllib.prm_training.measure import measure_held_out
     from pure_rllib.prm_training.solutions import read_solutions
-    from pure_rllib.prm_training.trainer import read_base, train, training_rows
 
-    disable_progress_bar()
-    # Wrong arguments are found before data and weights are read.
-    list(stage_arguments(settings, out, options.deepspeed, extra))
-    if settings.model.startswith(EMBEDDED):
-        settings = replace(settings, model=resolve_model(settings.model))
-    base = read_base(settings)
-    neutral: Any = settings.neutral
     solutions = [
         solution
         for source in options.data
-        for solution in (
-            arithmetic_steps()
-            if source == ARITHMETIC_STEPS
-            else read_solutions(source, neutral=neutral)
-        )
+        for solution in read_solutions(source, neutral=options.neutral)
     ]
     for run in options.rollouts:
         rollouts = labelled_rollouts(run, options.labeller)
@@ -156,43 +169,20 @@ def _run(options: argparse.Namespace) -> int:
             f"{rollouts.num_left_out} left out"
         )
         solutions += rollouts.solutions
-    rows, held_out = training_rows(settings, base, solutions)
-    is_first = os.environ.get("RANK", "0") == "0"
-    if is_first:
-        print(
-            f"{len(rows.rows)} solutions with {rows.num_labels} labelled steps "
-            f"({rows.num_cut} cut, {rows.num_dropped} dropped, {len(held_out)} held "
-            f"out), format {base.format.name}",
-            flush=True,
-        )
-    several = options.ensemble > 1
-    folders = [out / str(k) for k in range(options.ensemble)] if several else [out]
-    for k, folder in enumerate(folders):
-        train(
-            replace(settings, seed=settings.seed + k),
-            base,
-            rows,
-            folder,
-            deepspeed=options.deepspeed,
-            extra=extra,
-            report=lambda line: print(line, flush=True),
-        )
-        if is_first and held_out:
-            print(measure_held_out(folder, held_out, settings.template))
-    if is_first:
-        names = " ".join(map(str, folders))
-        print(
-            f"PRM written to {names}; measure it with pure-rllib prm-eval --prm {names}"
-        )
-    return 0
+    return solutions
 
 
-def _parse(text: str) -> tuple[str, Any]:
-    import yaml
-
-    name, found, value = text.partition("=")
-    if not found or not name:
-        raise ValueError(
-            f"`--trainer` ({text}) must read NAME=VALUE, such as bf16=true."
+def _members(
+    arguments: "PRMTrainingArguments", number: int
+) -> "list[PRMTrainingArguments]":
+    """Returns the arguments of each PRM of an ensemble."""
+    if number == 1:
+        return [arguments]
+    return [
+        replace(
+            arguments,
+            seed=arguments.seed + k,
+            output_dir=str(Path(arguments.output_dir) / str(k)),
         )
-    return name, yaml.safe_load(value)
+        for k in range(number)
+    ]

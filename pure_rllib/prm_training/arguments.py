@@ -1,20 +1,20 @@
-"""The settings of PRM training as arguments of transformers' Trainer."""
+"""The arguments of PRM training: transformers' own, with the defaults of the paper."""
 
+import argparse
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
-from pure_rllib.prm_training.settings import (
-    OWN_ARGUMENTS,
-    PRMTrainingSettings,
-    accumulation,
-)
+from pure_rllib.prm_training.losses import StepLoss
 from pure_rllib.prm_training.zero import (
     check_agreement,
     read_deepspeed_config,
@@ -22,117 +22,286 @@ from pure_rllib.prm_training.zero import (
 )
 
 
-def stage_arguments(
-    settings: PRMTrainingSettings,
-    out: Path,
-    deepspeed: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[str, TrainingArguments]]:
-    """Yields the name and the arguments of each stage that is not left out.
-
-    A stage's arguments are made when it begins: DeepSpeed is started with them.
-    """
-    stages = [
-        ("head", settings.head_lr, settings.head_epochs),
-        ("all", settings.lr, settings.epochs),
-    ]
-    for stage, lr, epochs in stages:
-        if epochs:
-            yield (
-                stage,
-                training_arguments(
-                    settings,
-                    out / "trainer",
-                    lr=lr,
-                    epochs=epochs,
-                    deepspeed=deepspeed,
-                    extra=extra,
-                ),
-            )
+def _setting(default: Any, text: str, option: str | None = None) -> Any:
+    """Makes a field with a help text and, if its name is not the option's, an alias."""
+    metadata: dict[str, Any] = {"help": text}
+    if option is not None:
+        metadata["aliases"] = [f"--{option}"]
+    return field(default=default, metadata=metadata)
 
 
-def training_arguments(
-    settings: PRMTrainingSettings,
-    folder: Path,
-    *,
-    lr: float,
-    epochs: float,
-    deepspeed: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> TrainingArguments:
-    """Translates the settings of one stage.
+@dataclass
+class PRMTrainingArguments(TrainingArguments):
+    """How a PRM is trained: first its head alone, then all weights.
 
-    Args:
-        settings: all settings.
-        folder: where the Trainer may write.
-        lr: of the stage.
-        epochs: of the stage.
-        deepspeed: a DeepSpeed config file.
-        extra: further arguments by transformers' names, such as `bf16`.
+    Learning rates, epochs, batch size and AdamW's numbers are those of PURE's PRM
+    (arXiv 2504.15275 and the scripts in its `PRM` folder). What transformers calls
+    otherwise has the option's name as an alias, which errors and `settings` use. Each
+    field says in its metadata what it means; `pure-rllib prm-train --help` prints that.
+    All other arguments of transformers' Trainer can be set as well.
 
     Raises:
         FileNotFoundError: there is no DeepSpeed config.
-        ValueError: an argument has a setting of its own, transformers refuses it, or
-            the DeepSpeed config does not fit.
+        ValueError: a setting cannot be, transformers refuses one, or the DeepSpeed
+            config does not fit.
     """
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError(
-            "`accelerate` (not installed) must be there, because transformers' Trainer "
-            "needs it. Run `pip install 'pure-rllib[prm]'`."
-        )
-    known = TrainingArguments.__dataclass_fields__
-    for name, value in (extra or {}).items():
-        if name in OWN_ARGUMENTS or name not in known:
-            own = OWN_ARGUMENTS.get(name)
-            reason = f"it is set by {own}" if own else "transformers has no such one"
+
+    model: str = field(
+        kw_only=True, metadata={"help": "folder or hub id that the PRM starts from"}
+    )
+    output_dir: str = field(
+        kw_only=True, metadata={"help": "new folder of the PRM", "aliases": ["--out"]}
+    )
+    format: str = _setting(
+        "auto", "newline or extra_0; auto: as the checkpoint will be read"
+    )
+    template: str = _setting(
+        "plain", "prompt template of the policies to be judged: plain, pure, or a text"
+    )
+    neutral: str = _setting("good", "what PRM800K's rating 0 means: good, bad, ignore")
+    after_first_error: str = _setting(
+        "drop", "keep or drop the steps after the first wrong one"
+    )
+    loss: str = _setting("cross_entropy", "cross_entropy or taylor")
+    taylor_order: int = _setting(2, "terms of the Taylor cross-entropy")
+    label_smoothing_factor: float = _setting(
+        0.0, "weight of the uniform target, in [0, 1)", "label-smoothing"
+    )
+    head_dropout: float = _setting(0.1, "dropout before the head while training")
+    head_lr: float = _setting(1e-4, "learning rate of stage 1, the head alone")
+    head_epochs: float = _setting(3.0, "epochs of stage 1; 0 leaves it out")
+    learning_rate: float = _setting(1e-6, "learning rate of stage 2, all weights", "lr")
+    num_train_epochs: float = _setting(
+        1.0, "epochs of stage 2; 0 leaves it out", "epochs"
+    )
+    batch_size: int = _setting(128, "solutions per update, over all processes")
+    per_device_train_batch_size: int = _setting(
+        16, "solutions per process and forward pass", "micro-batch-size"
+    )
+    max_length: int = _setting(2048, "tokens per row; steps beyond are cut off")
+    weight_decay: float = _setting(0.1, "of AdamW")
+    adam_beta2: float = _setting(0.95, "of AdamW")
+    warmup_steps: float = _setting(
+        0.03, "share of a stage's updates with a rising rate", "warmup"
+    )
+    lr_scheduler_type: str = _setting(
+        "cosine", "as transformers names it", "lr-scheduler"
+    )
+    max_grad_norm: float = _setting(1.0, "gradients are clipped to it")
+    holdout: float = _setting(0.0, "share of the problems kept to measure the PRM on")
+    limit: int = _setting(0, "use so many solutions, drawn at random; 0: all")
+    logging_steps: int = _setting(10, "updates between lines of progress", "log-every")
+    seed: int = _setting(0, "of the head, the order and the held-out problems")
+
+    deepspeed: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "DeepSpeed config", "metavar": "FILE"}
+    )
+    # It follows from the batch size.
+    gradient_accumulation_steps: int = field(default=1, init=False)
+    use_cpu: bool = False
+    save_strategy: str = "no"
+    disable_tqdm: bool = True
+    remove_unused_columns: bool = False
+    dataloader_pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if importlib.util.find_spec("accelerate") is None:
             raise ValueError(
-                f"`--trainer` ({name}) must be an argument of transformers' "
-                f"TrainingArguments that has no setting here; {reason}. Leave it out."
+                "`accelerate` (not installed) must be there, because transformers' "
+                "Trainer needs it. Run `pip install 'pure-rllib[prm]'`."
             )
-        if isinstance(known[name].default, int | float) and isinstance(value, str):
+        self._check()
+        num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.gradient_accumulation_steps = self.passes_per_update(num_processes)
+        source = self.deepspeed
+        if source is None:
+            # Said, or accelerate would take each of several processes for the only one.
+            self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        else:
+            self.deepspeed = read_deepspeed_config(str(source))
+            if start_processes():
+                self.accelerator_config = {"use_configured_state": True}
+        try:
+            super().__post_init__()
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"`--trainer` ({name}={value}) must be a number or true or false, "
-                f"because transformers has {known[name].default} there. Set it so."
+                "`--trainer` and transformers' own options must hold values that "
+                f"TrainingArguments takes; it says: {error} Change or leave out the "
+                "one that is meant."
+            ) from error
+        # The file's name, from which the arguments of each stage are made.
+        self.deepspeed = source
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings above by their options' names."""
+        values = {option: getattr(self, name) for name, option in OPTIONS.items()}
+        del values["out"], values["deepspeed"]
+        return values | {"lr_scheduler": SchedulerType(self.lr_scheduler_type).value}
+
+    def make_loss(self) -> StepLoss:
+        """Returns the loss that the settings name."""
+        name: Any = self.loss
+        return StepLoss(name, self.taylor_order, self.label_smoothing_factor)
+
+    def passes_per_update(self, num_processes: int) -> int:
+        """Works out the forward passes of each process per update.
+
+        Raises:
+            ValueError: the batch is no multiple of what the processes take at once.
+        """
+        at_once = self.per_device_train_batch_size * num_processes
+        if self.batch_size % at_once:
+            whole = max(at_once, self.batch_size // at_once * at_once)
+            raise ValueError(
+                f"`batch_size` ({self.batch_size}) must be a multiple of "
+                f"`micro_batch_size` ({self.per_device_train_batch_size}) times the "
+                f"processes ({num_processes}), because gradients of whole passes are "
+                f"summed. Set --batch-size {whole}."
             )
-    schedulers = [scheduler.value for scheduler in SchedulerType]
-    if settings.lr_scheduler not in schedulers:
-        raise ValueError(
-            f"`lr_scheduler` ({settings.lr_scheduler}) must be one of {schedulers}, "
-            "because transformers makes it. Set --lr-scheduler cosine."
+        return self.batch_size // at_once
+
+    def stages(self) -> Iterator[tuple[str, "PRMTrainingArguments"]]:
+        """Yields the name and the arguments of each stage that is not left out.
+
+        A stage's arguments are made when it begins: DeepSpeed is started with them.
+
+        Raises:
+            ValueError: numbers of the DeepSpeed config differ from the stage's.
+        """
+        stages = (
+            ("head", self.head_lr, self.head_epochs),
+            ("all", self.learning_rate, self.num_train_epochs),
         )
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    arguments: dict[str, Any] = {
-        "output_dir": str(folder),
-        "learning_rate": lr,
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": settings.micro_batch_size,
-        "gradient_accumulation_steps": accumulation(settings, num_processes),
-        "weight_decay": settings.weight_decay,
-        "adam_beta2": settings.adam_beta2,
-        "warmup_steps": settings.warmup,
-        "lr_scheduler_type": settings.lr_scheduler,
-        "max_grad_norm": settings.max_grad_norm,
-        "logging_steps": settings.log_every,
-        "seed": settings.seed,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        # Said, or accelerate would take each of several processes for the only one.
-        "use_cpu": not torch.accelerator.is_available(),
-    }
-    if deepspeed is not None:
-        config = read_deepspeed_config(deepspeed)
-        arguments |= {"use_cpu": False, "deepspeed": config} | start_processes()
-    try:
-        built = TrainingArguments(**(arguments | dict(extra or {})))
-    except (TypeError, ValueError) as error:
+        for stage, learning_rate, epochs in stages:
+            if epochs:
+                made = replace(
+                    self,
+                    output_dir=str(Path(self.output_dir) / "trainer"),
+                    learning_rate=learning_rate,
+                    num_train_epochs=epochs,
+                )
+                if self.deepspeed is not None:
+                    check_agreement(str(self.deepspeed), made.hf_deepspeed_config)
+                yield stage, made
+
+    def _check(self) -> None:
+        if not self.model:
+            raise ValueError(
+                "`model` ('') must name what the PRM starts from, because it is not "
+                "trained from nothing. Set --model FOLDER."
+            )
+        for name in ("head_lr", "learning_rate", "max_grad_norm"):
+            self._need(name, getattr(self, name) > 0, "be > 0")
+        for name in ("head_epochs", "num_train_epochs", "weight_decay", "limit"):
+            self._need(name, getattr(self, name) >= 0, "be >= 0")
+        for name in (
+            "batch_size",
+            "per_device_train_batch_size",
+            "max_length",
+            "logging_steps",
+        ):
+            self._need(name, getattr(self, name) >= 1, "be >= 1")
+        for name in ("warmup_steps", "holdout", "adam_beta2", "head_dropout"):
+            self._need(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
+        schedulers = tuple(scheduler.value for scheduler in SchedulerType)
+        for name, allowed in (
+            ("after_first_error", ("keep", "drop")),
+            ("neutral", ("good", "bad", "ignore")),
+            ("lr_scheduler_type", schedulers),
+        ):
+            self._need(name, getattr(self, name) in allowed, f"be one of {allowed}")
+        if self.head_epochs == self.num_train_epochs == 0:
+            raise ValueError(
+                "`epochs` (0) must be > 0 where `head_epochs` is 0, because nothing "
+                "would be trained. Set one of them."
+            )
+        self.make_loss()
+
+    def _need(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            option = OPTIONS[name]
+            default = self.__dataclass_fields__[name].default
+            raise ValueError(
+                f"`{option}` ({getattr(self, name)!r}) must {rule}. The default is "
+                f"{default!r}: set --{option.replace('_', '-')} {default}."
+            )
+
+
+OPTIONS: Mapping[str, str] = {
+    name: alias.removeprefix("--").replace("-", "_")
+    for name in get_annotations(PRMTrainingArguments)
+    if "help" in (metadata := PRMTrainingArguments.__dataclass_fields__[name].metadata)
+    for alias in metadata.get("aliases", [name])
+}
+"""Field of a setting -> the name of its option; others are as transformers has them."""
+_SET_BY = {**OPTIONS, "gradient_accumulation_steps": "batch_size"}
+_SET_BY |= {"learning_rate": "lr or head_lr"}
+_SET_BY |= {"num_train_epochs": "epochs or head_epochs"}
+
+
+class PRMArgumentParser(HfArgumentParser):
+    """Reads `PRMTrainingArguments`, and what is added beside them.
+
+    The help shows our settings. Transformers' other arguments are options too, and
+    `--trainer NAME=VALUE` sets them by YAML, mappings as well.
+
+    Args:
+        **kwargs: as for `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(PRMTrainingArguments, **kwargs)
+        self.add_argument(
+            "--trainer",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="any argument of transformers' TrainingArguments",
+        )
+
+    def add_argument(self, *names: Any, **kwargs: Any) -> argparse.Action:
+        """See `argparse.ArgumentParser.add_argument`."""
+        name = kwargs.get("dest", names[0].removeprefix("--"))
+        if name in OPTIONS:
+            # The alias first: errors and the help name an option so.
+            names, kwargs["dest"] = names[::-1], name
+            kwargs.setdefault("metavar", kwargs["type"].__name__.upper())
+            if kwargs.get("default") is not None:
+                kwargs["help"] += " (default: %(default)s)"
+        elif name in PRMTrainingArguments.__dataclass_fields__:
+            kwargs["help"] = argparse.SUPPRESS
+        return super().add_argument(*names, **kwargs)
+
+    def to_arguments(self, given: argparse.Namespace) -> PRMTrainingArguments:
+        """Makes the arguments of what `parse_args` found.
+
+        Raises:
+            FileNotFoundError: there is no DeepSpeed config.
+            ValueError: a setting cannot be, or `--trainer` is wrong.
+        """
+        values = vars(given) | dict(map(_trainer_argument, given.trainer))
+        return self.parse_dict(values, allow_extra_keys=True)[0]
+
+
+def _trainer_argument(text: str) -> tuple[str, Any]:
+    name, found, written = text.partition("=")
+    if not found or not name:
         raise ValueError(
-            f"`--trainer` ({dict(extra or {})}) must hold values that transformers' "
-            f"TrainingArguments takes; it says: {error} Change or leave out the one "
-            "that is meant."
-        ) from error
-    if deepspeed is not None:
-        check_agreement(deepspeed, built.hf_deepspeed_config)
-    return built
+            f"`--trainer` ({text}) must read NAME=VALUE, such as bf16=true."
+        )
+    known = {f.name: f.default for f in fields(TrainingArguments)}
+    if name in _SET_BY or name not in known:
+        own = _SET_BY.get(name)
+        reason = f"it is set by {own}" if own else "transformers has no such one"
+        raise ValueError(
+            f"`--trainer` ({name}) must be an argument of transformers' "
+            f"TrainingArguments that has no setting here; {reason}. Leave it out."
+        )
+    value = yaml.safe_load(written)
+    if isinstance(known[name], int | float) and isinstance(value, str):
+        raise ValueError(
+            f"`--trainer` ({text}) must be a number or true or false, because "
+            f"transformers has {known[name]} there. Set it so."
+        )
+    return name, value

@@ -2,19 +2,27 @@
 
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
+from pure_rllib.arithmetic.checker import check_steps
+from pure_rllib.arithmetic.task import TASK_Z
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
+from pure_rllib.arithmetic.traces import TraceMaker, generated_steps
 from pure_rllib.data.files import read_rows
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.prm_training.prm800k import Neutral, phase_tree, stepwise_tree
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.text import plain_ids
 
+ARITHMETIC_STEPS = "embedded:arithmetic-steps"
+_NUM_ARITHMETIC_SOLUTIONS = 20_000
 AfterFirstError = Literal["keep", "drop"]
 
 
@@ -66,7 +74,8 @@ def read_solutions(
       a common beginning are branches of a tree: each rating stands in one of them.
 
     Args:
-        source: a JSON, JSON Lines or Parquet file, a folder, or a data set on the hub.
+        source: a JSON, JSON Lines or Parquet file, a folder, or a data set on the hub;
+            or `ARITHMETIC_STEPS`.
         neutral: what a rating of 0 means, with PRM800K.
         split: of a folder written by `datasets` or a data set on the hub.
         setting: the setting that holds the source, named by errors.
@@ -75,6 +84,8 @@ def read_solutions(
         FileNotFoundError: there is no such source.
         ValueError: it cannot be read, its columns are none of these, or a row is wrong.
     """
+    if source == ARITHMETIC_STEPS:
+        return arithmetic_steps()
     folder = Path(source).expanduser()
     files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
     solutions: list[LabelledSolution] = []
@@ -143,15 +154,32 @@ def _plain(
     )
 
 
+def arithmetic_steps(number: int = _NUM_ARITHMETIC_SOLUTIONS) -> list[LabelledSolution]:
+    """Writes solutions of chain arithmetic, made as those of the embedded PRM are.
+
+    Most of them hold errors, of every kind; they are the same ones always.
+
+    Args:
+        number: how many.
+
+    Returns:
+        Solutions of training problems; each step is labelled by the exact checker on
+        what was written before it.
+    """
+    maker = TraceMaker(TASK_Z, build_tokenizer(TASK_Z).get_vocab())
+    # A seed of its own: not the solutions that the embedded PRM has seen already.
+    made = generated_steps(maker, random.Random(ARITHMETIC_STEPS), seed=102)
+    solutions = []
+    for prompt, steps in islice(made, number):
+        labels = check_steps(prompt, steps, modulus=TASK_Z.modulus).labels
+        solutions.append(LabelledSolution(prompt, tuple(steps), tuple(labels.tolist())))
+    return solutions
+
+
 def prepared(
     solutions: Sequence[LabelledSolution], after_first_error: AfterFirstError
 ) -> list[LabelledSolution]:
     """Keeps or drops what follows the first wrong step of each solution."""
-    if after_first_error not in get_args(AfterFirstError):
-        raise ValueError(
-            f"`after_first_error` ({after_first_error!r}) must be one of "
-            f"{get_args(AfterFirstError)}."
-        )
     if after_first_error == "keep":
         return list(solutions)
     return [solution.without_steps_after_error() for solution in solutions]

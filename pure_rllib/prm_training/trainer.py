@@ -2,8 +2,8 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,14 @@ from transformers import (
     AutoTokenizer,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     set_seed,
 )
 
 from pure_rllib.data.prompts import PromptTemplate, make_template
-from pure_rllib.models.loading import check_model_folder, read_config
-from pure_rllib.prm_training.arguments import stage_arguments
+from pure_rllib.models.loading import check_model_folder, read_config, resolve_model
+from pure_rllib.prm_training.arguments import PRMTrainingArguments
 from pure_rllib.prm_training.dataset import Collator, StepRows, step_rows
-from pure_rllib.prm_training.losses import StepLoss
-from pure_rllib.prm_training.settings import PRMTrainingSettings
+from pure_rllib.prm_training.progress import StageProgress
 from pure_rllib.prm_training.solutions import (
     LabelledSolution,
     prepared,
@@ -34,7 +32,6 @@ from pure_rllib.rewards.prm.model import make_builder
 SETTINGS_FILE = "prm_training.json"
 _LABELS = {0: "bad", 1: "good"}
 _ARCHITECTURE = "ForTokenClassification"
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +59,19 @@ class PRMBase:
     is_prm: bool
 
 
-def read_base(settings: PRMTrainingSettings) -> PRMBase:
-    """Checks the settings and the base model without loading weights.
+def read_base(arguments: PRMTrainingArguments) -> PRMBase:
+    """Checks the base model without loading weights.
 
     Raises:
-        ValueError: a setting is wrong, there is no model, or the format does not fit.
+        ValueError: there is no model, or template or format do not fit it.
     """
-    settings.check()
-    make_loss(settings)
-    template = make_template(settings.template)
-    files = check_model_folder(settings.model, "model")
+    template = make_template(arguments.template)
+    files = check_model_folder(resolve_model(arguments.model), "model")
     config = read_config(files)
     architecture = next(iter(config.get("architectures") or []), "")
     if architecture.endswith("ForProcessRewardModel"):
         raise ValueError(
-            f"`model` ({settings.model}) must be a language model or a token "
+            f"`model` ({arguments.model}) must be a language model or a token "
             f"classifier, because a head of its own class ({architecture}) would be "
             "lost. Set the model that it was made of."
         )
@@ -85,7 +80,7 @@ def read_base(settings: PRMTrainingSettings) -> PRMBase:
     if not is_prm:
         config |= {"num_labels": 2, "id2label": _LABELS}
     read_as = make_format(None, architecture=_ARCHITECTURE, tokenizer=tokenizer)
-    name = None if settings.format == "auto" else settings.format
+    name = None if arguments.format == "auto" else arguments.format
     chosen = make_format(name, architecture=_ARCHITECTURE, tokenizer=tokenizer)
     if chosen.head != "labels" or chosen.name != read_as.name:
         raise ValueError(
@@ -106,26 +101,20 @@ def read_base(settings: PRMTrainingSettings) -> PRMBase:
     )
 
 
-def make_loss(settings: PRMTrainingSettings) -> StepLoss:
-    """Returns the loss that the settings name."""
-    name: Any = settings.loss
-    return StepLoss(name, settings.taylor_order, settings.label_smoothing)
-
-
 def training_rows(
-    settings: PRMTrainingSettings,
+    arguments: PRMTrainingArguments,
     base: PRMBase,
     solutions: Sequence[LabelledSolution],
 ) -> tuple[StepRows, list[LabelledSolution]]:
     """Prepares what is trained on and what is held out."""
     taken = list(solutions)
-    if settings.limit and settings.limit < len(taken):
-        taken = random.Random(settings.seed).sample(taken, settings.limit)
-    after_first_error: Any = settings.after_first_error
-    kept, held_out = split_by_prompt(taken, settings.holdout, settings.seed)
+    if arguments.limit and arguments.limit < len(taken):
+        taken = random.Random(arguments.seed).sample(taken, arguments.limit)
+    after_first_error: Any = arguments.after_first_error
+    kept, held_out = split_by_prompt(taken, arguments.holdout, arguments.seed)
     if not kept:
         raise ValueError(
-            f"`holdout` ({settings.holdout}) must leave problems to train on, because "
+            f"`holdout` ({arguments.holdout}) must leave problems to train on, because "
             f"all {len(taken)} solutions would be held out. Set --holdout 0.05."
         )
     builder = make_builder(
@@ -142,53 +131,41 @@ def training_rows(
         builder,
         template=base.template,
         columns=base.columns,
-        max_length=settings.max_length,
+        max_length=arguments.max_length,
     )
     return rows, held_out
 
 
 def train(
-    settings: PRMTrainingSettings,
-    base: PRMBase,
-    rows: StepRows,
-    out: Path,
-    *,
-    deepspeed: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-    report: Report = print,
+    arguments: PRMTrainingArguments, base: PRMBase, rows: StepRows
 ) -> dict[str, Any]:
     """Trains a PRM and writes it, with its tokenizer, after each stage.
 
     Args:
-        settings: all settings.
+        arguments: of both stages; afterwards `ProcessRewardModel.from_pretrained` loads
+            the PRM from their `output_dir`.
         base: from `read_base`.
         rows: from `training_rows`.
-        out: a folder; afterwards `ProcessRewardModel.from_pretrained` loads it.
-        deepspeed: a DeepSpeed config file, passed to the Trainer.
-        extra: further arguments of the Trainer.
-        report: takes lines of progress.
 
     Returns:
         The settings, the data's counts and each stage's history of losses; also in
         `prm_training.json`.
-
-    Raises:
-        ValueError: an argument of the Trainer is wrong.
     """
+    out = Path(arguments.output_dir)
     path, history = base.path, {}
     # Before each model: DeepSpeed's ZeRO 3 loads weights straight into shards.
-    for stage, arguments in stage_arguments(settings, out, deepspeed, extra):
-        model = _load(path, base, settings)
+    for stage, stage_arguments in arguments.stages():
+        model = _load(path, base, arguments)
         if stage == "head":
             _freeze_body(model)
         trainer = Trainer(
             model=model,
-            args=arguments,
+            args=stage_arguments,
             data_collator=Collator(_pad_id(base)),
             train_dataset=rows.rows,  # type: ignore[arg-type]
-            compute_loss_func=make_loss(settings),
+            compute_loss_func=arguments.make_loss(),
             processing_class=base.tokenizer,
-            callbacks=[_Lines(stage, report)],
+            callbacks=[StageProgress(stage)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -197,7 +174,7 @@ def train(
         trainer.accelerator.wait_for_everyone()
         path = str(out)
     summary = {
-        "settings": asdict(settings),
+        "settings": arguments.settings,
         "format": base.format.name,
         "num_rows": len(rows.rows),
         "num_labels": rows.num_labels,
@@ -216,14 +193,14 @@ def train(
     return summary
 
 
-def _load(path: str, base: PRMBase, settings: PRMTrainingSettings) -> Any:
-    set_seed(settings.seed)
+def _load(path: str, base: PRMBase, arguments: PRMTrainingArguments) -> Any:
+    set_seed(arguments.seed)
     config = AutoConfig.from_pretrained(path)
     if not base.is_prm:
         # A new head in the first stage; in the second it is there already.
         config.id2label = dict(_LABELS)
         config.label2id = {label: number for number, label in _LABELS.items()}
-    config.classifier_dropout = settings.head_dropout
+    config.classifier_dropout = arguments.head_dropout
     config.use_cache = False
     return AutoModelForTokenClassification.from_pretrained(
         path, config=config, dtype="float32"
@@ -239,19 +216,3 @@ def _freeze_body(model: Any) -> None:
 def _pad_id(base: PRMBase) -> int:
     pad = base.tokenizer.pad_token_id
     return base.separator_id if pad is None else pad
-
-
-class _Lines(TrainerCallback):
-    """Prints one line per logged update."""
-
-    def __init__(self, stage: str, report: Report):
-        self.stage, self.report = stage, report
-
-    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        """See `TrainerCallback.on_log`."""
-        if state.is_world_process_zero and logs and "loss" in logs:
-            self.report(
-                f"{self.stage:<4} {state.global_step}/{state.max_steps} | "
-                f"loss {float(logs['loss']):.4f} | lr {logs['learning_rate']:.2e} | "
-                f"gradient norm {float(logs.get('grad_norm', float('nan'))):.3f}"
-            )

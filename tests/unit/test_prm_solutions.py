@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from pure_rllib.arithmetic.checker import ERROR_KINDS, check_steps
+from pure_rllib.arithmetic.task import split_of
 from pure_rllib.prm_training.prm800k import StepTree
 from pure_rllib.prm_training.solutions import (
     LabelledSolution,
+    arithmetic_steps,
     prepared,
     read_solutions,
     split_by_prompt,
@@ -162,3 +165,21 @@ def test_no_problem_is_trained_on_and_held_out():
 def test_bad_rows_are_refused(row: dict[str, Any], message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         read_solutions(write(tmp_path / "bad.jsonl", [row]))
+
+
+def test_arithmetic_steps_are_labelled_and_hold_errors_of_every_kind():
+    solutions = arithmetic_steps(600)
+    assert len(solutions) == 600
+    kinds = set()
+    for s in solutions:
+        check = check_steps(s.prompt, s.steps)
+        assert s.labels == tuple(check.labels)
+        kinds |= set(check.kinds)
+    assert kinds >= set(ERROR_KINDS)
+    flawed = sum(False in s.labels for s in solutions) / len(solutions)
+    assert 0.4 < flawed < 0.8
+    assert arithmetic_steps(20) == solutions[:20]
+
+
+def test_no_arithmetic_solution_is_of_a_held_out_problem():
+    assert {split_of(s.prompt) for s in arithmetic_steps(300)} == {"train"}

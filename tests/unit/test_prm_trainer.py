@@ -1,18 +1,20 @@
 """PRM training on a tiny random model, and what it refuses."""
 
+import io
 import json
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen2Config, Qwen2ForCausalLM, TrainingArguments
+from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerControl, TrainerState
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from pure_rllib.cli.main import main
-from pure_rllib.prm_training.settings import PRMTrainingSettings, accumulation
+from pure_rllib.prm_training.arguments import PRMArgumentParser, PRMTrainingArguments
+from pure_rllib.prm_training.progress import StageProgress
 from pure_rllib.prm_training.solutions import LabelledSolution
 from pure_rllib.prm_training.trainer import (
     SETTINGS_FILE,
@@ -44,142 +46,229 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_policy(tmp_path_factory.mktemp("models") / "policy")
 
 
-def settings_for(policy: Path, **changes: Any) -> PRMTrainingSettings:
-    small = PRMTrainingSettings(
-        model=str(policy),
-        head_lr=0.05,
-        head_dropout=0.0,
-        head_epochs=2,
-        lr=1e-3,
-        epochs=1,
-        batch_size=8,
-        micro_batch_size=4,
-        log_every=1,
-    )
-    return replace(small, **changes)
+def arguments_for(start: Path, out: Path, **changes: Any) -> PRMTrainingArguments:
+    small: dict[str, Any] = {"head_lr": 0.05, "head_dropout": 0.0, "head_epochs": 2}
+    small |= {"learning_rate": 1e-3, "num_train_epochs": 1, "logging_steps": 1}
+    small |= {"batch_size": 8, "per_device_train_batch_size": 4}
+    small |= {"model": str(start), "output_dir": str(out)}
+    return PRMTrainingArguments(**small | changes)
 
 
-def body(folder: Path) -> dict[str, torch.Tensor]:
-    weights = load_file(folder / "model.safetensors")
-    return {k: v for k, v in weights.items() if not k.startswith("score")}
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
 
 
-def train_once(settings: PRMTrainingSettings, out: Path) -> dict[str, Any]:
-    base = read_base(settings)
-    rows, _ = training_rows(settings, base, SOLUTIONS)
-    return train(settings, base, rows, out, report=lambda line: None)
+def train_once(model: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    arguments = arguments_for(model, out, **changes)
+    base = read_base(arguments)
+    rows, _ = training_rows(arguments, base, SOLUTIONS)
+    assert (len(rows.rows), rows.num_labels) == (24, 48)
+    return train(arguments, base, rows)
 
 
 def test_the_first_stage_trains_the_head_alone(policy: Path, tmp_path: Path):
-    summary = train_once(settings_for(policy, epochs=0), tmp_path / "head")
-    before, after = body(policy), body(tmp_path / "head")
-    assert all(torch.equal(after[name], before[name]) for name in after)
+    summary = train_once(policy, tmp_path, num_train_epochs=0)
+    before, after = weights(policy), weights(tmp_path)
+    assert len(after) > len(before) - 1
+    assert all(torch.equal(after[name], before[name]) for name in before)
     assert list(summary["history"]) == ["head"]
     losses = [e["loss"] for e in summary["history"]["head"] if "loss" in e]
     # 24 rows in batches of 8, twice.
     assert len(losses) == 6
     assert losses[-1] < losses[0]
-    config = json.loads((tmp_path / "head" / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text())
     assert config["id2label"] == {"0": "bad", "1": "good"}
 
 
 @pytest.mark.slow
-def test_both_stages_go_on_from_each_other(policy: Path, tmp_path: Path):
-    settings = settings_for(policy, loss="taylor", label_smoothing=0.1)
-    lines: list[str] = []
-    base = read_base(settings)
-    rows, _ = training_rows(settings, base, SOLUTIONS)
-    assert (len(rows.rows), rows.num_labels) == (24, 48)
-    train(settings, base, rows, tmp_path, report=lines.append)
+def test_both_stages_go_on_from_each_other(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    train_once(policy, tmp_path, loss="taylor", label_smoothing_factor=0.1)
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["head"] * 6 + ["all"] * 3
-    before, after = body(policy), body(tmp_path)
-    changed = [name for name in after if not torch.equal(after[name], before[name])]
-    assert len(changed) == len(after)
+    before, after = weights(policy), weights(tmp_path)
+    assert not any(torch.equal(after[name], before[name]) for name in before)
     stored = json.loads((tmp_path / SETTINGS_FILE).read_text())
     assert stored["settings"]["loss"] == "taylor"
+    assert stored["settings"]["label_smoothing"] == 0.1
     assert stored["format"] == "newline"
     # A PRM is a start as well: its head is kept.
-    more = settings_for(tmp_path, head_epochs=0, lr=1e-9)
-    assert read_base(more).is_prm
-    train_once(more, tmp_path / "more")
-    ours, theirs = (
-        load_file(f / "model.safetensors")["score.weight"]
-        for f in (tmp_path, tmp_path / "more")
-    )
+    more = {"head_epochs": 0, "learning_rate": 1e-9}
+    assert read_base(arguments_for(tmp_path, tmp_path, **more)).is_prm
+    train_once(tmp_path, tmp_path / "more", **more)
+    ours, theirs = (weights(f)["score.weight"] for f in (tmp_path, tmp_path / "more"))
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
 def test_micro_batches_do_not_change_the_updates(policy: Path, tmp_path: Path):
     """The loss is a mean over the labels of the whole batch, padded or not."""
-    weights = []
+    heads = []
     for size in (2, 8):
-        settings = settings_for(policy, micro_batch_size=size, head_epochs=1, epochs=0)
-        train_once(settings, tmp_path / str(size))
-        file = tmp_path / str(size) / "model.safetensors"
-        weights.append(load_file(file)["score.weight"])
-    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
+        changes = {"per_device_train_batch_size": size, "head_epochs": 1}
+        train_once(policy, tmp_path / str(size), num_train_epochs=0, **changes)
+        heads.append(weights(tmp_path / str(size))["score.weight"])
+    torch.testing.assert_close(*heads, atol=1e-5, rtol=1e-4)
+
+
+def progress_of(stream: io.StringIO, interval_s: float) -> str:
+    """What is written over two updates of two passes; the second is logged."""
+    progress = StageProgress("head", stream=stream, interval_s=interval_s)
+    state = TrainerState(max_steps=2)
+    arguments = PRMTrainingArguments(
+        model="m", output_dir="o", batch_size=4, per_device_train_batch_size=2
+    )
+    for event in ("train_begin", "substep_end", "step_end", "substep_end", "step_end"):
+        state.global_step += event == "step_end"
+        control = TrainerControl(should_log=state.global_step == 2)
+        getattr(progress, f"on_{event}")(arguments, state, control)
+    logs = {"loss": 0.5, "learning_rate": 1e-3, "grad_norm": 2.0}
+    progress.on_log(arguments, state, control, logs)
+    progress.on_train_end(arguments, state, control)
+    return stream.getvalue()
+
+
+def test_progress_is_written_by_time_too():
+    logged = "head 2/2 | loss 0.5000 | lr 1.00e-03 | gradient norm 2.000"
+    assert progress_of(io.StringIO(), 1000.0).splitlines() == [logged]
+    *timed, last = progress_of(io.StringIO(), 0.0).splitlines()
+    assert [line.partition(" of the next")[0] for line in timed] == [
+        "head 0/2 | pass 1/2",
+        "head 1/2 | pass 0/2",
+        "head 1/2 | pass 1/2",
+    ]
+    assert timed[1].endswith("| 0:00:00 elapsed, 0:00:00 left")
+    assert last == logged
+
+
+def test_progress_on_a_terminal_is_a_bar():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    written = progress_of(Terminal(), 0.0)
+    assert "pass 1/2" in written and "1/2 [" in written
+    assert "elapsed" not in written
+    [line] = [line for line in written.split("\r") if "loss" in line]
+    assert line.endswith("gradient norm 2.000\n")
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "value", "message"),
     [
-        ({"model": ""}, "`model`"),
-        ({"lr": 0.0}, "`lr`"),
-        ({"holdout": 1.0}, "`holdout`"),
-        ({"head_epochs": 0, "epochs": 0}, "`epochs`"),
-        ({"after_first_error": "cut"}, "`after_first_error`"),
-        ({"loss": "focal"}, "`loss`"),
-        ({"format": "math_shepherd"}, "`format`|single token|exactly one token"),
-        ({"format": "extra_0"}, "`format`"),
-        ({"model": "/nowhere/at/all"}, "`model`"),
+        ("model", "", "`model`"),
+        ("model", "/nowhere/at/all", "`model`"),
+        ("learning_rate", 0.0, r"`lr` \(0.0\).*set --lr 1e-06"),
+        ("holdout", 1.0, "`holdout`"),
+        ("after_first_error", "cut", "`after_first_error`"),
+        ("neutral", "x", "`neutral`"),
+        ("loss", "focal", "`loss`"),
+        ("taylor_order", 0, "`taylor_order`"),
+        ("label_smoothing_factor", 1.0, "`label_smoothing`"),
+        ("batch_size", 18, r"`batch_size` \(18\).*--batch-size 16"),
+        ("per_device_train_batch_size", 0, "`micro_batch_size`"),
+        ("warmup_steps", 1, "`warmup`"),
+        ("template", "x", "`template`"),
+        ("format", "math_shepherd", "`format`|single token|exactly one token"),
+        ("format", "extra_0", "`format`"),
     ],
 )
 def test_wrong_settings_are_refused_before_weights(
-    changes: dict[str, Any], message: str, policy: Path
+    name: str, value: Any, message: str, policy: Path, tmp_path: Path
 ):
     with pytest.raises(ValueError, match=message):
-        read_base(settings_for(policy, **changes))
+        read_base(arguments_for(policy, tmp_path, **{name: value}))
+
+
+def test_something_must_be_trained(policy: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="`epochs`"):
+        arguments_for(policy, tmp_path, head_epochs=0, num_train_epochs=0)
 
 
 def test_a_batch_is_a_whole_number_of_passes():
-    settings = PRMTrainingSettings(model="m", batch_size=24, micro_batch_size=4)
-    assert accumulation(settings, num_processes=3) == 2
+    arguments = PRMTrainingArguments(
+        model="m", output_dir="o", batch_size=24, per_device_train_batch_size=4
+    )
+    assert arguments.passes_per_update(3) == 2
     with pytest.raises(ValueError, match="--batch-size 20"):
-        accumulation(settings, num_processes=5)
+        arguments.passes_per_update(5)
 
 
-def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: "), error
-    return error
+def test_an_option_has_our_name_and_that_of_transformers():
+    parser = PRMArgumentParser()
+    words = ["--model", "m", "--out", "o", "--micro-batch-size", "8"]
+    ours = ["--lr", "1e-3", "--warmup", "0.1", "--trainer", "bf16=true"]
+    theirs = ["--learning-rate", "1e-3", "--warmup_steps", "0.1", "--bf16"]
+    made = [
+        parser.to_arguments(parser.parse_args([*words, *more]))
+        for more in (ours, theirs)
+    ]
+    assert made[0].to_dict() == made[1].to_dict()
+    assert (made[0].learning_rate, made[0].bf16) == (1e-3, True)
+    assert made[0].settings["lr"] == 1e-3
+    # The stages differ in what they are named for.
+    stages = {
+        name: (a.learning_rate, a.num_train_epochs) for name, a in made[0].stages()
+    }
+    assert stages == {"head": (1e-4, 3.0), "all": (1e-3, 1.0)}
 
 
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command that must fail; returns the error."""
+
+    def run(*words: object) -> str:
+        assert main(list(map(str, words))) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: "), error
+        return error
+
+    return run
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Path:
+    file = tmp_path / "steps.jsonl"
+    file.write_text('{"prompt": "p", "steps": ["a"], "labels": [true]}\n')
+    return file
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--out", "{tmp}", "`--out`"),
+        ("--deepspeed", "no.json", "`--deepspeed`"),
+        ("--trainer", "bf16", "NAME=VALUE"),
+        ("--trainer", "learning_rate=1", "set by lr"),
+        ("--trainer", "gradient_accumulation_steps=1", "set by batch_size"),
+        ("--trainer", "learning=1", "no such one"),
+        ("--trainer", "bf16=on it", "number or true"),
+        ("--trainer", "optim=x", "TrainingArguments"),
+        ("--head-lr", "-1", "`head_lr`"),
+        ("--lr-scheduler", "x", "`lr_scheduler`"),
+        ("--holdout", "0.999999", "`holdout`"),
+        ("--data", "no.jsonl", "`--data` (no.jsonl)"),
+        ("--data", "{tmp}/none", "`--data`"),
+        ("--rollouts", "{tmp}", "`--rollouts`"),
+        ("--ensemble", "0", "`--ensemble`"),
+        ("--labeller", "a:b", "`--labeller`"),
+    ],
+)
 def test_the_command_refuses_mistakes(
-    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, message: str, policy: Path, steps: Path, refused: Run
 ):
-    data = tmp_path / "steps.jsonl"
-    data.write_text('{"prompt": "p", "steps": ["a"], "labels": [true]}\n')
-    words = ["prm-train", "--model", str(policy), "--data", str(data)]
-    out = ["--out", str(tmp_path / "prm")]
-    assert "`--out`" in run([*words, "--out", str(policy)], capsys)
-    assert "`--deepspeed`" in run([*words, *out, "--deepspeed", "no.json"], capsys)
-    assert "NAME=VALUE" in run([*words, *out, "--trainer", "bf16"], capsys)
-    assert "set by lr" in run([*words, *out, "--trainer", "learning_rate=1"], capsys)
-    assert "no such one" in run([*words, *out, "--trainer", "learning=1"], capsys)
-    assert "`head_lr`" in run([*words, *out, "--head-lr", "-1"], capsys)
-    assert "number or true" in run([*words, *out, "--trainer", "bf16=on it"], capsys)
-    assert "TrainingArguments" in run([*words, *out, "--trainer", "optim=x"], capsys)
-    assert "`lr_scheduler`" in run([*words, *out, "--lr-scheduler", "x"], capsys)
-    assert "`holdout`" in run([*words, *out, "--holdout", "0.999999"], capsys)
-    assert "`--data` (no.jsonl)" in run([*words[:-1], "no.jsonl", *out], capsys)
-    assert "`--data`" in run([*words[:-1], str(tmp_path / "none"), *out], capsys)
-    no_data = ["prm-train", "--model", str(policy), *out]
-    assert "`--data` or `--rollouts`" in run(no_data, capsys)
-    assert "`--rollouts`" in run([*no_data, "--rollouts", str(tmp_path)], capsys)
-    assert "`--ensemble`" in run([*words, *out, "--ensemble", "0"], capsys)
-    assert "`--labeller`" in run([*words, *out, "--labeller", "a:b"], capsys)
-    assert not (tmp_path / "prm").exists()
+    out = steps.parent / "prm"
+    words = ["prm-train", "--model", policy, "--data", steps, "--out", out]
+    assert message in refused(*words, option, value.format(tmp=steps.parent))
+    assert not out.exists()
+
+
+def test_data_must_be_given(policy: Path, tmp_path: Path, refused: Run):
+    error = refused("prm-train", "--model", policy, "--out", tmp_path / "prm")
+    assert "`--data` or `--rollouts`" in error
 
 
 @pytest.mark.parametrize(
@@ -191,12 +280,12 @@ def test_the_command_refuses_mistakes(
     ],
 )
 def test_deepspeed_configs_are_checked_before_the_model(
-    config: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: str, message: str, tmp_path: Path, refused: Run
 ):
     file = tmp_path / "zero.json"
     file.write_text(config)
-    words = ["prm-train", "--model", "m", "--data", "d", "--out", str(tmp_path / "o")]
-    error = run([*words, "--deepspeed", str(file)], capsys)
+    words = ["prm-train", "--model", "m", "--data", "d", "--out", tmp_path / "o"]
+    error = refused(*words, "--deepspeed", file)
     assert error.startswith(f"error: `--deepspeed` ({file}) must")
     assert message in error
 
@@ -205,7 +294,7 @@ def test_numbers_of_a_deepspeed_config_must_agree(tmp_path: Path):
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make engines")
     file = tmp_path / "zero.json"
     file.write_text('{"zero_optimization": {"stage": 2}}')
-    arguments = TrainingArguments(str(tmp_path), use_cpu=True, max_grad_norm=0.5)
+    arguments = arguments_for(tmp_path, tmp_path, max_grad_norm=0.5)
     config = HfTrainerDeepSpeedConfig(read_deepspeed_config(str(file)))
     config.trainer_config_process(arguments)
     check_agreement(str(file), config)
@@ -228,46 +317,50 @@ def test_an_ensemble_is_several_prms(
     words += [str(out), "--ensemble", "2", "--batch-size", "2", "--seed", "5"]
     assert main([*words, "--micro-batch-size", "2", "--head-epochs", "1"]) == 0
     assert f"--prm {out / '0'} {out / '1'}" in capsys.readouterr().out
-    settings, heads = [], []
-    for k in "01":
-        settings.append(json.loads((out / k / SETTINGS_FILE).read_text())["settings"])
-        heads.append(load_file(out / k / "model.safetensors")["score.weight"])
+    settings = [
+        json.loads((out / k / SETTINGS_FILE).read_text())["settings"] for k in "01"
+    ]
     assert [s.pop("seed") for s in settings] == [5, 6]
     assert settings[0] == settings[1]
-    assert not torch.equal(*heads)
+    assert not torch.equal(*(weights(out / k)["score.weight"] for k in "01"))
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--threshold", "2", "`--threshold`"),
+        ("--limit", "0", "`--limit`"),
+        ("--threshold-subset", "x", "--threshold-subset"),
+        ("--template", "x", "`template`"),
+        ("--prm", "{tmp}", "`prm`"),
+        ("--steps", "no.jsonl", "`--steps` (no.jsonl)"),
+        ("--device", "gpu", "`device` (gpu)"),
+        pytest.param(
+            *("--device", "cuda", "no GPU"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
+        ),
+    ],
+)
 def test_the_evaluation_refuses_mistakes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, message: str, steps: Path, refused: Run
 ):
-    steps = tmp_path / "steps.jsonl"
-    steps.write_text('{"prompt": "p", "steps": ["a"], "labels": [true]}\n')
-    words = ["prm-eval", "--prm", str(tmp_path)]
-    assert "must be given" in run(words, capsys)
-    assert "`--gate`" in run([*words, "--gate"], capsys)
-    words += ["--steps", str(steps)]
-    assert "`--threshold`" in run([*words, "--threshold", "2"], capsys)
-    assert "`--limit`" in run([*words, "--limit", "0"], capsys)
-    assert "--threshold-subset" in run([*words, "--threshold-subset", "x"], capsys)
-    assert "`template`" in run([*words, "--template", "x"], capsys)
-    assert "`prm`" in run(words, capsys)
-    assert "`--steps` (no.jsonl)" in run([*words[:-1], "no.jsonl"], capsys)
-    assert "`device` (gpu)" in run([*words, "--device", "gpu"], capsys)
-    if not torch.cuda.is_available():
-        assert "no GPU" in run([*words, "--device", "cuda"], capsys)
+    words = ["prm-eval", "--prm", steps.parent, "--steps", steps]
+    assert message in refused(*words, option, value.format(tmp=steps.parent))
+
+
+def test_the_evaluation_needs_something_to_measure_on(refused: Run):
+    assert "must be given" in refused("prm-eval", "--prm", "p")
+    assert "`--gate`" in refused("prm-eval", "--prm", "p", "--gate")
 
 
 def test_a_policy_is_no_prm(
-    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    policy: Path, steps: Path, refused: Run, capsys: pytest.CaptureFixture[str]
 ):
-    steps = tmp_path / "steps.jsonl"
-    steps.write_text('{"prompt": "p", "steps": ["a"], "labels": [true]}\n')
-    words = ["prm-eval", "--prm", str(policy), "--steps", str(steps)]
-    error = run([*words, "--prm-format", "newline"], capsys)
-    assert "it is a Qwen2ForCausalLM, without labels" in error
-    error = run([*words, "--prm-format", "extra_0"], capsys)
+    words = ["prm-eval", "--prm", str(policy), "--steps", str(steps), "--prm-format"]
+    assert "it is a Qwen2ForCausalLM, without labels" in refused(*words, "newline")
+    error = refused(*words, "extra_0")
     assert "`prm_format` (extra_0, separator '<extra_0>')" in error
     # Unless it is asked as a causal model may be.
     asked = {"name": "math_shepherd", "separator": "\n", "verdicts": ["y", "n"]}
-    assert main([*words, "--prm-format", json.dumps(asked)]) == 0
+    assert main([*words, json.dumps(asked)]) == 0
     assert "steps: 1, right 1.000" in capsys.readouterr().out
