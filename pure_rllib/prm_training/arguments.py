@@ -7,27 +7,41 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from inspect import get_annotations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import torch
 import yaml
+from pydantic import Field
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from pure_rllib.prm_training.losses import StepLoss
+from pure_rllib.prm_training.prm800k import Neutral
+from pure_rllib.prm_training.solutions import AfterFirstError
 from pure_rllib.prm_training.zero import (
     check_agreement,
     read_deepspeed_config,
     start_processes,
 )
+from pure_rllib.setting_types import (
+    Count,
+    NaturalNumber,
+    NonNegativeFloat,
+    PositiveFloat,
+    check_setting,
+)
+
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_NAMES = {
+    "neutral": get_args(Neutral),
+    "after_first_error": get_args(AfterFirstError),
+    "lr_scheduler_type": tuple(scheduler.value for scheduler in SchedulerType),
+}
 
 
-def _setting(default: Any, text: str, option: str | None = None) -> Any:
-    """Makes a field with a help text and, if its name is not the option's, an alias."""
-    metadata: dict[str, Any] = {"help": text}
-    if option is not None:
-        metadata["aliases"] = [f"--{option}"]
-    return field(default=default, metadata=metadata)
+def _help(text: str, *aliases: str) -> dict[str, Any]:
+    """Makes what `HfArgumentParser` reads of a field, as argparse takes it."""
+    return {"help": text, "aliases": list(aliases)}
 
 
 @dataclass
@@ -47,54 +61,91 @@ class PRMTrainingArguments(TrainingArguments):
     """
 
     model: str = field(
-        kw_only=True, metadata={"help": "folder or hub id that the PRM starts from"}
+        kw_only=True, metadata=_help("folder or hub id that the PRM starts from")
     )
     output_dir: str = field(
-        kw_only=True, metadata={"help": "new folder of the PRM", "aliases": ["--out"]}
+        kw_only=True, metadata=_help("new folder of the PRM", "--out")
     )
-    format: str = _setting(
-        "auto", "newline or extra_0; auto: as the checkpoint will be read"
+    format: str = field(
+        default="auto",
+        metadata=_help("newline or extra_0; auto: as the checkpoint will be read"),
     )
-    template: str = _setting(
-        "plain", "prompt template of the policies to be judged: plain, pure, or a text"
+    template: str = field(
+        default="plain",
+        metadata=_help(
+            "prompt template of the policies to be judged: plain, pure, or a text"
+        ),
     )
-    neutral: str = _setting("good", "what PRM800K's rating 0 means: good, bad, ignore")
-    after_first_error: str = _setting(
-        "drop", "keep or drop the steps after the first wrong one"
+    neutral: str = field(
+        default="good",
+        metadata=_help("what PRM800K's rating 0 means: good, bad, ignore"),
     )
-    loss: str = _setting("cross_entropy", "cross_entropy or taylor")
-    taylor_order: int = _setting(2, "terms of the Taylor cross-entropy")
-    label_smoothing_factor: float = _setting(
-        0.0, "weight of the uniform target, in [0, 1)", "label-smoothing"
+    after_first_error: str = field(
+        default="drop",
+        metadata=_help("keep or drop the steps after the first wrong one"),
     )
-    head_dropout: float = _setting(0.1, "dropout before the head while training")
-    head_lr: float = _setting(1e-4, "learning rate of stage 1, the head alone")
-    head_epochs: float = _setting(3.0, "epochs of stage 1; 0 leaves it out")
-    learning_rate: float = _setting(1e-6, "learning rate of stage 2, all weights", "lr")
-    num_train_epochs: float = _setting(
-        1.0, "epochs of stage 2; 0 leaves it out", "epochs"
+    loss: str = field(
+        default="cross_entropy", metadata=_help("cross_entropy or taylor")
     )
-    batch_size: int = _setting(128, "solutions per update, over all processes")
-    per_device_train_batch_size: int = _setting(
-        16, "solutions per process and forward pass", "micro-batch-size"
+    taylor_order: int = field(
+        default=2, metadata=_help("terms of the Taylor cross-entropy")
     )
-    max_length: int = _setting(2048, "tokens per row; steps beyond are cut off")
-    weight_decay: float = _setting(0.1, "of AdamW")
-    adam_beta2: float = _setting(0.95, "of AdamW")
-    warmup_steps: float = _setting(
-        0.03, "share of a stage's updates with a rising rate", "warmup"
+    label_smoothing_factor: float = field(
+        default=0.0,
+        metadata=_help("weight of the uniform target, in [0, 1)", "--label-smoothing"),
     )
-    lr_scheduler_type: str = _setting(
-        "cosine", "as transformers names it", "lr-scheduler"
+    head_dropout: _Share = field(
+        default=0.1, metadata=_help("dropout before the head while training")
     )
-    max_grad_norm: float = _setting(1.0, "gradients are clipped to it")
-    holdout: float = _setting(0.0, "share of the problems kept to measure the PRM on")
-    limit: int = _setting(0, "use so many solutions, drawn at random; 0: all")
-    logging_steps: int = _setting(10, "updates between lines of progress", "log-every")
-    seed: int = _setting(0, "of the head, the order and the held-out problems")
+    head_lr: PositiveFloat = field(
+        default=1e-4, metadata=_help("learning rate of stage 1, the head alone")
+    )
+    head_epochs: NonNegativeFloat = field(
+        default=3.0, metadata=_help("epochs of stage 1; 0 leaves it out")
+    )
+    learning_rate: PositiveFloat = field(
+        default=1e-6, metadata=_help("learning rate of stage 2, all weights", "--lr")
+    )
+    num_train_epochs: NonNegativeFloat = field(
+        default=1.0, metadata=_help("epochs of stage 2; 0 leaves it out", "--epochs")
+    )
+    batch_size: Count = field(
+        default=128, metadata=_help("solutions per update, over all processes")
+    )
+    per_device_train_batch_size: Count = field(
+        default=16,
+        metadata=_help("solutions per process and forward pass", "--micro-batch-size"),
+    )
+    max_length: Count = field(
+        default=2048, metadata=_help("tokens per row; steps beyond are cut off")
+    )
+    weight_decay: NonNegativeFloat = field(default=0.1, metadata=_help("of AdamW"))
+    adam_beta2: _Share = field(default=0.95, metadata=_help("of AdamW"))
+    warmup_steps: _Share = field(
+        default=0.03,
+        metadata=_help("share of a stage's updates with a rising rate", "--warmup"),
+    )
+    lr_scheduler_type: str = field(
+        default="cosine", metadata=_help("as transformers names it", "--lr-scheduler")
+    )
+    max_grad_norm: PositiveFloat = field(
+        default=1.0, metadata=_help("gradients are clipped to it")
+    )
+    holdout: _Share = field(
+        default=0.0, metadata=_help("share of the problems kept to measure the PRM on")
+    )
+    limit: NaturalNumber = field(
+        default=0, metadata=_help("use so many solutions, drawn at random; 0: all")
+    )
+    logging_steps: Count = field(
+        default=10, metadata=_help("updates between lines of progress", "--log-every")
+    )
+    seed: int = field(
+        default=0, metadata=_help("of the head, the order and the held-out problems")
+    )
 
     deepspeed: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "DeepSpeed config", "metavar": "FILE"}
+        default=None, metadata=_help("DeepSpeed config file")
     )
     # It follows from the batch size.
     gradient_accumulation_steps: int = field(default=1, init=False)
@@ -191,26 +242,20 @@ class PRMTrainingArguments(TrainingArguments):
                 "`model` ('') must name what the PRM starts from, because it is not "
                 "trained from nothing. Set --model FOLDER."
             )
-        for name in ("head_lr", "learning_rate", "max_grad_norm"):
-            self._need(name, getattr(self, name) > 0, "be > 0")
-        for name in ("head_epochs", "num_train_epochs", "weight_decay", "limit"):
-            self._need(name, getattr(self, name) >= 0, "be >= 0")
-        for name in (
-            "batch_size",
-            "per_device_train_batch_size",
-            "max_length",
-            "logging_steps",
-        ):
-            self._need(name, getattr(self, name) >= 1, "be >= 1")
-        for name in ("warmup_steps", "holdout", "adam_beta2", "head_dropout"):
-            self._need(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
-        schedulers = tuple(scheduler.value for scheduler in SchedulerType)
-        for name, allowed in (
-            ("after_first_error", ("keep", "drop")),
-            ("neutral", ("good", "bad", "ignore")),
-            ("lr_scheduler_type", schedulers),
-        ):
-            self._need(name, getattr(self, name) in allowed, f"be one of {allowed}")
+        rules = get_type_hints(PRMTrainingArguments, include_extras=True)
+        for name, option in OPTIONS.items():
+            value, rule = getattr(self, name), rules[name]
+            if name in _NAMES:
+                # As a type of the field these would be argparse's choices.
+                rule = Literal[_NAMES[name]]
+            try:
+                check_setting(option, value, rule)
+            except ValueError as error:
+                default = self.__dataclass_fields__[name].default
+                raise ValueError(
+                    f"{error} The default is {default!r}: set "
+                    f"--{option.replace('_', '-')} {default}."
+                ) from None
         if self.head_epochs == self.num_train_epochs == 0:
             raise ValueError(
                 "`epochs` (0) must be > 0 where `head_epochs` is 0, because nothing "
@@ -218,21 +263,12 @@ class PRMTrainingArguments(TrainingArguments):
             )
         self.make_loss()
 
-    def _need(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            option = OPTIONS[name]
-            default = self.__dataclass_fields__[name].default
-            raise ValueError(
-                f"`{option}` ({getattr(self, name)!r}) must {rule}. The default is "
-                f"{default!r}: set --{option.replace('_', '-')} {default}."
-            )
-
 
 OPTIONS: Mapping[str, str] = {
     name: alias.removeprefix("--").replace("-", "_")
     for name in get_annotations(PRMTrainingArguments)
     if "help" in (metadata := PRMTrainingArguments.__dataclass_fields__[name].metadata)
-    for alias in metadata.get("aliases", [name])
+    for alias in metadata["aliases"] or [name]
 }
 """Field of a setting -> the name of its option; others are as transformers has them."""
 _SET_BY = {**OPTIONS, "gradient_accumulation_steps": "batch_size"}
