@@ -20,7 +20,7 @@ from typing import Any
 import math_verify
 from math_verify import parse
 
-from pure_rllib.cli.labelled_pairs import load_pairs, measure
+from pure_rllib.cli.verify import load_pairs, measure
 from pure_rllib.data.boxed import gold_text
 from pure_rllib.rewards.base import Verdict
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier

@@ -2,8 +2,15 @@
 
 import argparse
 import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pure_rllib.data.files import FILE_SUFFIXES, read_rows
+from pure_rllib.reporting.tables import format_table
+from pure_rllib.rewards.base import OUTCOMES, Verifier
 
 DESCRIPTION = """\
 Measures the verifier on labelled pairs of answers.
@@ -14,6 +21,8 @@ row where verifier and label differ:
 
   pure-rllib verify --pairs pairs.json --workers 2 --json verdicts.json
 """
+_KEYS: dict[str, type] = {"gold": str, "pred": str, "expected": bool}
+_MAX_SHOWN_CHARS = 60
 
 
 def add_command(commands: Any) -> None:
@@ -40,7 +49,6 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     # The command line shows its help without waiting for these.
-    from pure_rllib.cli.labelled_pairs import load_pairs, measure, summary
     from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
     out = None if options.json is None else Path(options.json)
@@ -60,3 +68,102 @@ def _run(options: argparse.Namespace) -> int:
     if out is not None:
         out.write_text(json.dumps(report, indent=1) + "\n")
     return 0
+
+
+def load_pairs(source: str) -> list[dict[str, Any]]:
+    """Reads labelled pairs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or a row misses a key or has a wrong type.
+    """
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`--pairs` ({source}) must be a file, because the labelled pairs are read "
+            f"from it; there is none. Set it to one of {', '.join(FILE_SUFFIXES)}."
+        )
+    rows = read_rows(str(path), split="train", subset=None, limit=None)
+    for number, row in enumerate(rows):
+        for key, kind in _KEYS.items():
+            if not isinstance(row.get(key), kind):
+                given = f"{row[key]!r:.80}" if key in row else "missing"
+                raise ValueError(
+                    f"`{key}` ({given}) of row {number} in {source} must be a "
+                    f"{kind.__name__}, because a pair is a gold answer, a response "
+                    "and whether it is right. Set gold, pred and expected in each row."
+                )
+    return rows
+
+
+def measure(verifier: Verifier, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Verifies labelled pairs and compares the verdicts with the labels.
+
+    Args:
+        verifier: gives the verdicts.
+        pairs: rows with `gold`, `pred` and `expected`.
+
+    Returns:
+        `precision` and `recall` (None where nothing is divided by), `outcomes`, counts,
+        `seconds` with the start of the workers, and the `wrong` rows. All of it fits
+        JSON.
+    """
+    start = time.perf_counter()
+    verdicts = verifier.verify([p["gold"] for p in pairs], [p["pred"] for p in pairs])
+    seconds = time.perf_counter() - start
+    accepted = [verdict.outcome == "correct" for verdict in verdicts]
+    num_both = sum(a and p["expected"] for a, p in zip(accepted, pairs, strict=True))
+    num_expected = sum(pair["expected"] for pair in pairs)
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return {
+        "num_pairs": len(pairs),
+        "num_expected": num_expected,
+        "num_correct": sum(accepted),
+        "num_both": num_both,
+        "precision": num_both / sum(accepted) if any(accepted) else None,
+        "recall": num_both / num_expected if num_expected else None,
+        "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES},
+        "seconds": seconds,
+        "wrong": [
+            {"row": number, **{key: pair[key] for key in _KEYS}}
+            | {"outcome": verdict.outcome, "answer": verdict.answer}
+            for number, (pair, verdict) in enumerate(zip(pairs, verdicts, strict=True))
+            if (verdict.outcome == "correct") != pair["expected"]
+        ],
+    }
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Lays out what `measure` returned."""
+    shares = [
+        "-" if report[name] is None else f"{report[name]:.4f}"
+        for name in ("precision", "recall")
+    ]
+    num_false = report["num_correct"] - report["num_both"]
+    lines = [
+        f"precision  {shares[0]}  ({num_false} of {report['num_correct']} accepted "
+        "are labelled false)",
+        f"recall     {shares[1]}  ({report['num_expected'] - report['num_both']} of "
+        f"{report['num_expected']} labelled true are not accepted)",
+        "outcomes   " + ", ".join(f"{k} {v}" for k, v in report["outcomes"].items()),
+        f"time       {report['seconds']:.2f} s, start of the workers included",
+    ]
+    if report["wrong"]:
+        rows = [
+            [w["row"], str(w["expected"]).lower(), w["outcome"]]
+            + [_shown(w[key]) for key in ("gold", "pred", "answer")]
+            for w in report["wrong"]
+        ]
+        headers = ["row", "expected", "outcome", "gold", "pred", "read as"]
+        lines += ["", format_table(headers, rows)]
+    return "\n".join(lines)
+
+
+def _shown(text: str | None) -> str:
+    # The end, where answers are; control characters must not reach a terminal.
+    shown = (
+        "-"
+        if text is None
+        else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    )
+    return shown if len(shown) <= _MAX_SHOWN_CHARS else "…" + shown[-_MAX_SHOWN_CHARS:]

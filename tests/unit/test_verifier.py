@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pure_rllib.cli.labelled_pairs import load_pairs, measure
+from pure_rllib.cli.verify import load_pairs, measure
 from pure_rllib.rewards.base import Verifier
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
