@@ -79,49 +79,33 @@ def measure(
     """
     measured = Measured()
 
-    def scores_of(solutions: Sequence[Any]) -> list[np.ndarray]:
-        requests = scoring_requests(
-            [s.prompt for s in solutions],
-            [s.steps for s in solutions],
-            tokenizer,
-            template,
-        )
-        return scorer.score(requests)
+    def score(
+        name: str, solutions: Sequence[Any], truths: Sequence[dict[str, Any]]
+    ) -> list[np.ndarray]:
+        prompts, steps = [s.prompt for s in solutions], [s.steps for s in solutions]
+        scores = scorer.score(scoring_requests(prompts, steps, tokenizer, template))
+        for n, (given, truth) in enumerate(zip(scores, truths, strict=True)):
+            row = {"set": name, "subset": "", "id": str(n)}
+            if isinstance(item := solutions[n], BenchmarkItem):
+                row |= {"subset": item.subset, "id": item.id}
+            measured.predictions.append(row | {"scores": given.tolist()} | truth)
+        return scores
 
-    if benchmarks.processbench:
-        items = benchmarks.processbench
-        scores = scores_of(items)
+    if items := benchmarks.processbench:
+        scores = score(
+            "processbench", items, [{"first_error": i.first_error} for i in items]
+        )
         measured.figures["processbench"] = processbench_figures(
             items, scores, threshold_subset=threshold_subset, threshold=threshold
         )
-        measured.predictions.extend(
-            _prediction("processbench", i.subset, i.id, s, first_error=i.first_error)
-            for i, s in zip(items, scores, strict=True)
-        )
-    if benchmarks.prmbench:
-        items = benchmarks.prmbench
-        scores = scores_of(items)
+    if items := benchmarks.prmbench:
+        scores = score("prmbench", items, [{"errors": list(i.errors)} for i in items])
         measured.figures["prmbench"] = prmbench_figures(items, scores, threshold or 0.0)
-        measured.predictions.extend(
-            _prediction("prmbench", i.subset, i.id, s, errors=list(i.errors))
-            for i, s in zip(items, scores, strict=True)
-        )
     if benchmarks.steps:
-        scores = scores_of(benchmarks.steps)
         labels = [s.labels for s in benchmarks.steps]
+        scores = score("steps", benchmarks.steps, [{"labels": list(x)} for x in labels])
         measured.figures["steps"] = step_figures(scores, labels)
-        measured.predictions.extend(
-            _prediction("steps", "", str(n), s, labels=list(row))
-            for n, (s, row) in enumerate(zip(scores, labels, strict=True))
-        )
     return measured
-
-
-def _prediction(
-    name: str, subset: str, identity: str, scores: np.ndarray, **truth: Any
-) -> dict[str, Any]:
-    numbers = [float(score) for score in scores]
-    return {"set": name, "subset": subset, "id": identity, "scores": numbers, **truth}
 
 
 def write(measured: Measured, folder: Path, settings: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Figures of a process reward model's scores. N responses or steps, S steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -174,33 +173,21 @@ def f1_score(said: np.ndarray, true: np.ndarray) -> float:
     return 2 * int((said & true).sum()) / total if total else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """How far probabilities of right steps can be believed, in bins of equal width.
-
-    Attributes:
-        mean_probability: per bin with steps, the mean of p(right) = (score + 1) / 2.
-        share_right: per bin, the share of steps that are right.
-        counts: per bin, how many steps.
-        error: expected calibration error, the mean of |share - probability| weighted
-            by counts (Guo et al., arXiv 1706.04599, eq. 3).
-    """
-
-    mean_probability: list[float]
-    share_right: list[float]
-    counts: list[int]
-    error: float
-
-
 def calibration(
     scores: np.ndarray, right: np.ndarray, num_bins: int = NUM_BINS
-) -> Calibration:
-    """Computes the calibration curve.
+) -> dict[str, Any]:
+    """Says how far probabilities of right steps can be believed, by equal bins.
 
     Args:
         scores: `[N]` in [-1, 1].
         right: `[N]` bool.
-        num_bins: >= 1, of p(right).
+        num_bins: >= 1, of p(right) = (score + 1) / 2.
+
+    Returns:
+        Of each bin with steps: `mean_probability`, the mean of p(right), `share_right`,
+        the share of steps that are right, and `counts`, how many steps; `error`, the
+        expected calibration error: the mean of |share - probability| weighted by counts
+        (Guo et al., arXiv 1706.04599, eq. 3).
     """
     probability = (np.asarray(scores, np.float64) + 1) / 2
     bins = np.minimum((probability * num_bins).astype(int), num_bins - 1)
@@ -209,8 +196,12 @@ def calibration(
     shares = [float(np.asarray(right)[bins == k].mean()) for k in used]
     counts = [int((bins == k).sum()) for k in used]
     gaps = np.abs(np.subtract(shares, means))
-    error = float(np.average(gaps, weights=counts)) if counts else float("nan")
-    return Calibration(means, shares, counts, error)
+    return {
+        "mean_probability": means,
+        "share_right": shares,
+        "counts": counts,
+        "error": float(np.average(gaps, weights=counts)) if counts else float("nan"),
+    }
 
 
 def step_figures(
@@ -224,8 +215,8 @@ def step_figures(
         `first_error_f1` at threshold 0, `auc_minimum` (the chance that the smallest
         score of a solution without a wrong step is above that of one with),
         `share_right` (what always saying right would reach), `brier`, the mean squared
-        error of p(right), `calibration` as in `Calibration`, `num_steps`. NaN where
-        there is nothing to divide by.
+        error of p(right), what `calibration` returns, `num_steps`. NaN where there is
+        nothing to divide by.
     """
     pairs = [
         (float(score), bool(label))
@@ -236,7 +227,6 @@ def step_figures(
     numbers = np.array([score for score, _ in pairs])
     right = np.array([label for _, label in pairs], dtype=bool)
     hits = (numbers >= 0) == right
-    curve = calibration(numbers, right)
     first_errors = [row.index(False) if False in row else -1 for row in labels]
     minima = np.array([np.min(given) for given in scores], dtype=np.float64)
     is_flawed = np.array(first_errors) >= 0
@@ -244,19 +234,12 @@ def step_figures(
     return {
         "accuracy": _mean(hits),
         "balanced_accuracy": float(np.mean(sides)),
-        "auc": area_under_curve(numbers[right].tolist(), numbers[~right].tolist()),
+        "auc": area_under_curve(numbers[right], numbers[~right]),
         "first_error_f1": first_error_accuracy(scores, first_errors).f1,
-        "auc_minimum": area_under_curve(
-            minima[~is_flawed].tolist(), minima[is_flawed].tolist()
-        ),
+        "auc_minimum": area_under_curve(minima[~is_flawed], minima[is_flawed]),
         "share_right": _mean(right),
         "brier": _mean(((numbers + 1) / 2 - right) ** 2),
-        "calibration": {
-            "mean_probability": curve.mean_probability,
-            "share_right": curve.share_right,
-            "counts": curve.counts,
-            "error": curve.error,
-        },
+        "calibration": calibration(numbers, right),
         "num_steps": len(pairs),
     }
 

@@ -141,11 +141,11 @@ def test_calibration_by_hand():
     # p(right):        0.1   0.15    0.95  0.9     bins of a fifth: 0, 0, 4, 4
     scores = np.array([-0.8, -0.7, 0.9, 0.8])
     curve = calibration(scores, np.array([False, True, True, True]), num_bins=5)
-    assert curve.mean_probability == pytest.approx([0.125, 0.925])
-    assert curve.share_right == [0.5, 1.0]
-    assert curve.counts == [2, 2]
+    assert curve["mean_probability"] == pytest.approx([0.125, 0.925])
+    assert curve["share_right"] == [0.5, 1.0]
+    assert curve["counts"] == [2, 2]
     # (2 * 0.375 + 2 * 0.075) / 4
-    assert curve.error == pytest.approx(0.225)
+    assert curve["error"] == pytest.approx(0.225)
 
 
 def test_step_figures_by_hand():
