@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from inspect import get_annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -39,9 +39,10 @@ _NAMES = {
 }
 
 
-def _help(text: str, *aliases: str) -> dict[str, Any]:
-    """Makes what `HfArgumentParser` reads of a field, as argparse takes it."""
-    return {"help": text, "aliases": list(aliases)}
+def _setting(default: Any, text: str, *aliases: str) -> Any:
+    """Makes a field with what `HfArgumentParser` reads, as argparse takes it."""
+    metadata = {"help": text, "aliases": list(aliases)}
+    return field(default=default, metadata=metadata, kw_only=default is MISSING)
 
 
 @dataclass
@@ -60,93 +61,54 @@ class PRMTrainingArguments(TrainingArguments):
             config does not fit.
     """
 
-    model: str = field(
-        kw_only=True, metadata=_help("folder or hub id that the PRM starts from")
+    model: str = _setting(MISSING, "folder or hub id that the PRM starts from")
+    output_dir: str = _setting(MISSING, "new folder of the PRM", "--out")
+    format: str = _setting(
+        "auto", "newline or extra_0; auto: as the checkpoint will be read"
     )
-    output_dir: str = field(
-        kw_only=True, metadata=_help("new folder of the PRM", "--out")
+    template: str = _setting(
+        "plain", "prompt template of the policies to be judged: plain, pure, or a text"
     )
-    format: str = field(
-        default="auto",
-        metadata=_help("newline or extra_0; auto: as the checkpoint will be read"),
+    neutral: str = _setting("good", "what PRM800K's rating 0 means: good, bad, ignore")
+    after_first_error: str = _setting(
+        "drop", "keep or drop the steps after the first wrong one"
     )
-    template: str = field(
-        default="plain",
-        metadata=_help(
-            "prompt template of the policies to be judged: plain, pure, or a text"
-        ),
+    loss: str = _setting("cross_entropy", "cross_entropy or taylor")
+    taylor_order: int = _setting(2, "terms of the Taylor cross-entropy")
+    label_smoothing_factor: float = _setting(
+        0.0, "weight of the uniform target, in [0, 1)", "--label-smoothing"
     )
-    neutral: str = field(
-        default="good",
-        metadata=_help("what PRM800K's rating 0 means: good, bad, ignore"),
+    head_dropout: _Share = _setting(0.1, "dropout before the head while training")
+    head_lr: PositiveFloat = _setting(1e-4, "learning rate of stage 1, the head alone")
+    head_epochs: NonNegativeFloat = _setting(3.0, "epochs of stage 1; 0 leaves it out")
+    learning_rate: PositiveFloat = _setting(
+        1e-6, "learning rate of stage 2, all weights", "--lr"
     )
-    after_first_error: str = field(
-        default="drop",
-        metadata=_help("keep or drop the steps after the first wrong one"),
+    num_train_epochs: NonNegativeFloat = _setting(
+        1.0, "epochs of stage 2; 0 leaves it out", "--epochs"
     )
-    loss: str = field(
-        default="cross_entropy", metadata=_help("cross_entropy or taylor")
+    batch_size: Count = _setting(128, "solutions per update, over all processes")
+    per_device_train_batch_size: Count = _setting(
+        16, "solutions per process and forward pass", "--micro-batch-size"
     )
-    taylor_order: int = field(
-        default=2, metadata=_help("terms of the Taylor cross-entropy")
+    max_length: Count = _setting(2048, "tokens per row; steps beyond are cut off")
+    weight_decay: NonNegativeFloat = _setting(0.1, "of AdamW")
+    adam_beta2: _Share = _setting(0.95, "of AdamW")
+    warmup_steps: _Share = _setting(
+        0.03, "share of a stage's updates with a rising rate", "--warmup"
     )
-    label_smoothing_factor: float = field(
-        default=0.0,
-        metadata=_help("weight of the uniform target, in [0, 1)", "--label-smoothing"),
+    lr_scheduler_type: str = _setting(
+        "cosine", "as transformers names it", "--lr-scheduler"
     )
-    head_dropout: _Share = field(
-        default=0.1, metadata=_help("dropout before the head while training")
+    max_grad_norm: PositiveFloat = _setting(1.0, "gradients are clipped to it")
+    holdout: _Share = _setting(0.0, "share of the problems kept to measure the PRM on")
+    limit: NaturalNumber = _setting(0, "use so many solutions, drawn at random; 0: all")
+    logging_steps: Count = _setting(
+        10, "updates between lines of progress", "--log-every"
     )
-    head_lr: PositiveFloat = field(
-        default=1e-4, metadata=_help("learning rate of stage 1, the head alone")
-    )
-    head_epochs: NonNegativeFloat = field(
-        default=3.0, metadata=_help("epochs of stage 1; 0 leaves it out")
-    )
-    learning_rate: PositiveFloat = field(
-        default=1e-6, metadata=_help("learning rate of stage 2, all weights", "--lr")
-    )
-    num_train_epochs: NonNegativeFloat = field(
-        default=1.0, metadata=_help("epochs of stage 2; 0 leaves it out", "--epochs")
-    )
-    batch_size: Count = field(
-        default=128, metadata=_help("solutions per update, over all processes")
-    )
-    per_device_train_batch_size: Count = field(
-        default=16,
-        metadata=_help("solutions per process and forward pass", "--micro-batch-size"),
-    )
-    max_length: Count = field(
-        default=2048, metadata=_help("tokens per row; steps beyond are cut off")
-    )
-    weight_decay: NonNegativeFloat = field(default=0.1, metadata=_help("of AdamW"))
-    adam_beta2: _Share = field(default=0.95, metadata=_help("of AdamW"))
-    warmup_steps: _Share = field(
-        default=0.03,
-        metadata=_help("share of a stage's updates with a rising rate", "--warmup"),
-    )
-    lr_scheduler_type: str = field(
-        default="cosine", metadata=_help("as transformers names it", "--lr-scheduler")
-    )
-    max_grad_norm: PositiveFloat = field(
-        default=1.0, metadata=_help("gradients are clipped to it")
-    )
-    holdout: _Share = field(
-        default=0.0, metadata=_help("share of the problems kept to measure the PRM on")
-    )
-    limit: NaturalNumber = field(
-        default=0, metadata=_help("use so many solutions, drawn at random; 0: all")
-    )
-    logging_steps: Count = field(
-        default=10, metadata=_help("updates between lines of progress", "--log-every")
-    )
-    seed: int = field(
-        default=0, metadata=_help("of the head, the order and the held-out problems")
-    )
+    seed: int = _setting(0, "of the head, the order and the held-out problems")
 
-    deepspeed: dict[str, Any] | str | None = field(
-        default=None, metadata=_help("DeepSpeed config file")
-    )
+    deepspeed: dict[str, Any] | str | None = _setting(None, "DeepSpeed config file")
     # It follows from the batch size.
     gradient_accumulation_steps: int = field(default=1, init=False)
     use_cpu: bool = False

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerState
 
 
 class StageProgress(TrainerCallback):
@@ -32,9 +32,7 @@ class StageProgress(TrainerCallback):
         self._start = self._last_line = 0.0
         self._passes = 0
 
-    def on_train_begin(
-        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback.on_train_begin`."""
         self._start = self._last_line = time.monotonic()
         if state.is_world_process_zero and self._stream.isatty():
@@ -47,28 +45,19 @@ class StageProgress(TrainerCallback):
                 leave=False,
             )
 
-    def on_substep_end(
-        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback.on_substep_end`."""
         self._passes += 1
         self._show(args.gradient_accumulation_steps, state)
 
-    def on_step_end(
-        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback.on_step_end`."""
         self._passes = 0
         if self._bar is not None or not control.should_log:
             self._show(args.gradient_accumulation_steps, state)
 
     def on_log(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
     ) -> None:
         """See `TrainerCallback.on_log`."""
         if logs and "loss" in logs:
@@ -78,9 +67,7 @@ class StageProgress(TrainerCallback):
                 f"gradient norm {float(logs.get('grad_norm', float('nan'))):.3f}",
             )
 
-    def on_train_end(
-        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback.on_train_end`."""
         if self._bar is not None:
             self._bar.close()
