@@ -47,7 +47,7 @@ from pure_rllib.models.export import (
 )
 from pure_rllib.models.llm_rl_module import ENTROPY
 from pure_rllib.models.logprobs import sequence_logps
-from pure_rllib.models.lora import has_lora, merged_tensors, save_merged
+from pure_rllib.models.lora import has_lora, lora_merged, merged_tensors, save_merged
 from pure_rllib.weight_sync.nccl import WeightSender
 
 _UPDATES_DONE = "num_updates"
@@ -421,8 +421,11 @@ class LLMTorchLearner(TorchLearner):
         return sum(tensor.nbytes for _, tensor in untied_tensors(self._policy))
 
     def probe_logps(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
-        """Log-probabilities as `Generator.logps` gives them; all learners call it."""
-        with torch.no_grad():
+        """Log-probabilities as `Generator.logps` gives them; all learners call it.
+
+        Of the weights that generators get: with an adapter, of merged and rounded ones.
+        """
+        with torch.no_grad(), lora_merged(self._policy):
             return [
                 sequence_logps(self._policy, token_ids, self._device)
                 for token_ids in sequences

@@ -9,6 +9,7 @@ Source: LoRA (arXiv 2106.09685).
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -191,10 +192,38 @@ def merged_tensors(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
             continue
         owner, is_base, rest = name.rpartition(_OF_BASE)
         if is_base and rest == "weight":
-            layer: Any = policy.get_submodule(owner)
-            delta = layer.get_delta_weight(_ADAPTER)
-            tensor = (tensor.float() + delta.float()).to(tensor.dtype)
+            tensor = _merged_weight(policy.get_submodule(owner))
         yield name.replace(_OF_BASE, "."), tensor
+
+
+def _merged_weight(layer: Any) -> Tensor:
+    weight = layer.base_layer.weight
+    delta = layer.get_delta_weight(_ADAPTER)
+    merged: Tensor = (weight.float() + delta.float()).to(weight.dtype)
+    return merged
+
+
+@contextmanager
+def lora_merged(policy: nn.Module) -> Iterator[None]:
+    """Has a policy compute with the weights that generators get, for inference.
+
+    In a dtype of low precision they are rounded, and small changes of the adapter are
+    lost in them. One layer is merged at a time; those in float32 stay as they are.
+    """
+    adapted: list[Any] = [m for m in policy.modules() if _is_lora_layer(m)]
+    layers = [m for m in adapted if m.base_layer.weight.dtype != torch.float32]
+    for layer in layers:
+        layer.forward = partial(_merged_forward, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _merged_forward(layer: Any, *args: Any) -> Any:
+    weights = {"weight": _merged_weight(layer)}
+    return torch.func.functional_call(layer.base_layer, weights, args)
 
 
 def save_merged(policy: Any, folder: Path) -> None:

@@ -15,8 +15,9 @@ from pure_rllib.learners.master_weights import MasterWeights
 from pure_rllib.models import columns
 from pure_rllib.models.export import export_policy, untied_tensors
 from pure_rllib.models.llm_rl_module import LLMRLModule
+from pure_rllib.models.loading import load_policy
 from pure_rllib.models.logprobs import LOGP
-from pure_rllib.models.lora import lora_off, merged_tensors, save_merged
+from pure_rllib.models.lora import lora_merged, lora_off, merged_tensors, save_merged
 from pure_rllib.testing import tiny_model_config
 from tests.unit.test_llm_rl_module import VOCAB
 from tests.unit.test_llm_rl_module import module as plain_module
@@ -115,6 +116,18 @@ def test_merging_changes_nothing_in_the_policy() -> None:
     assert len(list(merged_tensors(made.policy))) > 12
     for name, tensor in made.policy.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_a_policy_can_compute_with_the_merged_weights() -> None:
+    """To the last bit what a generator computes with them."""
+    made = shaken(dtype="bfloat16")
+    before = logits(made.policy)
+    plain = load_policy(tiny_model_config(VOCAB), dtype="bfloat16")
+    plain.load_state_dict(dict(merged_tensors(made.policy)), strict=False)
+    with lora_merged(made.policy):
+        assert torch.equal(logits(made.policy), logits(plain))
+    assert torch.equal(logits(made.policy), before)
+    assert not torch.equal(before, logits(plain))
 
 
 def test_an_export_is_the_merged_model_with_the_adapter_beside_it(

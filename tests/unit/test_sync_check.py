@@ -10,6 +10,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.models.export import untied_tensors
 from pure_rllib.models.logprobs import sequence_logps
+from pure_rllib.models.lora import (
+    adapter_tensors,
+    add_lora,
+    lora_merged,
+    merged_tensors,
+)
 from pure_rllib.weight_sync.check import (
     Probe,
     StaleWeightsError,
@@ -140,6 +146,35 @@ def test_small_updates_that_arrive_pass(dtype: str, size: float, limit: float) -
     for version in range(40):
         check.check(version, *updates.logps())
         updates.make(stale=lambda name: False)
+
+
+@pytest.mark.parametrize("stale", ["none", "model.layers.0.self_attn.v_proj.weight"])
+def test_adapters_too_small_for_bfloat16_pass_and_stale_tensors_do_not(
+    stale: str,
+) -> None:
+    """What rounding swallows of an adapter is missing on both sides."""
+    learner = make_model(True, 0).to(torch.bfloat16)
+    generator = generator_of(make_model(True, 0).to(torch.bfloat16))
+    add_lora(learner, {"r": 2, "target_modules": ["q_proj", "v_proj"]}, seed=0)
+    check = SyncCheck(limit=1.0)
+    torch.manual_seed(1)
+
+    def follow() -> None:
+        for version in range(40):
+            for name, tensor in merged_tensors(learner):
+                if name != stale:
+                    generator.model.get_parameter(name).data.copy_(tensor)
+            with torch.no_grad(), lora_merged(learner):
+                logps = tuple(sequence_logps(learner, ids) for ids in PROBE_IDS)
+            check.check(version, Probe(PROBE_IDS, logps), generator.logps(PROBE_IDS))
+            for parameter in adapter_tensors(learner).values():
+                with torch.no_grad():
+                    parameter.add_(2e-3 * torch.randn_like(parameter).sign())
+
+    if stale == "none":
+        return follow()
+    with pytest.raises(StaleWeightsError, match="must move with the learner"):
+        follow()
 
 
 @pytest.mark.parametrize("movement", [0.001, 0.01, 0.1, 1.0])
