@@ -53,7 +53,7 @@ def run(arm: str, seed: int, num_iterations: int, folder: Path) -> None:
 
     from pure_rllib.algorithms import PUREConfig
     from pure_rllib.arithmetic.simulated_prm import SimulatedPRM
-    from pure_rllib.cli.rows import row_of
+    from pure_rllib.cli.loggers import row_of
     from pure_rllib.envs.arithmetic import ArithmeticEnv
 
     def weak(settings: Mapping[str, Any]) -> ArithmeticEnv:

@@ -1,4 +1,4 @@
-"""Experiments: tuned-example YAML files and `--set` options -> a `PUREConfig`.
+"""Experiments: tuned-example YAML files and `--set` options -> a config to run.
 
 A file holds one experiment in RLlib's classic outline, keyed by setter name:
 
@@ -14,6 +14,8 @@ section, the key and the nearest known name.
 """
 
 import copy
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,26 +23,54 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pure_rllib.cli.outline import (
-    OUTLINE_DEFAULTS,
-    OUTLINE_KEYS,
-    check_outline,
-)
-from pure_rllib.cli.section_names import SECTIONS
-from pure_rllib.cli.yaml_text import (
-    REQUIRED,
-    SettingsLoader,
+from pure_rllib.cli.settings import (
+    SECTIONS,
+    check_known,
     flatten,
     is_search_space,
-    merge,
+    make_config,
+    naming,
     nearest,
+    put,
     search_spaces,
 )
+from pure_rllib.reporting.metrics import METRICS
 
 if TYPE_CHECKING:
-    from pure_rllib.algorithms import PUREConfig
+    from ray.rllib.algorithms import AlgorithmConfig
 
 EXAMPLES = Path(__file__).parents[1] / "tuned_examples"
+OUTLINE: dict[str, tuple[str, ...] | None] = {
+    # Top-level keys; those with a fixed set of keys of their own name them.
+    "run": None,
+    "env": None,
+    "stop": None,
+    "config": None,
+    "description": None,
+    "num_samples": None,
+    "metric": None,
+    "mode": None,
+    "scheduler": None,
+    "max_concurrent": None,
+    "arms": None,
+    "seeds": None,
+    "wandb": None,
+    "checkpoint": ("every", "keep"),
+    "report": ("rollouts_every", "max_groups", "figure", "reach"),
+    "ray": ("num_cpus", "num_gpus", "object_store_memory", "address"),
+}
+DEFAULTS = {
+    "checkpoint.every": 10,
+    "checkpoint.keep": 2,
+    "report.rollouts_every": 10,
+    "report.max_groups": 8,
+}
+BOOKKEEPING = ("training_iteration", "time_total_s", "num_env_steps_sampled_lifetime")
+"""RLlib's own numbers that are logged, and can end a run, beside our metrics."""
+REQUIRED = "REQUIRED:"
+"""A text that starts so stands for a setting that the user must give."""
+_MAPPINGS = ("stop", "config", "arms", "wandb", "scheduler")
+_COUNTS = ("num_samples", "max_concurrent", *DEFAULTS)
 _NO_CHANGE = ("stop", "description")
 
 
@@ -57,6 +87,11 @@ class Experiment:
     name: str
     source: str
     spec: dict[str, Any]
+
+    @property
+    def run(self) -> str:
+        """The algorithm's name."""
+        return self.spec["run"]
 
     @property
     def config(self) -> dict[str, dict[str, Any]]:
@@ -85,29 +120,39 @@ class Experiment:
 
     def option(self, section: str, key: str) -> Any:
         """Returns a setting of `checkpoint` or `report`, or its default."""
-        return {**OUTLINE_DEFAULTS[section], **self.spec.get(section, {})}[key]
+        default = DEFAULTS.get(f"{section}.{key}")
+        return self.spec.get(section, {}).get(key, default)
 
     @property
     def is_sweep(self) -> bool:
         """Whether there is more than one trial to run."""
-        has_space = any(True for _ in search_spaces(self.config))
         several = self.spec.get("num_samples", 1) > 1
-        return bool(self.arms or self.seeds or has_space or several)
+        return bool(self.arms or self.seeds or search_spaces(self.config) or several)
 
     def settings(self, arm: str | None = None) -> dict[str, dict[str, Any]]:
-        """Returns `config` with the settings of an arm over it."""
-        merged = copy.deepcopy(self.config)
+        """Returns `config` with the settings of an arm over it.
+
+        Those within `env_config` and `model_config` are set one by one.
+        """
+        settings = copy.deepcopy(self.config)
         for section, values in (self.arms[arm] if arm is not None else {}).items():
-            for key, value in values.items():
-                merge(merged.setdefault(section, {}), key, value)
-        return merged
+            merged = settings.setdefault(section, {})
+            for key, value in copy.deepcopy(values).items():
+                old = merged.get(key)
+                is_nested = key in ("env_config", "model_config")
+                is_plain = isinstance(value, dict) and not is_search_space(value)
+                if is_nested and is_plain and isinstance(old, dict):
+                    old.update(value)
+                else:
+                    merged[key] = value
+        return settings
 
     def build_config(
         self,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         validate: bool = True,
-    ) -> "PUREConfig":
+    ) -> "AlgorithmConfig":
         """Calls the setters.
 
         Args:
@@ -118,26 +163,10 @@ class Experiment:
             ValueError: a key is unknown, a value has the wrong type, a required setting
                 is missing, or a combination cannot work.
         """
-        from pure_rllib.cli.sections import check_settings, make_config
-
         settings = self.config if settings is None else settings
-        self._check_required(settings)
-        check_settings(settings, self.source)
-        return make_config(settings, self.source, validate=validate)
-
-    def _check_required(self, settings: Mapping[str, Any]) -> None:
-        missing = {
-            key: value.removeprefix(REQUIRED).strip()
-            for key, value in flatten(settings).items()
-            if isinstance(value, str) and value.startswith(REQUIRED)
-        }
-        if missing:
-            wanted = "; ".join(f"`{key}` ({hint})" for key, hint in missing.items())
-            options = " ".join(f"--set {key}=..." for key in missing)
-            raise ValueError(
-                f"{self.source}: {wanted} must be given, because the package brings no "
-                f"such file. Add {options}"
-            )
+        with naming(self.source):
+            _check_required(settings)
+            return make_config(self.run, settings, validate=validate)
 
     def with_overrides(
         self,
@@ -158,11 +187,11 @@ class Experiment:
             if spec.get("seeds"):
                 spec["seeds"] = [seed]
             else:
-                spec["config"].setdefault("debugging", {})["seed"] = seed
+                put(spec["config"], ["debugging", "seed"], seed)
         if iterations is not None:
             spec["stop"]["training_iteration"] = iterations
         source = f"{self.source} with --set" if options else self.source
-        return Experiment(self.name, source, check_outline(self.name, source, spec))
+        return _checked(self.name, source, spec)
 
     def to_yaml(self) -> str:
         """Returns the experiment as a file that `load_experiment` reads."""
@@ -174,21 +203,21 @@ class Experiment:
         `stop` and `description` are left out: they do not change what a run computes.
         """
         old, new = (
-            flatten(
-                {k: v for k, v in e.spec.items() if k not in ("stop", "description")}
-            )
-            for e in (self, other)
+            {
+                key.removeprefix("config."): value
+                for key, value in flatten(experiment.spec).items()
+                if key.partition(".")[0] not in _NO_CHANGE
+            }
+            for experiment in (self, other)
         )
-        missing = object()
 
-        def shown(value: Any) -> str:
-            return "not set" if value is missing else repr(value)
+        def shown(settings: Mapping[str, Any], key: str) -> str:
+            return repr(settings[key]) if key in settings else "not set"
 
         return [
-            f"{key.removeprefix('config.')}: {shown(old.get(key, missing))} -> "
-            f"{shown(new.get(key, missing))}"
-            for key in [*old, *(k for k in new if k not in old)]
-            if old.get(key, missing) != new.get(key, missing)
+            f"{key}: {shown(old, key)} -> {shown(new, key)}"
+            for key in {**old, **new}
+            if key not in old or key not in new or old[key] != new[key]
         ]
 
 
@@ -199,7 +228,7 @@ def load_experiment(file_or_name: str | Path) -> Experiment:
         FileNotFoundError: there is no such file or example.
         ValueError: the file is not an experiment; the message names the key.
     """
-    path = find_experiment(file_or_name)
+    path = _find(file_or_name)
     try:
         outline = yaml.load(path.read_text(encoding="utf-8"), SettingsLoader)
     except yaml.YAMLError as error:
@@ -213,10 +242,10 @@ def load_experiment(file_or_name: str | Path) -> Experiment:
             "Put every experiment in a file of its own."
         )
     ((name, spec),) = outline.items()
-    return Experiment(str(name), path.name, check_outline(str(name), path.name, spec))
+    return _checked(str(name), path.name, spec)
 
 
-def find_experiment(file_or_name: str | Path) -> Path:
+def _find(file_or_name: str | Path) -> Path:
     """Returns the path of a file, or of the tuned example of that name."""
     path = Path(file_or_name)
     if path.is_file():
@@ -227,8 +256,31 @@ def find_experiment(file_or_name: str | Path) -> Path:
     names = [p.stem for p in EXAMPLES.glob("*.yaml")]
     raise FileNotFoundError(
         f"`{file_or_name}` must be a YAML file or a tuned example, and is neither"
-        f"{nearest(str(file_or_name), names)}. `pure-rllib list` shows the examples."
+        f"{nearest(str(file_or_name), names)} `pure-rllib list` shows the examples."
     )
+
+
+class SettingsLoader(yaml.SafeLoader):
+    """Safe YAML that reads `5e-7` as a number and refuses a key given twice."""
+
+
+def _mapping(loader: SettingsLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for index, key in enumerate(keys):
+        if key in keys[:index]:
+            raise ValueError(
+                f"`{key}` must stand once in its section, because the second would "
+                f"silently replace the first; line {node.start_mark.line + index + 1}."
+            )
+    return loader.construct_mapping(node, deep=True)
+
+
+SettingsLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+SettingsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def _apply(spec: dict[str, Any], option: str) -> None:
@@ -244,23 +296,91 @@ def _apply(spec: dict[str, Any], option: str) -> None:
         value = yaml.load(text, SettingsLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"`--set {option}`: {text!r} must be YAML: {error}") from error
-    own = [key for key in OUTLINE_KEYS if key not in ("config", "run", "env")]
-    if names[0] == "config":
-        names = names[1:]
-    if names and names[0] in SECTIONS and len(names) > 1:
-        tree = spec["config"]
-    elif names and names[0] in own:
-        tree = spec
+    own = [key for key in OUTLINE if key not in ("config", "run", "env")]
+    section, *keys = names[1:] if names[0] == "config" and len(names) > 1 else names
+    if section in SECTIONS and keys:
+        put(spec["config"], [section, *keys], value)
+    elif section in own:
+        put(spec, [section, *keys], value)
     else:
         known = [*SECTIONS, *own]
         raise ValueError(
-            f"`--set {option}`: unknown section `{names[0] if names else ''}`"
-            f"{nearest(names[0] if names else '', known)}. It may be one of "
-            f"{', '.join(known)}, followed by `.key=value`."
+            f"`--set {option}`: unknown section `{section}`{nearest(section, known)} "
+            f"It may be one of {', '.join(known)}, followed by `.key=value`."
         )
-    for name in names[:-1]:
-        child = tree.get(name)
-        if not isinstance(child, dict) or is_search_space(child):
-            child = tree[name] = {}
-        tree = child
-    tree[names[-1]] = value
+
+
+def _checked(name: str, source: str, spec: Any) -> Experiment:
+    """Makes an experiment, if its outline is one.
+
+    What the sections of `config` hold is checked when its setters are called.
+
+    Raises:
+        ValueError: naming file and key.
+    """
+    with naming(source):
+        _check_mapping(name, spec)
+        hint = f"It may be one of {', '.join(OUTLINE)}."
+        check_known(spec, OUTLINE, "key `{}` beside `run`, `stop` and `config`", hint)
+        for section, known in OUTLINE.items():
+            values = spec.get(section, {})
+            if section in _MAPPINGS or known is not None:
+                _check_mapping(section, values)
+            if known is not None:
+                hint = f"It may hold {', '.join(known)}."
+                check_known(values, known, f"key `{{}}` in section `{section}`", hint)
+        spec = {"run": "PURE", "stop": {}, "config": {}, **spec}
+        if "env" in spec:
+            environment = spec["config"].setdefault("environment", {})
+            environment.setdefault("env", spec.pop("env"))
+        arms = {f"arms.{arm}": values for arm, values in spec.get("arms", {}).items()}
+        for section, values in {**spec["config"], **arms}.items():
+            _check_mapping(section, values, "a mapping of settings")
+        _check_numbers(spec)
+        _check_stop(spec["stop"])
+    return Experiment(name, source, spec)
+
+
+def _check_mapping(name: str, value: Any, wanted: str = "a mapping") -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` ({value!r}) must be {wanted}.")
+
+
+def _check_numbers(spec: Mapping[str, Any]) -> None:
+    for key in _COUNTS:
+        section, _, name = key.rpartition(".")
+        value = (spec.get(section, {}) if section else spec).get(name, 1)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"`{key}` ({value!r}) must be an integer >= 1.")
+    seeds = spec.get("seeds", [])
+    if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
+        raise ValueError(f"`seeds` ({seeds!r}) must be a list of integers.")
+
+
+def _check_stop(stop: Mapping[str, Any]) -> None:
+    hint = "docs/metrics.md lists the metrics."
+    check_known(stop, [*BOOKKEEPING, *METRICS], "metric `{}` in section `stop`", hint)
+    for key, value in stop.items():
+        if type(value) not in (int, float) or math.isnan(value):
+            raise ValueError(f"`stop.{key}` ({value!r}) must be a number.")
+    last = stop.get("training_iteration")
+    if type(last) is not int or last < 1:
+        raise ValueError(
+            f"`stop.training_iteration` ({last!r}) must be an integer >= 1, because "
+            "every run must end. Set `stop: {training_iteration: 60}`."
+        )
+
+
+def _check_required(settings: Mapping[str, Any]) -> None:
+    missing = {
+        key: value.removeprefix(REQUIRED).strip()
+        for key, value in flatten(settings).items()
+        if isinstance(value, str) and value.startswith(REQUIRED)
+    }
+    if missing:
+        wanted = "; ".join(f"`{key}` ({hint})" for key, hint in missing.items())
+        options = " ".join(f"--set {key}=..." for key in missing)
+        raise ValueError(
+            f"{wanted} must be given, because the package brings no such file. "
+            f"Add {options}"
+        )

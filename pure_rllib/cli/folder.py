@@ -2,13 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pure_rllib.cli.experiment import Experiment, load_experiment
+from pure_rllib.reporting.records import ResponseRecord, group_records
 from pure_rllib.whole_folder import (
     delete_whole,
     find_whole,
@@ -16,7 +19,7 @@ from pure_rllib.whole_folder import (
     write_whole,
 )
 
-_CHECKPOINT = "iteration_"
+_ITERATION = "iteration_"
 
 
 @dataclass(frozen=True)
@@ -51,25 +54,27 @@ class RunFolder:
 
     def checkpoint(self, iteration: int) -> Path:
         """Where the checkpoint after an iteration lies."""
-        return self.path / "checkpoints" / f"{_CHECKPOINT}{iteration:06d}"
+        return self.path / "checkpoints" / f"{_ITERATION}{iteration:06d}"
 
     def checkpoints(self) -> list[Path]:
         """All checkpoints, the oldest first."""
-        return sorted((self.path / "checkpoints").glob(f"{_CHECKPOINT}*"))
+        return sorted((self.path / "checkpoints").glob(f"{_ITERATION}*"))
 
     def keep_checkpoints(self, number: int) -> None:
         """Deletes all but the newest checkpoints."""
         for outdated in self.checkpoints()[:-number]:
-            self.delete_checkpoint(outdated)
+            delete_whole(outdated)
 
-    def delete_checkpoint(self, checkpoint: Path) -> None:
-        """Deletes a checkpoint; half of one is never left under its name."""
-        delete_whole(checkpoint)
-
-    def remove_leftovers(self) -> None:
-        """Deletes what a killed process was writing or deleting."""
+    def go_back_to(self, iteration: int) -> None:
+        """Deletes what later iterations left, and what a killed process was writing."""
         for folder in (self.path, self.path / "checkpoints", self.rollouts):
             remove_leftovers(folder)
+        for checkpoint in self.checkpoints():
+            if iteration_of(checkpoint) > iteration:
+                delete_whole(checkpoint)
+        for rollouts in self.rollouts.glob(f"{_ITERATION}*.jsonl"):
+            if iteration_of(rollouts) > iteration:
+                rollouts.unlink()
 
     def write_policy(self, export: Callable[[Path], Any]) -> Path:
         """Lets `export` write the policy, in place of an older one."""
@@ -91,6 +96,38 @@ def write_text(path: Path, text: str) -> Path:
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def iteration_of(path: Path) -> int:
+    """Reads the number off `iteration_000010.jsonl` or a checkpoint's folder."""
+    return int(path.stem.rpartition("_")[2])
+
+
+def write_rollouts(
+    groups: Sequence[Sequence[ResponseRecord]], folder: Path, iteration: int
+) -> Path:
+    """Writes `iteration_000010.jsonl`: one response per line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [record for group in groups for record in group]
+    lines = [json.dumps(record.as_dict(), default=_plain) for record in records]
+    path = folder / f"{_ITERATION}{iteration:06d}.jsonl"
+    return write_text(path, "\n".join(lines) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def read_rollouts(folder: Path) -> dict[int, list[list[ResponseRecord]]]:
+    """Reads all iterations of a folder: number -> groups."""
+    by_iteration = {}
+    for path in sorted(folder.glob(f"{_ITERATION}*.jsonl")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        records = [ResponseRecord(**json.loads(line)) for line in lines if line]
+        by_iteration[iteration_of(path)] = group_records(records)
+    return by_iteration
 
 
 def new_folder(out: str | Path | None, name: str) -> RunFolder:
@@ -140,7 +177,7 @@ def open_folder(resume: str | Path) -> tuple[RunFolder, Path | None]:
         FileNotFoundError: there is no run, or it has no checkpoint.
     """
     path = Path(resume).resolve()
-    if path.parent.name == "checkpoints" and path.name.startswith(_CHECKPOINT):
+    if path.parent.name == "checkpoints" and path.name.startswith(_ITERATION):
         find_whole(path)
         folder, checkpoints = RunFolder(path.parent.parent), [path]
     else:
@@ -164,6 +201,12 @@ def open_folder(resume: str | Path) -> tuple[RunFolder, Path | None]:
 
 def check_unchanged(stored: Experiment, given: Experiment, folder: RunFolder) -> None:
     """Raises a ValueError that lists what differs from the run to be resumed."""
+    if folder.is_sweep and given.stop != stored.stop:
+        raise ValueError(
+            f"`stop` ({given.stop}) of a sweep must stay {stored.stop} when it is "
+            "resumed, because Ray Tune keeps it with its trials. Leave out "
+            "--iterations, or start a new sweep with another --out."
+        )
     changes = stored.changes(given)
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)

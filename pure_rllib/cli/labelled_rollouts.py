@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pure_rllib.cli.folder import RunFolder, stored_experiment
-from pure_rllib.cli.rollout_files import read_rollouts
+from pure_rllib.cli.folder import RunFolder, read_rollouts, stored_experiment
 from pure_rllib.credit.steps import SEPARATOR
 from pure_rllib.prm_training.solutions import LabelledSolution
 from pure_rllib.rewards.named_object import import_named

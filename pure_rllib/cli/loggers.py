@@ -1,12 +1,12 @@
-"""Ray Tune's own loggers, for sweeps and for runs without Tune alike."""
+"""What is logged of an iteration: a row of metrics, through Ray Tune's own loggers."""
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray.tune.callback import Callback
 from ray.tune.experiment import Trial
 from ray.tune.logger import (
     CSVLoggerCallback,
@@ -16,11 +16,55 @@ from ray.tune.logger import (
 )
 from ray.tune.utils import flatten_dict
 
-from pure_rllib.cli.rows import Row
+from pure_rllib.cli.experiment import BOOKKEEPING, Experiment
 from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.records import ResponseRecord
 
-_MISSING = dict.fromkeys(METRICS, math.nan)
+Row = dict[str, Any]
+
+COLUMNS = (*BOOKKEEPING, *METRICS)
+"""Every column of a `progress.csv`, whether or not an iteration measures it."""
+
+
+def row_of(result: Mapping[str, Any]) -> Row:
+    """Picks the registered metrics out of a nested result; NaN where there is none."""
+    flat = flatten_dict(dict(result), delimiter="/")
+    values = {name: flat.get(name) for name in COLUMNS}
+    return {
+        name: math.nan if v is None else v if isinstance(v, int) else float(v)
+        for name, v in values.items()
+    }
+
+
+def evaluation_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The evaluation's metrics in a row; empty if it was not evaluated."""
+    return {
+        name: value
+        for name, value in row.items()
+        if name.startswith("evaluation/")
+        and value is not None
+        and not math.isnan(value)
+    }
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads a `result.json`: one flat or nested object per line, flattened."""
+    rows = []
+    # A run that was killed while it wrote leaves half a line without an end.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    for line in lines:
+        row = flatten_dict(json.loads(line), delimiter="/")
+        rows.append({k: math.nan if v is None else v for k, v in row.items()})
+    return rows
+
+
+def is_reached(row: Mapping[str, Any], stop: Mapping[str, float]) -> bool:
+    """Whether any stop criterion is met: its metric is at or over its value."""
+    flat = flatten_dict(dict(row), delimiter="/")
+    return any(
+        flat.get(name) is not None and flat[name] >= value
+        for name, value in stop.items()
+    )
 
 
 class MetricsCSVLogger(CSVLoggerCallback):
@@ -32,11 +76,10 @@ class MetricsCSVLogger(CSVLoggerCallback):
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict) -> None:
         """Writes a row."""
-        flat = flatten_dict(
-            {key: value for key, value in result.items() if key != "config"},
-            delimiter="/",
-        )
-        super().log_trial_result(iteration, trial, {**flat, **_MISSING, **flat})
+        measured = {key: value for key, value in result.items() if key != "config"}
+        flat = flatten_dict(measured, delimiter="/")
+        missing = {name: math.nan for name in METRICS if name not in flat}
+        super().log_trial_result(iteration, trial, {**flat, **missing})
 
 
 class ResultJsonLogger(JsonLoggerCallback):
@@ -50,16 +93,15 @@ class RunTrial(Trial):
     """A run without Tune, in the form that Tune's loggers take.
 
     Args:
-        name: of the experiment.
+        experiment: whose settings are shown by some loggers.
         folder: where loggers write.
-        config: settings, for those that show them.
     """
 
-    def __init__(self, name: str, folder: Path, config: Mapping[str, Any]):
-        super().__init__("PURE", config=dict(config), stub=True)
-        self._name = name
+    def __init__(self, experiment: Experiment, folder: Path):
+        super().__init__(experiment.run, config=dict(experiment.config), stub=True)
+        self._name = experiment.name
         self._folder = folder.resolve()
-        self.trial_id = f"{name}-{self._folder.name}"
+        self.trial_id = f"{experiment.name}-{self._folder.name}"
 
     @property
     def local_path(self) -> str:
@@ -83,39 +125,38 @@ class RunLoggers:
     """Logs the rows of a run without Tune, through Tune's loggers.
 
     Args:
-        trial: the run.
+        experiment: of the run.
+        folder: where they write.
         rows: rows of the time before a resume; repeated into the files that are
             written anew.
-        wandb: settings of Weights & Biases; None: not used.
     """
 
-    def __init__(
-        self,
-        trial: RunTrial,
-        rows: Sequence[Row] = (),
-        wandb: Mapping[str, Any] | None = None,
-    ):
-        self._trial = trial
+    def __init__(self, experiment: Experiment, folder: Path, rows: Sequence[Row] = ()):
+        self._trial = RunTrial(experiment, folder)
+        wandb = experiment.spec.get("wandb")
         self._wandb = make_wandb(wandb, resume=bool(rows)) if wandb else None
-        folder = Path(trial.local_path)
-        (folder / "progress.csv").unlink(missing_ok=True)
-        for events in folder.glob("events.out.tfevents.*"):
-            events.unlink()
-        replayed: list[LoggerCallback] = [MetricsCSVLogger(), TBXLoggerCallback()]
-        for logger in replayed:
-            for row in rows:
-                logger.log_trial_result(row["training_iteration"], trial, row)
-        self._loggers = [*replayed, ResultJsonLogger()]
+        for replaced in (
+            *folder.glob("events.out.tfevents.*"),
+            folder / "progress.csv",
+        ):
+            replaced.unlink(missing_ok=True)
+        self._loggers: list[LoggerCallback] = [MetricsCSVLogger(), TBXLoggerCallback()]
+        for row in rows:
+            self._write(row)
+        self._loggers.append(ResultJsonLogger())
+
+    def _write(self, row: Row) -> None:
+        for logger in self._loggers:
+            logger.log_trial_result(row["training_iteration"], self._trial, row)
 
     def write(
         self, row: Row, rollouts: Sequence[Sequence[ResponseRecord]] = ()
     ) -> None:
         """Logs an iteration, with its rollouts where they are to be shown."""
-        iteration = row["training_iteration"]
-        for logger in self._loggers:
-            logger.log_trial_result(iteration, self._trial, row)
+        self._write(row)
         if self._wandb is None:
             return
+        iteration = row["training_iteration"]
         known: dict[str, Any] = {k: v for k, v in row.items() if not math.isnan(v)}
         if rollouts:
             from pure_rllib.reporting.rollout_table import rollout_table
@@ -160,15 +201,6 @@ def make_wandb(settings: Mapping[str, Any], *, resume: bool = False) -> Any:
     if settings.get("mode"):
         # Ray looks for a key only where this says that one is needed.
         os.environ["WANDB_MODE"] = str(settings["mode"])
-    extra = {"resume": "allow"} if resume else {}
-    callback = WandbLoggerCallback(**{**settings, **extra})
+    callback = WandbLoggerCallback(**settings | ({"resume": "allow"} if resume else {}))
     callback.setup()
     return callback
-
-
-def sweep_callbacks(wandb: Mapping[str, Any] | None) -> list[Callback]:
-    """The loggers of a sweep that differ from Tune's defaults."""
-    callbacks: list[Callback] = [MetricsCSVLogger()]
-    if wandb:
-        callbacks.append(make_wandb(wandb))
-    return callbacks

@@ -6,9 +6,14 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pure_rllib import __version__
 from pure_rllib.cli import prm_eval, prm_train, verify
+
+if TYPE_CHECKING:
+    from pure_rllib.cli.experiment import Experiment
+    from pure_rllib.cli.folder import RunFolder
 
 _USER_ERROR = 2
 _DESCRIPTION = """\
@@ -143,17 +148,49 @@ def _train(options: argparse.Namespace) -> int:
     # Actors without a GPU of their own must not see any; said now, Ray does not warn.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from pure_rllib.cli.start import start
+    from pure_rllib.cli.experiment import load_experiment
+    from pure_rllib.cli.folder import new_folder, open_folder
 
-    return start(
-        options.experiment,
-        settings=options.set,
-        out=options.out,
-        resume=options.resume,
-        seed=options.seed,
-        iterations=options.iterations,
-        verbose=options.verbose,
+    checkpoint = None
+    if options.resume is None:
+        experiment = _changed(load_experiment(options.experiment), options)
+        folder = new_folder(options.out, experiment.name)
+    else:
+        folder, checkpoint = open_folder(options.resume)
+        experiment = _resumed(folder, options)
+
+    # Not before: this takes seconds.
+    from pure_rllib.cli.sweep import Sweep
+    from pure_rllib.cli.train import Run, quiet
+
+    if not options.verbose:
+        quiet()
+    if experiment.is_sweep:
+        is_resumed = options.resume is not None
+        return Sweep(experiment, folder, is_resumed, options.verbose).run()
+    return Run(experiment, folder, checkpoint, options.verbose).run()
+
+
+def _changed(experiment: "Experiment", options: argparse.Namespace) -> "Experiment":
+    return experiment.with_overrides(
+        options.set, seed=options.seed, iterations=options.iterations
     )
+
+
+def _resumed(folder: "RunFolder", options: argparse.Namespace) -> "Experiment":
+    """Returns the experiment of a run that goes on, if it is still the same."""
+    from pure_rllib.cli.experiment import load_experiment
+    from pure_rllib.cli.folder import check_unchanged, stored_experiment
+
+    stored = stored_experiment(folder)
+    given = load_experiment(options.experiment) if options.experiment else stored
+    experiment = _changed(given, options)
+    check_unchanged(stored, experiment, folder)
+    if options.experiment and options.iterations is None:
+        # The file's own end of the run; that of an option before may be later.
+        last = max(experiment.num_iterations, stored.num_iterations)
+        experiment = experiment.with_overrides(iterations=last)
+    return experiment
 
 
 def _list(options: argparse.Namespace) -> int:

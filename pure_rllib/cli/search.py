@@ -3,15 +3,21 @@
 import copy
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ray import tune
+from ray.rllib.algorithms import AlgorithmConfig
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 
-from pure_rllib.algorithms import PUREConfig
 from pure_rllib.cli.experiment import Experiment
-from pure_rllib.cli.yaml_text import is_search_space, nearest, search_spaces
+from pure_rllib.cli.settings import (
+    check_known,
+    is_search_space,
+    naming,
+    put,
+    search_spaces,
+)
 
 Settings = dict[str, dict[str, Any]]
 
@@ -19,7 +25,7 @@ _MAX_CHECKED = 64
 _SCHEDULERS = {"ASHA": ASHAScheduler, "PBT": PopulationBasedTraining}
 
 
-def check_sweep(experiment: Experiment) -> list[PUREConfig]:
+def check_sweep(experiment: Experiment) -> list[AlgorithmConfig]:
     """Checks every combination that will be run, or the ends of every range.
 
     Returns:
@@ -28,9 +34,10 @@ def check_sweep(experiment: Experiment) -> list[PUREConfig]:
     Raises:
         ValueError: one of them cannot work, or arms and search spaces are mixed.
     """
+    settings = experiment.settings()
+    spaces = search_spaces(settings)
     if experiment.arms:
-        mixed = [key for key, _ in search_spaces(experiment.settings())]
-        mixed += [key for key, _ in search_spaces(experiment.arms)]
+        mixed = [*spaces, *search_spaces(experiment.arms)]
         if mixed:
             raise ValueError(
                 f"{experiment.source}: `{mixed[0]}` must not be a search space beside "
@@ -40,39 +47,42 @@ def check_sweep(experiment: Experiment) -> list[PUREConfig]:
         return [
             experiment.build_config(experiment.settings(a)) for a in experiment.arms
         ]
-    settings = experiment.settings()
     experiment.build_config(settings, validate=False)
-    spaces = list(search_spaces(settings))
-    for key, _ in spaces:
-        if key == "training.preset":
-            raise ValueError(
-                f"{experiment.source}: `{key}` must not be a search space, because it "
-                "sets other settings. Write the presets as `arms`."
-            )
-    options = [next(iter(space.values())) for _, space in spaces]
-    combinations = list(itertools.islice(itertools.product(*options), _MAX_CHECKED))
-    return [
-        experiment.build_config(
-            _filled(settings, dict(zip([k for k, _ in spaces], values, strict=True)))
+    if "training.preset" in spaces:
+        raise ValueError(
+            f"{experiment.source}: `training.preset` must not be a search space, "
+            "because it sets other settings. Write the presets as `arms`."
         )
+    options = [next(iter(space.values())) for space in spaces.values()]
+    combinations = itertools.islice(itertools.product(*options), _MAX_CHECKED)
+    return [
+        experiment.build_config(_filled(settings, spaces, values))
         for values in combinations
     ]
 
 
 def param_space(experiment: Experiment) -> dict[str, Any]:
-    """Returns what `tune.Tuner("PURE", param_space=...)` takes."""
+    """Returns what `tune.Tuner(..., param_space=...)` takes."""
     if experiment.arms:
         space = _space_of_arms(experiment)
     else:
         settings = experiment.settings()
-        sampled = {key: _tune_space(space) for key, space in search_spaces(settings)}
-        config = experiment.build_config(_first(settings), validate=False).to_dict()
-        for key, domain in sampled.items():
-            _put(config, flat_path(key), domain)
-        space = config
+        spaces = search_spaces(settings)
+        first = [next(iter(space.values()))[0] for space in spaces.values()]
+        filled = _filled(settings, spaces, first)
+        space = experiment.build_config(filled, validate=False).to_dict()
+        for key, swept in spaces.items():
+            put(space, flat_path(key), _tune_space(swept))
     if experiment.seeds:
         space["seed"] = tune.grid_search(experiment.seeds)
     return space
+
+
+def _filled(settings: Settings, keys: Iterable[str], values: Iterable[Any]) -> Settings:
+    filled = copy.deepcopy(settings)
+    for key, value in zip(keys, values, strict=True):
+        put(filled, key.split("."), value)
+    return filled
 
 
 def _space_of_arms(experiment: Experiment) -> dict[str, Any]:
@@ -117,12 +127,9 @@ def make_scheduler(experiment: Experiment) -> TrialScheduler | None:
         )
     scheduler = _SCHEDULERS[kind]
     known = list(inspect.signature(scheduler.__init__).parameters)[1:]
-    for key in settings:
-        if key not in known:
-            raise ValueError(
-                f"{experiment.source}: unknown key `{key}` in section `scheduler`"
-                f"{nearest(key, known)}. {kind} takes {', '.join(known)}."
-            )
+    with naming(experiment.source):
+        hint = f"{kind} takes {', '.join(known)}."
+        check_known(settings, known, "key `{}` in section `scheduler`", hint)
     if "metric" not in experiment.spec:
         raise ValueError(
             f"{experiment.source}: `metric` (None) must be given with a `scheduler`, "
@@ -133,16 +140,12 @@ def make_scheduler(experiment: Experiment) -> TrialScheduler | None:
         settings.setdefault("max_t", experiment.num_iterations)
     mutations = settings.get("hyperparam_mutations")
     if mutations is not None:
-        settings["hyperparam_mutations"] = _mutations(mutations)
+        domains: dict[str, Any] = {}
+        for key, space in mutations.items():
+            domain = _tune_space(space) if is_search_space(space) else space
+            put(domains, flat_path(key), domain)
+        settings["hyperparam_mutations"] = domains
     return scheduler(**settings)
-
-
-def _mutations(mutations: Mapping[str, Any]) -> dict[str, Any]:
-    converted: dict[str, Any] = {}
-    for key, space in mutations.items():
-        domain = _tune_space(space) if is_search_space(space) else space
-        _put(converted, flat_path(key), domain)
-    return converted
 
 
 def flat_path(key: str) -> list[str]:
@@ -153,27 +156,5 @@ def flat_path(key: str) -> list[str]:
 
 def _tune_space(space: Mapping[str, Any]) -> Any:
     ((kind, values),) = space.items()
-    if kind == "grid_search":
-        return tune.grid_search(values)
-    if kind == "choice":
-        return tune.choice(values)
-    return getattr(tune, kind)(*values)
-
-
-def _first(settings: Settings) -> Settings:
-    """Puts the first value of every search space in its place."""
-    spaces = dict(search_spaces(settings))
-    return _filled(settings, {k: next(iter(s.values()))[0] for k, s in spaces.items()})
-
-
-def _filled(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    filled = copy.deepcopy(settings)
-    for key, value in values.items():
-        _put(filled, key.split("."), value)
-    return filled
-
-
-def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = value
+    make = getattr(tune, kind)
+    return make(*values) if kind in ("uniform", "loguniform") else make(values)

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from pure_rllib.cli.experiment import Experiment
-from pure_rllib.cli.rows import Row
+from pure_rllib.cli.loggers import Row
 from pure_rllib.reporting.plots import PALETTE, study_figure
 from pure_rllib.reporting.tables import format_table
 

@@ -6,71 +6,53 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
-from tqdm import tqdm
 
-from pure_rllib.algorithms import PURE
+from pure_rllib.algorithms import ALGORITHMS
 from pure_rllib.cli.experiment import Experiment
 from pure_rllib.cli.folder import RunFolder, write_text
-from pure_rllib.cli.loggers import sweep_callbacks
-from pure_rllib.cli.rows import is_reached, read_rows
+from pure_rllib.cli.loggers import (
+    MetricsCSVLogger,
+    is_reached,
+    make_wandb,
+    read_rows,
+)
 from pure_rllib.cli.search import check_sweep, flat_path, make_scheduler, param_space
-from pure_rllib.cli.session import start_ray
+from pure_rllib.cli.settings import search_spaces
 from pure_rllib.cli.study import Trial, draw_study, results_of, shown, study_table
-from pure_rllib.cli.train import INTERRUPTED, say_flushed
-from pure_rllib.cli.yaml_text import search_spaces
-
-
-class StopCriteria(tune.Stopper):
-    """Stops a trial when a metric is at its value; metrics may be missing at times."""
-
-    def __init__(self, stop: dict[str, float]):
-        self._stop = stop
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether a trial is over."""
-        return is_reached(result, self._stop)
-
-    def stop_all(self) -> bool:
-        """Never: each trial ends by itself."""
-        return False
+from pure_rllib.cli.train import INTERRUPTED, say, start_ray
+from pure_rllib.reporting.progress import ProgressBar
 
 
 class SweepProgress(tune.Callback):
     """Shows iterations done over all trials, and a line per finished trial."""
 
     def __init__(self, num_trials: int, num_iterations: int):
-        self._total = num_trials * num_iterations
         self._num_trials = num_trials
         self._num_iterations = num_iterations
         self._done: dict[str, int] = {}
         self._ended: set[str] = set()
-        self._bar: tqdm | None = None
+        self._bar: ProgressBar | None = None
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict, **info: Any
     ) -> None:
         """Counts an iteration."""
         self._done[trial.trial_id] = result["training_iteration"]
-        if self._bar is None:
-            self._bar = tqdm(
-                total=self._total,
-                unit="iter",
-                dynamic_ncols=True,
-                leave=False,
-                disable=not sys.stderr.isatty(),
-            )
         done = sum(
             self._num_iterations if name in self._ended else number
             for name, number in self._done.items()
         )
-        self._bar.update(done - self._bar.n)
+        if self._bar is None:
+            total = self._num_trials * self._num_iterations
+            self._bar = ProgressBar(total, first=done - 1)
+        self._bar.show(done)
 
     def on_trial_complete(
         self, iteration: int, trials: list, trial: Any, **info: Any
@@ -94,8 +76,8 @@ class SweepProgress(tune.Callback):
             self._bar.close()
 
     def _write(self, text: str) -> None:
-        if self._bar is not None and not self._bar.disable:
-            self._bar.write(text, file=sys.stderr)
+        if self._bar is not None:
+            self._bar.write(text)
         else:
             print(text, file=sys.stderr, flush=True)
 
@@ -103,31 +85,21 @@ class SweepProgress(tune.Callback):
         """Keeps nothing in Tune's own checkpoint: a bar cannot be kept."""
 
 
+@dataclass
 class Sweep:
     """A sweep of one experiment: arms, seeds, or search spaces.
 
-    Args:
+    Attributes:
         experiment: what to run.
         folder: where.
         resume: go on with what lies there.
         verbose: show what Ray's processes write.
-        say: called with every line of the report.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        folder: RunFolder,
-        *,
-        resume: bool = False,
-        verbose: bool = False,
-        say: Callable[[str], None] = say_flushed,
-    ):
-        self.experiment = experiment
-        self.folder = folder
-        self.resume = resume
-        self.verbose = verbose
-        self.say = say
+    experiment: Experiment
+    folder: RunFolder
+    resume: bool = False
+    verbose: bool = False
 
     def run(self) -> int:
         """Runs all trials; returns the exit status.
@@ -143,13 +115,15 @@ class Sweep:
         start_ray(configs[0], self.experiment.spec.get("ray"), verbose=self.verbose)
         try:
             # Tune forgets names when Ray is shut down, as an earlier run may have done.
-            tune.register_trainable("PURE", PURE)
+            run = self.experiment.run
+            tune.register_trainable(run, ALGORITHMS[run])
             self.folder.path.mkdir(parents=True, exist_ok=True)
             if not self.resume:
                 write_text(self.folder.experiment_file, self.experiment.to_yaml())
-            self.say(f"Sweep folder: {self.folder.path}")
+            say(f"Sweep folder: {self.folder.path}")
             # Tune's own table says less than ours, and names a folder of its own.
-            with contextlib.nullcontext() if self.verbose else _no_output():
+            console = sys.stdout if self.verbose else io.StringIO()
+            with contextlib.redirect_stdout(console):
                 results = self._tuner().fit()
         finally:
             ray.shutdown()
@@ -161,13 +135,16 @@ class Sweep:
         space = param_space(self.experiment)
         if self.resume:
             return tune.Tuner.restore(
-                str(path), trainable="PURE", param_space=space, restart_errored=True
+                str(path),
+                trainable=self.experiment.run,
+                param_space=space,
+                restart_errored=True,
             )
         seed = self.experiment.config.get("debugging", {}).get("seed", 0)
         concurrent = spec.get("max_concurrent", 0)
-        names = _TrialNames(self.swept)
+        stop, wandb = self.experiment.stop, spec.get("wandb")
         return tune.Tuner(
-            "PURE",
+            self.experiment.run,
             param_space=space,
             tune_config=tune.TuneConfig(
                 metric=spec.get("metric"),
@@ -177,16 +154,17 @@ class Sweep:
                 search_alg=BasicVariantGenerator(
                     random_state=seed, max_concurrent=concurrent
                 ),
-                trial_name_creator=names,
-                trial_dirname_creator=names,
+                trial_name_creator=self._trial_name,
+                trial_dirname_creator=self._trial_name,
             ),
             run_config=tune.RunConfig(
                 name=path.name,
                 storage_path=str(path.parent),
-                stop=StopCriteria(self.experiment.stop),
+                stop=lambda trial_id, result: is_reached(result, stop),
                 verbose=0,
                 callbacks=[
-                    *sweep_callbacks(spec.get("wandb")),
+                    MetricsCSVLogger(),
+                    *([make_wandb(wandb)] if wandb else []),
                     SweepProgress(self.num_trials, self.experiment.num_iterations),
                 ],
                 checkpoint_config=tune.CheckpointConfig(
@@ -208,7 +186,7 @@ class Sweep:
     def swept(self) -> dict[str, list[str]]:
         """Name in tables -> path in a trial's config, of all that differs."""
         names = {} if not self.experiment.arms else {"arm": ["arm"]}
-        for key, _ in search_spaces(self.experiment.config):
+        for key in search_spaces(self.experiment.config):
             names[key.rpartition(".")[2]] = flat_path(key)
         if self.experiment.seeds:
             names["seed"] = ["seed"]
@@ -220,7 +198,7 @@ class Sweep:
         number = self.experiment.spec.get("num_samples", 1)
         number *= len(self.experiment.arms) or 1
         number *= len(self.experiment.seeds) or 1
-        for _, space in search_spaces(self.experiment.config):
+        for space in search_spaces(self.experiment.config).values():
             number *= len(space.get("grid_search", [0]))
         return number
 
@@ -230,8 +208,8 @@ class Sweep:
         order = list(dict.fromkeys(trial.label for trial in trials))
         trials.sort(key=lambda trial: order.index(trial.label))
         reach = self.experiment.option("report", "reach")
-        self.say("")
-        self.say(study_table(trials, reach))
+        say("")
+        say(study_table(trials, reach))
         path = self.folder.path
         text = study_table(trials, reach, markdown=True)
         table = write_text(path / "table.md", f"{text}\n")
@@ -242,54 +220,41 @@ class Sweep:
         ]
         self.folder.write_json("table.json", numbers)
         figure = draw_study(self.experiment, trials, path / "study.png")
-        self.say(f"\ntable   {table}")
+        say(f"\ntable   {table}")
         if figure is not None:
-            self.say(f"figure  {figure}")
-        self.say(f"trials  {path}  (tensorboard --logdir {shlex.quote(str(path))})")
+            say(f"figure  {figure}")
+        say(f"trials  {path}  (tensorboard --logdir {shlex.quote(str(path))})")
         errors = [trial for trial in trials if trial.error]
         for trial in errors:
-            self.say(f"\nTrial {trial.settings} failed: {trial.error}")
+            say(f"\nTrial {trial.settings} failed: {trial.error}")
         is_cut = any(not r.metrics.get("done") for r in results if not r.error)
         if errors or is_cut or len(trials) < self.num_trials:
             resume = f"pure-rllib train --resume {shlex.quote(str(path))}"
-            self.say(f"\nNot all trials are finished. To go on:  {resume}")
+            say(f"\nNot all trials are finished. To go on:  {resume}")
             return 1 if errors else INTERRUPTED
         return 0
 
     def _trial(self, result: tune.Result) -> Trial:
-        settings = {
-            name: _get(result.config or {}, path) for name, path in self.swept.items()
-        }
         file = Path(result.path) / "result.json"
         rows = read_rows(file) if file.is_file() else []
         # A trial that went on from a checkpoint has some iterations twice.
         by_iteration = {row["training_iteration"]: row for row in rows}
-        error = None if result.error is None else str(result.error).strip()
         ordered = [by_iteration[i] for i in sorted(by_iteration)]
-        return Trial(settings, ordered, error, result.path)
+        error = None if result.error is None else str(result.error).strip()
+        return Trial(self._settings(result.config), ordered, error, result.path)
 
+    def _trial_name(self, trial: Any) -> str:
+        """Names a trial by what distinguishes it."""
+        settings = self._settings(trial.config)
+        parts = [f"{name}={shown(value)}" for name, value in settings.items()]
+        return re.sub(r"[^\w.=+%-]", "", "_".join([*parts, trial.trial_id]))[-120:]
 
-def _no_output() -> contextlib.redirect_stdout:
-    return contextlib.redirect_stdout(io.StringIO())
-
-
-class _TrialNames:
-    """Names trials by what distinguishes them."""
-
-    def __init__(self, swept: dict[str, list[str]]):
-        self._swept = swept
-
-    def __call__(self, trial: Any) -> str:
-        parts = [
-            f"{name}={shown(_get(trial.config, path))}"
-            for name, path in self._swept.items()
-        ]
-        name = "_".join([*parts, trial.trial_id])
-        return re.sub(r"[^\w.=+%-]", "", name)[-120:]
-
-
-def _get(config: dict[str, Any], path: list[str]) -> Any:
-    value: Any = config
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+    def _settings(self, config: Any) -> dict[str, Any]:
+        """What distinguishes a trial, from its config."""
+        settings = {}
+        for name, path in self.swept.items():
+            value = config
+            for key in path:
+                value = value.get(key) if isinstance(value, dict) else None
+            settings[name] = value
+        return settings

@@ -1,29 +1,40 @@
 """One run: the loop around `Algorithm.train()`, and what it leaves in its folder."""
 
+import logging
 import math
+import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import ray
+from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
-from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.cli.experiment import Experiment
-from pure_rllib.cli.folder import RunFolder, write_text
-from pure_rllib.cli.interrupt import Interrupt
-from pure_rllib.cli.loggers import RunLoggers, RunTrial
-from pure_rllib.cli.rollout_files import (
-    drop_later,
+from pure_rllib.cli.folder import (
+    RunFolder,
     iteration_of,
     read_rollouts,
     write_rollouts,
+    write_text,
 )
-from pure_rllib.cli.rows import Row, evaluation_of, is_reached, read_rows, row_of
-from pure_rllib.cli.sections import resolved
-from pure_rllib.cli.session import start_ray
+from pure_rllib.cli.loggers import (
+    Row,
+    RunLoggers,
+    evaluation_of,
+    is_reached,
+    read_rows,
+    row_of,
+)
+from pure_rllib.cli.settings import resolved
 from pure_rllib.reporting.plots import learning_curves
 from pure_rllib.reporting.progress import Progress
 from pure_rllib.reporting.rollouts import write_rollouts_page
@@ -33,36 +44,26 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as of a shell's."""
 
 
+@dataclass
 class Run:
     """A run of one experiment, without Tune.
 
-    Args:
+    Attributes:
         experiment: what to run.
         folder: where; made by this run, or to be resumed.
         checkpoint: to go on from; None starts anew.
         verbose: show what Ray's processes write.
-        say: called with every line of the report.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        folder: RunFolder,
-        *,
-        checkpoint: Path | None = None,
-        verbose: bool = False,
-        say: Callable[[str], None] = print,
-    ):
-        self.experiment = experiment
-        self.folder = folder
-        self.checkpoint = checkpoint
-        self.verbose = verbose
-        self.say = say
-        self._rows: list[Row] = []
-        self._start = monotonic()
-        self._seconds_before = 0.0
+    experiment: Experiment
+    folder: RunFolder
+    checkpoint: Path | None = None
+    verbose: bool = False
+    _rows: list[Row] = field(default_factory=list, init=False)
+    _start: float = field(default_factory=monotonic, init=False)
+    _seconds_before: float = field(default=0.0, init=False)
 
-    def __call__(self) -> int:
+    def run(self) -> int:
         """Runs until a stop criterion is met or Ctrl-C; returns the exit status.
 
         Raises:
@@ -79,58 +80,55 @@ class Run:
         finally:
             ray.shutdown()
 
-    def _run(self, algo: PURE, config: PUREConfig) -> int:
+    def _run(self, algo: Algorithm, config: AlgorithmConfig) -> int:
         # Not before: a wrong setting makes no folder.
-        self.say(f"Run folder: {self.folder.path}")
+        say(f"Run folder: {self.folder.path}")
         if self.checkpoint is None:
-            self._begin(config)
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder.experiment_file, self.experiment.to_yaml())
+            self.folder.write_json("config.json", resolved(config))
         else:
             self._restore(algo, self.checkpoint)
             if algo.iteration >= self.experiment.num_iterations:
-                self.say(
+                say(
                     f"{self.folder.path} has {algo.iteration} iterations already. "
                     f"Add --iterations {2 * algo.iteration} to go on."
                 )
                 return 0
         self._start = monotonic()
-        trial = RunTrial(self.experiment.name, self.folder.path, self.experiment.config)
-        loggers = RunLoggers(trial, self._rows, self.experiment.spec.get("wandb"))
+        loggers = RunLoggers(self.experiment, self.folder.path, self._rows)
         try:
-            return self._loop(algo, config, loggers)
+            if self._loop(algo, config, loggers):
+                self._report(algo)
+                return 0
+            self._say_how_to_resume("Stopped.")
+            return INTERRUPTED
         except (Exception, KeyboardInterrupt):
             self._say_how_to_resume("Not finished.")
             raise
         finally:
             loggers.close()
 
-    def _begin(self, config: PUREConfig) -> None:
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder.experiment_file, self.experiment.to_yaml())
-        self.folder.write_json("config.json", resolved(config))
-
-    def _restore(self, algo: PURE, checkpoint: Path) -> None:
+    def _restore(self, algo: Algorithm, checkpoint: Path) -> None:
         """Takes the run back to a checkpoint, its logs included."""
         algo.restore_from_path(str(checkpoint))
         iteration = iteration_of(checkpoint)
         assert algo.iteration == iteration, f"{checkpoint} is of {algo.iteration}"
         file = self.folder.result_file
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = read_rows(file)
-        kept = [
-            i for i, row in enumerate(rows) if row["training_iteration"] <= iteration
+        # Rows are in order; what follows is another road from here.
+        self._rows = [
+            row for row in read_rows(file) if row["training_iteration"] <= iteration
         ]
-        write_text(file, "".join(lines[i] for i in kept))
-        self._rows = [rows[i] for i in kept]
+        write_text(file, "".join(lines[: len(self._rows)]))
         self._seconds_before = self._rows[-1]["time_total_s"]
-        self.folder.remove_leftovers()
-        drop_later(self.folder.rollouts, iteration)
-        for later in self.folder.checkpoints():
-            if iteration_of(later) > iteration:
-                # What follows is another road from here.
-                self.folder.delete_checkpoint(later)
-        self.say(f"Resuming {self.folder.path} after iteration {iteration}.")
+        self.folder.go_back_to(iteration)
+        say(f"Resuming {self.folder.path} after iteration {iteration}.")
 
-    def _loop(self, algo: PURE, config: PUREConfig, loggers: RunLoggers) -> int:
+    def _loop(
+        self, algo: Algorithm, config: AlgorithmConfig, loggers: RunLoggers
+    ) -> bool:
+        """Iterates; returns whether the run is done, not only interrupted."""
         total = self.experiment.num_iterations
         every = self.experiment.option("checkpoint", "every")
         with (
@@ -138,7 +136,8 @@ class Run:
             Interrupt(progress.write) as interrupt,
         ):
             if config.evaluation_interval and not self._rows:
-                self._log(row_of({"training_iteration": 0} | _evaluate(algo)), loggers)
+                before = {"training_iteration": 0, "evaluation": algo.evaluate()}
+                self._log(row_of(before), loggers)
             is_done = False
             while not (is_done or interrupt.requested):
                 result = algo.train()
@@ -147,7 +146,7 @@ class Run:
                 # A callback, such as the monitor of reward hacking, may end the run.
                 is_done = is_reached(row, self.experiment.stop) or result["done"]
                 if is_done and config.evaluation_interval and not evaluation_of(row):
-                    row |= evaluation_of(row_of(_evaluate(algo)))
+                    row |= evaluation_of(row_of({"evaluation": algo.evaluate()}))
                 is_last = is_done or interrupt.requested
                 self._log(row, loggers, self._rollouts(algo, iteration, is_last))
                 progress.update(iteration, row)
@@ -156,13 +155,9 @@ class Run:
             # Ctrl-C may have come while the iteration was being written down.
             if not self.folder.checkpoint(algo.iteration).exists():
                 self._save(algo)
-        if not is_done:
-            self._say_how_to_resume("Stopped.")
-            return INTERRUPTED
-        self._report(algo)
-        return 0
+        return is_done
 
-    def _save(self, algo: PURE) -> None:
+    def _save(self, algo: Algorithm) -> None:
         algo.save_to_path(str(self.folder.checkpoint(algo.iteration)))
         self.folder.keep_checkpoints(self.experiment.option("checkpoint", "keep"))
 
@@ -171,7 +166,7 @@ class Run:
         self._rows.append(row)
         loggers.write(row, rollouts)
 
-    def _rollouts(self, algo: PURE, iteration: int, is_last: bool) -> Any:
+    def _rollouts(self, algo: Any, iteration: int, is_last: bool) -> Any:
         """Keeps the rollouts of the first, every n-th and the last iteration."""
         every = self.experiment.option("report", "rollouts_every")
         if not (iteration == 1 or iteration % every == 0 or is_last):
@@ -183,73 +178,143 @@ class Run:
     def _say_how_to_resume(self, event: str) -> None:
         checkpoints = self.folder.checkpoints()
         if not checkpoints:
-            self.say(f"{event} There is no checkpoint yet.")
+            say(f"{event} There is no checkpoint yet.")
             return
-        self.say(f"{event} Last checkpoint: {checkpoints[-1]}")
+        say(f"{event} Last checkpoint: {checkpoints[-1]}")
         folder = shlex.quote(str(self.folder.path))
-        self.say(f"To go on:  pure-rllib train --resume {folder}")
+        say(f"To go on:  pure-rllib train --resume {folder}")
 
-    def _report(self, algo: PURE) -> None:
+    def _report(self, algo: Any) -> None:
         """Writes figures, page, policy and summary, and says where they are."""
         path, name = self.folder.path, self.experiment.name
-        iteration = algo.iteration
         curves = learning_curves(self._rows, path / "learning_curves.png", title=name)
-        by_iteration = read_rollouts(self.folder.rollouts)
+        facts = {"experiment": name}
+        for section in ("environment", "env_runners", "training"):
+            facts |= self.experiment.config.get(section, {})
         page = write_rollouts_page(
-            by_iteration,
+            read_rollouts(self.folder.rollouts),
             path / "rollouts.html",
             title=f"Rollouts of {name}",
-            meta=self._facts(),
+            meta=facts,
         )
         policy = self.folder.write_policy(algo.export_policy)
-        evaluated = [evaluation_of(row) for row in self._rows if evaluation_of(row)]
+        evaluated = [found for row in self._rows if (found := evaluation_of(row))]
         before, after = (evaluated[0], evaluated[-1]) if evaluated else ({}, {})
-        self.folder.write_json(
-            "summary.json",
-            {
-                "name": name,
-                "iterations": iteration,
-                "seconds": self._rows[-1]["time_total_s"],
-                "before": before,
-                "after": after,
-                "last_iteration": {
-                    # JSON has no word for NaN.
-                    key: None if math.isnan(value) else value
-                    for key, value in self._rows[-1].items()
-                },
+        last = self._rows[-1]
+        summary = {
+            "name": name,
+            "iterations": algo.iteration,
+            "seconds": last["time_total_s"],
+            "before": before,
+            "after": after,
+            # JSON has no word for NaN.
+            "last_iteration": {
+                k: None if math.isnan(v) else v for k, v in last.items()
             },
-        )
+        }
+        self.folder.write_json("summary.json", summary)
         if len(evaluated) > 1:
-            self.say("")
-            self.say(accuracy_table(before, after))
-        self.say("")
-        for label, shown in (
-            ("learning curves", curves),
-            ("rollouts, in a browser", page),
-            ("policy, Hugging Face", policy),
-            ("checkpoint", self.folder.checkpoints()[-1]),
-            ("all metrics", path / "progress.csv"),
-        ):
-            self.say(f"{label:<23} {shown}")
-        self.say(
-            f"\nOpen the rollouts page to see what each step earned, run `tensorboard "
+            say(f"\n{accuracy_table(before, after)}")
+        say(
+            f"\nlearning curves         {curves}\n"
+            f"rollouts, in a browser  {page}\n"
+            f"policy, Hugging Face    {policy}\n"
+            f"checkpoint              {self.folder.checkpoints()[-1]}\n"
+            f"all metrics             {path / 'progress.csv'}\n"
+            "\nOpen the rollouts page to see what each step earned, run `tensorboard "
             f"--logdir {shlex.quote(str(path))}` for all curves, or load the policy "
             "with AutoModelForCausalLM.from_pretrained."
         )
 
-    def _facts(self) -> dict[str, Any]:
-        facts = {"experiment": self.experiment.name}
-        for section in ("environment", "env_runners", "training"):
-            for key, value in self.experiment.config.get(section, {}).items():
-                facts[key] = value
-        return facts
+
+class Interrupt:
+    """While entered, the first SIGINT or SIGTERM is only noted; the second one stops.
+
+    The iteration is finished then, and a checkpoint written.
+
+    Args:
+        tell: called with a line of text when the first one comes.
+
+    Attributes:
+        requested: whether one has come.
+    """
+
+    def __init__(self, tell: Callable[[str], None]):
+        self.requested = False
+        self._tell = tell
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Python delivers signals to the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        self._tell(
+            "Stopping: this iteration is finished and a checkpoint written first "
+            "(Ctrl-C again: stop at once)."
+        )
 
 
-def _evaluate(algo: PURE) -> dict[str, Any]:
-    return {"evaluation": algo.evaluate()}
+def start_ray(
+    config: AlgorithmConfig,
+    options: Mapping[str, Any] | None = None,
+    *,
+    verbose: bool = False,
+) -> None:
+    """Starts Ray on this machine, or joins a cluster, unless it runs already.
+
+    Args:
+        config: of a run; it gets at least the CPUs that it asks for, because Ray would
+            else wait for them without end.
+        options: `num_cpus`, `num_gpus`, `object_store_memory`, `address`.
+        verbose: show what remote processes write.
+    """
+    if ray.is_initialized():
+        return
+    options = {"address": os.environ.get("RAY_ADDRESS"), **(options or {})}
+    if options["address"] is None:
+        options["address"] = "local"
+        options.setdefault("num_cpus", max(os.cpu_count() or 1, cpus_of(config)))
+    ray.init(
+        **options,
+        include_dashboard=False,
+        configure_logging=True,
+        logging_level=logging.INFO if verbose else logging.ERROR,
+        log_to_driver=verbose,
+    )
 
 
-def say_flushed(text: str) -> None:
+def cpus_of(config: AlgorithmConfig) -> int:
+    """Returns how many CPUs a run asks Ray for."""
+    algorithm: type[Algorithm] = config.algo_class
+    request = algorithm.default_resource_request(config)
+    return math.ceil(request.required_resources.get("CPU", 1))
+
+
+def quiet() -> None:
+    """Keeps notes for developers of other libraries off the console."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.")
+    for name in ("ray", "ray.rllib", "ray.tune", "ray._common.deprecation"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def say(text: str) -> None:
     """Prints at once, so that what pipes and files show is in order."""
     sys.stderr.flush()
     print(text, flush=True)

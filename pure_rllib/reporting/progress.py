@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Self, TextIO
 
 from tqdm import tqdm
@@ -13,59 +12,65 @@ _COLUMNS = ("iter", "reward", "accuracy", "tokens", "kl", "seconds (sample, upda
 _WIDTHS = (9, 7, 8, 7, 8, 24)
 
 
-class Progress:
-    """Shows how far a run is. Use it as a context manager.
+class ProgressBar:
+    """Shows how far a long command is: a bar on a terminal, else a line now and then.
 
-    On a terminal a bar stays below the lines; in a file or a pipe there are only lines,
-    which then end with the time left, and never a carriage return.
+    In a file or a pipe there is never a carriage return.
 
     Args:
-        total_iterations: number of the run's last iteration.
-        first_iteration: iterations that were done before, in a run that is resumed.
+        total: number of iterations at the end.
+        first: iterations that were done before.
         stream: where to write; standard error by default.
+        line_every_s: seconds between two lines where there is no bar.
     """
 
     def __init__(
         self,
-        total_iterations: int,
+        total: int,
         *,
-        first_iteration: int = 0,
+        first: int = 0,
         stream: TextIO | None = None,
+        line_every_s: float = 30.0,
     ):
-        self.total_iterations = total_iterations
-        self.first_iteration = first_iteration
+        self.total = total
+        self.first = first
         self._stream = sys.stderr if stream is None else stream
-        self._start = time.monotonic()
+        self._line_every_s = line_every_s
+        self._start = self._shown = time.monotonic()
         self._bar: tqdm | None = None
         if self._stream.isatty():
             self._bar = tqdm(
-                total=total_iterations,
-                initial=first_iteration,
+                total=total,
+                initial=first,
                 file=self._stream,
-                unit="iter",
                 dynamic_ncols=True,
                 leave=False,
                 smoothing=0.1,
                 bar_format="{percentage:3.0f}% {bar} {n}/{total} | {elapsed} elapsed, "
                 "{remaining} left",
             )
-        header = _join(_COLUMNS)
-        self.write(header if self._bar is not None else f"{header}  time left")
 
-    def update(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Reports that an iteration is done.
+    @property
+    def is_bar(self) -> bool:
+        """Whether there is a bar, which has the time left."""
+        return self._bar is not None
 
-        Args:
-            iteration: its number, from 1.
-            metrics: by the names of `reporting.metrics`; what is missing or NaN is
-                shown as "-".
-        """
-        line = iteration_line(iteration, self.total_iterations, metrics)
-        if self._bar is None:
-            self.write(f"{line}  {self._time_left(iteration):>9}")
-            return
-        self.write(line)
-        self._bar.update(iteration - self._bar.n)
+    def show(self, done: int) -> None:
+        """Reports how many iterations are done."""
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._shown >= self._line_every_s:
+            self._shown = time.monotonic()
+            elapsed = tqdm.format_interval(self._shown - self._start)
+            left = self.time_left(done)
+            self.write(f"{done}/{self.total} | {elapsed} elapsed, {left} left")
+
+    def time_left(self, done: int) -> str:
+        """Returns `[h:]mm:ss` at the speed so far; "-" before there is one."""
+        if done <= self.first:
+            return "-"
+        seconds = (time.monotonic() - self._start) / (done - self.first)
+        return tqdm.format_interval(round(seconds * (self.total - done)))
 
     def write(self, text: str) -> None:
         """Writes a line above the bar."""
@@ -80,23 +85,52 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def _time_left(self, iteration: int) -> str:
-        done = iteration - self.first_iteration
-        if done <= 0:
-            return "-"
-        seconds = (time.monotonic() - self._start) / done
-        return _clock(seconds * (self.total_iterations - iteration))
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class Progress(ProgressBar):
+    """Shows how far a run is: a line per iteration. Use it as a context manager.
+
+    On a terminal a bar stays below the lines; in a file or a pipe the lines end with
+    the time left.
+
+    Args:
+        total_iterations: number of the run's last iteration.
+        first_iteration: iterations that were done before, in a run that is resumed.
+        stream: where to write; standard error by default.
+    """
+
+    def __init__(
+        self,
+        total_iterations: int,
+        *,
+        first_iteration: int = 0,
+        stream: TextIO | None = None,
+    ):
+        super().__init__(
+            total_iterations,
+            first=first_iteration,
+            stream=stream,
+            line_every_s=math.inf,
+        )
+        header = _join(_COLUMNS)
+        self.write(header if self.is_bar else f"{header}  time left")
+
+    def update(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Reports that an iteration is done.
+
+        Args:
+            iteration: its number, from 1.
+            metrics: by the names of `reporting.metrics`; what is missing or NaN is
+                shown as "-".
+        """
+        line = iteration_line(iteration, self.total, metrics)
+        self.write(line if self.is_bar else f"{line}  {self.time_left(iteration):>9}")
+        self.show(iteration)
 
 
 def iteration_line(
@@ -131,9 +165,3 @@ def iteration_line(
 
 def _join(cells: tuple[str, ...]) -> str:
     return " | ".join(c.rjust(w) for c, w in zip(cells, _WIDTHS, strict=True))
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

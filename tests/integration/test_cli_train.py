@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from pure_rllib.cli.rollout_files import read_rollouts
+from pure_rllib.cli.folder import read_rollouts
 from tests.integration.conftest import TrainHere
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pure_rllib.cli.rollout_files import read_rollouts
+from pure_rllib.cli.folder import read_rollouts
 from tests.integration.conftest import TrainHere
 
 pytestmark = pytest.mark.slow

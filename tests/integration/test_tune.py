@@ -9,8 +9,8 @@ import ray
 from ray import tune
 
 from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.cli.loggers import read_rows
 from pure_rllib.cli.main import main
-from pure_rllib.cli.rows import read_rows
 
 pytestmark = pytest.mark.slow
 

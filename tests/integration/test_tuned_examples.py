@@ -20,7 +20,7 @@ from transformers import (
 from pure_rllib.arithmetic.task import TASK_Z
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.cli.experiment import EXAMPLES, Experiment, load_experiment
-from pure_rllib.cli.yaml_text import search_spaces
+from pure_rllib.cli.settings import search_spaces
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +104,7 @@ def without_search(experiment: Experiment) -> Experiment:
     return experiment.with_overrides(
         [
             f"{key}={json.dumps(space['grid_search'][0])}"
-            for key, space in search_spaces(experiment.config)
+            for key, space in search_spaces(experiment.config).items()
         ]
     )
 

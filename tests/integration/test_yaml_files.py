@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pure_rllib.cli.experiment import EXAMPLES, Experiment, load_experiment
+from pure_rllib.cli.experiment import EXAMPLES, REQUIRED, Experiment, load_experiment
 from pure_rllib.cli.search import check_sweep, param_space
-from pure_rllib.cli.yaml_text import REQUIRED, flatten
+from pure_rllib.cli.settings import flatten
 
 FILES = sorted(EXAMPLES.glob("*.yaml"))
 

@@ -165,7 +165,7 @@ def test_out_beside_resume(tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_first_interrupt_is_noted_and_the_second_stops() -> None:
-    from pure_rllib.cli.interrupt import Interrupt
+    from pure_rllib.cli.train import Interrupt
 
     before = signal.getsignal(signal.SIGINT)
     told: list[str] = []

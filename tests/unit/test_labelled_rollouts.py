@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from pure_rllib.cli.folder import write_rollouts
 from pure_rllib.cli.labelled_rollouts import labelled_rollouts
-from pure_rllib.cli.rollout_files import write_rollouts
 from pure_rllib.reporting.records import ResponseRecord
 
 EXPERIMENT = """\

@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.cli.folder import RunFolder, new_folder
-from pure_rllib.cli.loggers import RunLoggers, RunTrial
-from pure_rllib.cli.rollout_files import drop_later, read_rollouts, write_rollouts
-from pure_rllib.cli.rows import evaluation_of, is_reached, read_rows, row_of
-from pure_rllib.cli.session import cpus_of
+from pure_rllib.cli.experiment import Experiment
+from pure_rllib.cli.folder import (
+    RunFolder,
+    new_folder,
+    read_rollouts,
+    write_rollouts,
+)
+from pure_rllib.cli.loggers import (
+    RunLoggers,
+    evaluation_of,
+    is_reached,
+    read_rows,
+    row_of,
+)
+from pure_rllib.cli.train import cpus_of
 from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.records import ResponseRecord
 
@@ -41,7 +51,8 @@ def test_stop_criteria_may_be_missing_or_nan() -> None:
 
 
 def logged(folder: Path, rows: list[dict[str, Any]], before: Any = ()) -> None:
-    loggers = RunLoggers(RunTrial("tiny", folder, {}), before)
+    tiny = Experiment("tiny", "tiny.yaml", {"run": "PURE", "config": {}})
+    loggers = RunLoggers(tiny, folder, before)
     for row in rows:
         loggers.write(row)
     loggers.close()
@@ -85,10 +96,11 @@ def record(group: str) -> ResponseRecord:
 
 def test_rollouts_come_back_from_their_file(tmp_path: Path) -> None:
     groups = [[record("0"), record("0")], [record("1")]]
+    folder = RunFolder(tmp_path)
     for iteration in (1, 20, 30):
-        write_rollouts(groups, tmp_path, iteration)
-    drop_later(tmp_path, 20)
-    found = read_rollouts(tmp_path)
+        write_rollouts(groups, folder.rollouts, iteration)
+    folder.go_back_to(20)
+    found = read_rollouts(folder.rollouts)
     assert list(found) == [1, 20]
     assert [len(group) for group in found[20]] == [2, 1]
     again = found[1][1][0]
