@@ -19,6 +19,7 @@ from ray.tune.utils import flatten_dict
 from pure_rllib.cli.experiment import BOOKKEEPING, Experiment
 from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.reporting.rollouts import rollout_table
 
 Row = dict[str, Any]
 
@@ -159,8 +160,6 @@ class RunLoggers:
         iteration = row["training_iteration"]
         known: dict[str, Any] = {k: v for k, v in row.items() if not math.isnan(v)}
         if rollouts:
-            from pure_rllib.reporting.rollout_table import rollout_table
-
             records = [record for group in rollouts for record in group]
             known["rollouts"] = rollout_table(records, iteration)
         self._wandb.log_trial_result(iteration, self._trial, known)

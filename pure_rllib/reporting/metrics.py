@@ -8,7 +8,6 @@ in an iteration (no gold answers: no accuracy) is NaN, not missing, so that CSV 
 stay the same from the first row to the last.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pure_rllib.hacking.detector import SIGNAL_METRICS
@@ -350,16 +349,6 @@ def _parse(registry: str) -> dict[str, Metric]:
 
 
 METRICS: dict[str, Metric] = _parse(_REGISTRY + FLAG_METRICS + SIGNAL_METRICS)
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Raises a KeyError that lists the names which are not registered here."""
-    unknown = sorted(set(names) - METRICS.keys())
-    if unknown:
-        raise KeyError(
-            f"metrics {unknown} must be registered in pure_rllib/reporting/metrics.py: "
-            "each one is defined and explained once; add its three lines there"
-        )
 
 
 def metrics_markdown() -> str:

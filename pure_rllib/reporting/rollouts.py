@@ -1,24 +1,40 @@
-"""The rollouts page: what the policy wrote, and what each step and token earned.
+"""Rollouts to look at: what the policy wrote, and what each step and token earned.
 
-One HTML file without anything from outside. What a policy writes may be hostile, so its
-text never becomes markup: it travels as JSON without "<", ">" and "&", the page's
-script only ever sets `textContent`, and a content security policy lets no other script
-run and nothing be fetched.
+The page is one HTML file without anything from outside. What a policy writes may be
+hostile, so its text never becomes markup: it travels as JSON without "<", ">" and "&",
+the page's script only ever sets `textContent`, and a content security policy lets no
+other script run and nothing be fetched.
 """
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pure_rllib.reporting.records import Numbers, ResponseRecord
 from pure_rllib.reporting.response_metrics import response_metrics
 
+if TYPE_CHECKING:
+    import wandb
+
 Groups = Sequence[Sequence[ResponseRecord]]
 
 TEMPLATE = Path(__file__).with_name("rollouts.html.jinja")
+TABLE_COLUMNS = (
+    "iteration",
+    "prompt",
+    "response",
+    "answer",
+    "extracted",
+    "verdict",
+    "step rewards",
+    "min reward",
+    "tokens",
+)
+"""Of the table for Weights & Biases."""
 REPLACEMENT = "\ufffd"  # how a token that is part of a character decodes
 
 
@@ -200,6 +216,38 @@ def span_texts(
         else None
         for a, b in spans
     ]
+
+
+def rollout_table(
+    records: Iterable[ResponseRecord], iteration: int, max_rows: int = 64
+) -> "wandb.Table":
+    """Makes a table with one row per response.
+
+    Args:
+        records: responses, in the order of the rows.
+        iteration: stands in each row.
+        max_rows: rows kept, the first ones.
+
+    Returns:
+        A table, to be logged with `run.log({"rollouts": table})`.
+    """
+    import wandb
+
+    table = wandb.Table(columns=list(TABLE_COLUMNS), allow_mixed_types=True)
+    for record in itertools.islice(records, max_rows):
+        rewards = record.step_rewards
+        table.add_data(
+            iteration,
+            record.prompt,
+            record.response_text,
+            record.answer,
+            record.extracted_answer,
+            record.outcome,
+            None if rewards is None else " ".join(f"{r:+.2f}" for r in rewards),
+            record.min_reward,
+            record.num_tokens,
+        )
+    return table
 
 
 def _number(value: float | None) -> float | None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pure_rllib.reporting.intervals import Interval
+_ENDS = ("low", "high")
 
 
 def format_table(
@@ -58,55 +58,35 @@ def format_table(
     return "\n".join([line(headers), line(rule), *map(line, cells)])
 
 
-def accuracy_table(
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    *,
-    markdown: bool = False,
-) -> str:
+def accuracy_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Compares accuracy on held-out problems before and after training.
 
     Args:
         before: `evaluation/*` metrics of the policy that training started from.
         after: the same of the trained policy.
-        markdown: Markdown's pipes instead of plain columns.
 
     Returns:
         One line per way of decoding that both were evaluated with; greedy and sampled
         accuracy with 95% intervals, then the other `evaluation/*` metrics.
     """
     rows = []
-    for decoding in ("greedy", "sampled"):
-        key = f"evaluation/{decoding}_accuracy"
-        if not (_known(before, key) and _known(after, key)):
-            continue
-        first, last = _interval(before, key), _interval(after, key)
-        change = f"{last.mean - first.mean:+.3f}"
-        label = f"accuracy, {decoding}"
-        rows.append([label, format_interval(first), format_interval(last), change])
     for key, label, decimals in (
-        ("evaluation/response_tokens", "response tokens", 1),
-        ("evaluation/no_answer_share", "no answer, share", 3),
+        ("greedy_accuracy", "accuracy, greedy", 3),
+        ("sampled_accuracy", "accuracy, sampled", 3),
+        ("response_tokens", "response tokens", 1),
+        ("no_answer_share", "no answer, share", 3),
     ):
-        if _known(before, key) and _known(after, key):
-            change = f"{after[key] - before[key]:+.{decimals}f}"
-            values = [f"{m[key]:.{decimals}f}" for m in (before, after)]
-            rows.append([label, *values, change])
+        values = [m.get(f"evaluation/{key}", math.nan) for m in (before, after)]
+        if any(math.isnan(value) for value in values):
+            continue
+        cells = [f"{value:.{decimals}f}" for value in values]
+        for i, metrics in enumerate((before, after)):
+            if f"evaluation/{key}_low" in metrics:
+                low, high = (metrics[f"evaluation/{key}_{end}"] for end in _ENDS)
+                cells[i] += f" [{low:.3f}, {high:.3f}]"
+        rows.append([label, *cells, f"{values[1] - values[0]:+.{decimals}f}"])
     headers = ["held-out problems", "before [95% interval]", "after [95% interval]"]
-    return format_table([*headers, "change"], rows, markdown=markdown)
-
-
-def format_interval(interval: Interval) -> str:
-    """Writes an interval as `0.620 [0.550, 0.685]`."""
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def _interval(metrics: Mapping[str, float], key: str) -> Interval:
-    return Interval(metrics[key], metrics[f"{key}_low"], metrics[f"{key}_high"])
-
-
-def _known(metrics: Mapping[str, float], key: str) -> bool:
-    return key in metrics and not math.isnan(metrics[key])
+    return format_table([*headers, "change"], rows)
 
 
 def _cell(value: Any) -> str:

@@ -11,6 +11,26 @@ from pure_rllib.cli.main import main
 
 TrainHere = Callable[..., tuple[int, str, str]]
 
+TINY_EXPERIMENT = """
+tiny:
+  run: PURE
+  stop: {training_iteration: 2}
+  config:
+    environment:
+      env: pure_rllib/Arithmetic-v0
+      env_config:
+        {process_rewards: exact, max_response_tokens: 16, num_eval_problems: 4}
+    env_runners: {num_prompts: 2, group_size: 4}
+    training: {lr: 1e-3}
+    rl_module:
+      model_config:
+        model:
+          {model_type: qwen2, vocab_size: 32, hidden_size: 16, intermediate_size: 16,
+           num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,
+           max_position_embeddings: 128, tie_word_embeddings: true}
+    evaluation: {evaluation_interval: 2}
+    debugging: {seed: 0}
+"""
 TINY_POLICY = {
     "model_type": "qwen2",
     "vocab_size": 32,
@@ -22,8 +42,6 @@ TINY_POLICY = {
     "max_position_embeddings": 256,
     "tie_word_embeddings": True,
 }
-
-
 NUM_CPUS = 4
 
 

@@ -17,34 +17,19 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from pure_rllib.cli.folder import read_rollouts
-from tests.integration.conftest import TrainHere
+from tests.integration.conftest import TINY_EXPERIMENT, TrainHere
 
 pytestmark = pytest.mark.slow
 
-TINY = """
-tiny:
-  run: PURE
-  stop: {training_iteration: 6}
-  checkpoint: {every: 2, keep: 2}
-  report: {rollouts_every: 2, max_groups: 2}
-  config:
-    environment:
-      env: pure_rllib/Arithmetic-v0
-      # Seven problems, two per iteration: epochs end inside the run.
-      env_config:
-        {process_rewards: exact, max_response_tokens: 16, num_problems: 7,
-         num_eval_problems: 6}
-    env_runners: {num_prompts: 2, group_size: 4}
-    training: {lr: 1e-2, lr_warmup_updates: 3}
-    rl_module:
-      model_config:
-        model:
-          {model_type: qwen2, vocab_size: 32, hidden_size: 16, intermediate_size: 16,
-           num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,
-           max_position_embeddings: 128, tie_word_embeddings: true}
-    evaluation: {evaluation_interval: 4}
-    debugging: {seed: 0}
-"""
+# Seven problems, two per iteration: epochs end inside the run.
+TINY = (
+    TINY_EXPERIMENT.replace("training_iteration: 2", "training_iteration: 6")
+    .replace("num_eval_problems: 4", "num_problems: 7, num_eval_problems: 6")
+    .replace("lr: 1e-3", "lr: 1e-2, lr_warmup_updates: 3")
+    .replace("evaluation_interval: 2", "evaluation_interval: 4")
+    + "  checkpoint: {every: 2, keep: 2}\n"
+    + "  report: {rollouts_every: 2, max_groups: 2}\n"
+)
 COMMAND = [sys.executable, "-m", "pure_rllib.cli.main", "train"]
 # Clocks differ between any two runs.
 TIMES = ("seconds/", "throughput/", "time_")

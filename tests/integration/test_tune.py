@@ -11,29 +11,9 @@ from ray import tune
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.cli.loggers import read_rows
 from pure_rllib.cli.main import main
+from tests.integration.conftest import TINY_EXPERIMENT, TINY_POLICY
 
 pytestmark = pytest.mark.slow
-
-TINY = """
-tiny:
-  run: PURE
-  stop: {training_iteration: 2}
-  config:
-    environment:
-      env: pure_rllib/Arithmetic-v0
-      env_config:
-        {process_rewards: exact, max_response_tokens: 16, num_eval_problems: 4}
-    env_runners: {num_prompts: 2, group_size: 4}
-    training: {lr: 1e-3}
-    rl_module:
-      model_config:
-        model:
-          {model_type: qwen2, vocab_size: 32, hidden_size: 16, intermediate_size: 16,
-           num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,
-           max_position_embeddings: 128, tie_word_embeddings: true}
-    evaluation: {evaluation_interval: 2}
-    debugging: {seed: 0}
-"""
 
 
 def sweep(tmp_path: Path, text: str) -> list[dict]:
@@ -47,7 +27,9 @@ def sweep(tmp_path: Path, text: str) -> list[dict]:
 def test_a_grid_with_seeds_prints_one_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = TINY.replace("lr: 1e-3", "credit_assignment: {grid_search: [min, sum]}")
+    text = TINY_EXPERIMENT.replace(
+        "lr: 1e-3", "credit_assignment: {grid_search: [min, sum]}"
+    )
     table = sweep(tmp_path, text + "  seeds: [0, 1]\n")
     assert [row["settings"] for row in table] == [
         {"credit_assignment": credit, "seed": seed}
@@ -75,7 +57,7 @@ def test_arms_differ_only_in_what_they_set(tmp_path: Path) -> None:
       environment: {env_config: {process_rewards: none}}
       training: {process_reward_coeff: 0.0}
 """
-    table = sweep(tmp_path, TINY + arms)
+    table = sweep(tmp_path, TINY_EXPERIMENT + arms)
     assert [row["settings"] for row in table] == [
         {"arm": "process"},
         {"arm": "verifiable"},
@@ -95,7 +77,7 @@ def test_arms_differ_only_in_what_they_set(tmp_path: Path) -> None:
     ],
 )
 def test_schedulers_run_trials(tmp_path: Path, scheduler: str) -> None:
-    text = TINY.replace("lr: 1e-3", "lr: {choice: [1e-2, 1e-4]}").replace(
+    text = TINY_EXPERIMENT.replace("lr: 1e-3", "lr: {choice: [1e-2, 1e-4]}").replace(
         "training_iteration: 2", "training_iteration: 3"
     )
     lines = "  num_samples: 2\n  metric: response/tokens\n  mode: min\n"
@@ -137,19 +119,7 @@ def tiny() -> PUREConfig:
             env_config={"process_rewards": "exact", "max_response_tokens": 16},
         )
         .env_runners(num_prompts=2, group_size=4)
-        .rl_module(
-            model_config={
-                "model": {
-                    "model_type": "qwen2",
-                    "vocab_size": 32,
-                    "hidden_size": 16,
-                    "intermediate_size": 16,
-                    "num_hidden_layers": 1,
-                    "num_attention_heads": 2,
-                    "num_key_value_heads": 1,
-                }
-            }
-        )
+        .rl_module(model_config={"model": TINY_POLICY})
     )
 
 

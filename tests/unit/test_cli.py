@@ -11,6 +11,7 @@ import pytest
 from pure_rllib import __version__
 from pure_rllib.cli.experiment import EXAMPLES
 from pure_rllib.cli.main import main
+from pure_rllib.cli.train import Interrupt
 
 TINY = """
 tiny:
@@ -68,30 +69,6 @@ def test_list_has_a_line_for_every_example(capsys: pytest.CaptureFixture[str]) -
     assert all(len(line) <= 88 for line in lines)
 
 
-def test_without_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "pure-rllib train arithmetic" in fails(capsys, "train")
-
-
-def test_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no_such.yaml" in fails(capsys, "train", "no_such.yaml")
-
-
-def test_a_wrong_setting_makes_no_folder(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tiny.with_name("out")
-    options = ("--out", out, "--set", "training.credit_temperature=0")
-    assert "`credit_temperature` (0)" in fails(capsys, "train", tiny, *options)
-    assert not out.exists()
-
-
-def test_a_traceback_is_shown_when_asked_for(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", str(tiny), "--set", "x.y=1", "--traceback"]) == 2
-    assert "Traceback" in capsys.readouterr().err
-
-
 def stored_run(folder: Path) -> Path:
     """A folder with what a resume reads before it loads anything."""
     (folder / "checkpoints" / "iteration_000002").mkdir(parents=True)
@@ -99,19 +76,47 @@ def stored_run(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_that_holds_another_run(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = stored_run(tiny.with_name("run"))
-    message = fails(capsys, "train", tiny, "--out", folder)
-    assert f"--resume {folder}" in message and "another --out" in message
+# What `train` was asked for, in a folder that holds `tiny.yaml`, a run without a
+# checkpoint, `new`, a run, `run`, and a sweep, `sweep`; and words of the answer.
+MISTAKES = [
+    ("", ["pure-rllib train arithmetic"]),
+    ("no_such.yaml", ["no_such.yaml"]),
+    ("tiny.yaml --set training.credit_temperature=0", ["`credit_temperature` (0)"]),
+    ("tiny.yaml --out run", ["--resume run", "another --out"]),
+    ("tiny.yaml --out .", ["(.)", "another --out"]),
+    ("tiny.yaml --out tiny.yaml", ["is a file"]),
+    ("--resume none", ["experiment.yaml"]),
+    ("--resume .", ["experiment.yaml"]),
+    ("--resume new", ["must have a checkpoint"]),
+    ("--resume run --out x", ["no effect"]),
+    ("--resume sweep --iterations 9", ["`stop` ({'training_iteration': 9})"]),
+]
 
 
-def test_a_folder_that_holds_other_files(
+@pytest.mark.parametrize(("given", "words"), MISTAKES)
+def test_a_mistake_is_named_and_leaves_nothing(
+    tiny: Path,
+    given: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    for name in ("new", "run", "sweep"):
+        stored_run(Path(name))
+    Path("new/checkpoints/iteration_000002").rmdir()
+    Path("sweep/tuner.pkl").touch()
+    files = set(Path().rglob("*"))
+    message = fails(capsys, "train", *given.split())
+    assert [word for word in words if word not in message] == []
+    assert set(Path().rglob("*")) == files
+
+
+def test_a_traceback_is_shown_when_asked_for(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = fails(capsys, "train", tiny, "--out", tiny.parent)
-    assert str(tiny.parent) in message and "another --out" in message
+    assert main(["train", str(tiny), "--set", "x.y=1", "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints/iteration_000002"])
@@ -132,41 +137,12 @@ def test_a_changed_configuration_is_listed_at_resume(
         "env_runners.group_size: not set -> 4",
         "debugging.seed: not set -> 1",
     ]
-
-
-def test_a_changed_file_is_listed_at_resume(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = stored_run(tiny.with_name("run"))
     tiny.write_text(TINY.replace("exact", "none"))
     message = fails(capsys, "train", tiny, "--resume", folder)
     assert "environment.env_config.process_rewards: 'exact' -> 'none'" in message
 
 
-@pytest.mark.parametrize("words", [["--resume", "{}/none"], ["--resume", "{}"]])
-def test_resuming_what_is_no_run(
-    tiny: Path, words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = [word.format(tiny.parent) for word in words]
-    assert "experiment.yaml" in fails(capsys, "train", *given)
-
-
-def test_resuming_a_run_without_a_checkpoint(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = stored_run(tiny.with_name("run"))
-    (folder / "checkpoints" / "iteration_000002").rmdir()
-    assert "must have a checkpoint" in fails(capsys, "train", "--resume", folder)
-
-
-def test_out_beside_resume(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = stored_run(tiny.with_name("run"))
-    assert "no effect" in fails(capsys, "train", "--resume", folder, "--out", "x")
-
-
 def test_the_first_interrupt_is_noted_and_the_second_stops() -> None:
-    from pure_rllib.cli.train import Interrupt
-
     before = signal.getsignal(signal.SIGINT)
     told: list[str] = []
     with Interrupt(told.append) as interrupt:
@@ -176,12 +152,3 @@ def test_the_first_interrupt_is_noted_and_the_second_stops() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_sweep_is_not_resumed_with_another_end(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = stored_run(tiny.with_name("run"))
-    (folder / "tuner.pkl").touch()
-    message = fails(capsys, "train", "--resume", folder, "--iterations", 9)
-    assert "`stop` ({'training_iteration': 9})" in message

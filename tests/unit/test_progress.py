@@ -1,10 +1,10 @@
 import io
 import math
 
-from pure_rllib.reporting.metrics import check_names
-from pure_rllib.reporting.progress import Progress, iteration_line
+from pure_rllib.reporting.metrics import METRICS
+from pure_rllib.reporting.progress import Progress, ProgressBar, iteration_line
 
-METRICS = {
+ROW = {
     "reward/total": 1.2345,
     "accuracy": 0.75,
     "response/tokens": 41.25,
@@ -21,11 +21,11 @@ class Terminal(io.StringIO):
 
 
 def test_line_of_an_iteration():
-    check_names(METRICS)
+    assert ROW.keys() <= METRICS.keys()
     expected = (
         "     7/60 |  +1.234 |    0.750 |    41.2 |   0.0123 |        3.10 (1.50, 1.25)"
     )
-    line = iteration_line(7, 60, METRICS)
+    line = iteration_line(7, 60, ROW)
     assert [c.strip() for c in line.split("|")] == [
         c.strip() for c in expected.split("|")
     ]
@@ -33,15 +33,15 @@ def test_line_of_an_iteration():
 
 
 def test_kl_falls_back_to_the_old_policy():
-    metrics = {**METRICS, "kl/reference": math.nan, "kl/old_policy": 0.5}
-    assert "0.5000" in iteration_line(1, 9, metrics)
+    row = {**ROW, "kl/reference": math.nan, "kl/old_policy": 0.5}
+    assert "0.5000" in iteration_line(1, 9, row)
 
 
 def test_no_terminal_means_plain_aligned_lines_with_time_left():
     stream = io.StringIO()
     with Progress(4, first_iteration=2, stream=stream) as progress:
-        progress.update(3, METRICS)
-        progress.update(4, METRICS)
+        progress.update(3, ROW)
+        progress.update(4, ROW)
     text = stream.getvalue()
     assert "\r" not in text and "\x1b" not in text
     header, first, last = text.splitlines()
@@ -56,7 +56,22 @@ def test_terminal_shows_a_bar_and_one_line_per_iteration():
     stream = Terminal()
     with Progress(2, stream=stream) as progress:
         for iteration in (1, 2):
-            progress.update(iteration, METRICS)
+            progress.update(iteration, ROW)
     text = stream.getvalue()
     assert text.count("3.10 (1.50, 1.25)") == 2
     assert "left" in text and "2/2" in text
+
+
+def test_a_file_has_a_line_now_and_then():
+    stream = io.StringIO()
+    with ProgressBar(4, stream=stream, line_every_s=0.0) as bar:
+        bar.show(2)
+        bar.write("between")
+        bar.show(4)
+    with ProgressBar(4, stream=stream) as bar:
+        bar.show(4)
+    assert stream.getvalue().splitlines() == [
+        "2/4 | 00:00 elapsed, 00:00 left",
+        "between",
+        "4/4 | 00:00 elapsed, 00:00 left",
+    ]

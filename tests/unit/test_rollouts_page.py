@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from pure_rllib.reporting.records import ResponseRecord, group_records
-from pure_rllib.reporting.rollouts import span_texts, write_rollouts_page
+from pure_rllib.reporting.rollouts import (
+    TABLE_COLUMNS,
+    rollout_table,
+    span_texts,
+    write_rollouts_page,
+)
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>\u2028{{ 7*7 }}&lt;b&gt;"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -168,13 +173,11 @@ def test_page_needs_nothing_from_outside(tmp_path):
 
 
 def test_same_records_give_the_same_file(tmp_path):
-    pages = [
-        write_rollouts_page(
-            make_groups(2), tmp_path / f"{i}.html", "A run"
-        ).read_bytes()
-        for i in range(2)
-    ]
-    assert pages[0] == pages[1]
+    first, second = (
+        write_rollouts_page(make_groups(2), tmp_path / name, "A run").read_bytes()
+        for name in ("1.html", "2.html")
+    )
+    assert first == second
 
 
 def test_page_is_bounded_and_says_so(tmp_path):
@@ -189,13 +192,13 @@ def test_page_is_bounded_and_says_so(tmp_path):
     assert all(1 <= len(p["groups"]) < 4 for p in pages)
 
 
-def test_nothing_to_show_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`groups`"):
-        write_rollouts_page([], tmp_path / "x.html", "A run")
-    with pytest.raises(ValueError, match="`groups`"):
-        write_rollouts_page({1: []}, tmp_path / "x.html", "A run")
-    with pytest.raises(ValueError, match="empty groups"):
-        write_rollouts_page([[]], tmp_path / "x.html", "A run")
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [([], "`groups`"), ({1: []}, "`groups`"), ([[]], "empty groups")],
+)
+def test_nothing_to_show_is_refused(tmp_path, groups, words):
+    with pytest.raises(ValueError, match=words):
+        write_rollouts_page(groups, tmp_path / "x.html", "A run")
 
 
 def test_characters_of_several_tokens_come_from_the_whole_text():
@@ -207,24 +210,15 @@ def test_characters_of_several_tokens_come_from_the_whole_text():
     assert span_texts("ab", ["a", "b"], [(0, 2)]) == [None]
 
 
-@pytest.mark.slow
-def test_wandb_table_offline(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
-    from pure_rllib.reporting.rollout_table import COLUMNS, rollout_table
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
+def test_table_for_wandb():
+    pytest.importorskip("wandb", reason="wandb is not installed")
     records = [r for group in make_groups(2) for r in group]
     table = rollout_table(records, iteration=3, max_rows=10)
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == TABLE_COLUMNS
     assert len(table.data) == 10
-    row = dict(zip(COLUMNS, table.data[0], strict=True))
+    row = dict(zip(TABLE_COLUMNS, table.data[0], strict=True))
     assert row["iteration"] == 3 and row["response"] == records[0].response_text
     assert row["min reward"] == min(records[0].step_rewards)
-    with wandb.init(dir=tmp_path, project="test") as run:
-        run.log({"rollouts": table})
-    written = list(tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json"))
-    assert len(written) == 1
-    assert json.loads(written[0].read_text())["columns"] == list(COLUMNS)
 
 
 @pytest.mark.slow
