@@ -3,7 +3,7 @@
 import copy
 import inspect
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -17,9 +17,8 @@ from pure_rllib.cli.settings import (
     naming,
     put,
     search_spaces,
+    with_values,
 )
-
-Settings = dict[str, dict[str, Any]]
 
 _MAX_CHECKED = 64
 _SCHEDULERS = {"ASHA": ASHAScheduler, "PBT": PopulationBasedTraining}
@@ -56,7 +55,9 @@ def check_sweep(experiment: Experiment) -> list[AlgorithmConfig]:
     options = [next(iter(space.values())) for space in spaces.values()]
     combinations = itertools.islice(itertools.product(*options), _MAX_CHECKED)
     return [
-        experiment.build_config(_filled(settings, spaces, values))
+        experiment.build_config(
+            with_values(settings, dict(zip(spaces, values, strict=True)))
+        )
         for values in combinations
     ]
 
@@ -67,22 +68,12 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
         space = _space_of_arms(experiment)
     else:
         settings = experiment.settings()
-        spaces = search_spaces(settings)
-        first = [next(iter(space.values()))[0] for space in spaces.values()]
-        filled = _filled(settings, spaces, first)
-        space = experiment.build_config(filled, validate=False).to_dict()
-        for key, swept in spaces.items():
+        space = experiment.build_config(settings, validate=False).to_dict()
+        for key, swept in search_spaces(settings).items():
             put(space, flat_path(key), _tune_space(swept))
     if experiment.seeds:
         space["seed"] = tune.grid_search(experiment.seeds)
     return space
-
-
-def _filled(settings: Settings, keys: Iterable[str], values: Iterable[Any]) -> Settings:
-    filled = copy.deepcopy(settings)
-    for key, value in zip(keys, values, strict=True):
-        put(filled, key.split("."), value)
-    return filled
 
 
 def _space_of_arms(experiment: Experiment) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A section is a setter of the algorithm's config class, its keys are the setter's
 arguments. Messages name no file here: `naming` puts it before them.
 """
 
+import copy
 import difflib
 import inspect
 import types
@@ -105,6 +106,16 @@ def put(tree: dict[str, Any], path: list[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
+def with_values(
+    settings: Mapping[str, Any], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns settings with other values at some dotted keys."""
+    changed = copy.deepcopy(dict(settings))
+    for key, value in values.items():
+        put(changed, key.split("."), value)
+    return changed
+
+
 def is_search_space(value: Any) -> bool:
     """Whether a value is `{grid_search: [...]}` or another search space."""
     return (
@@ -126,7 +137,8 @@ def make_config(
 
     Args:
         run: the algorithm's name.
-        settings: section -> key -> value; search spaces are allowed for values.
+        settings: section -> key -> value; the setters get the first value of a search
+            space.
         validate: also check values against each other.
 
     Raises:
@@ -149,7 +161,9 @@ def make_config(
             annotation = section_keys(config_class, section)[key]
             _check_value(f"{section}.{key}", value, annotation)
     _check_env_config(settings.get("environment", {}))
-    for section, values in settings.items():
+    spaces = search_spaces(settings)
+    first = {key: _arguments_of_space(key, s)[0] for key, s in spaces.items()}
+    for section, values in with_values(settings, first).items():
         with naming(f"section `{section}`"):
             getattr(config, section)(**values)
     if validate:

@@ -122,6 +122,11 @@ IN_A_FILE = [
     ),
     ("lr: 5e-7", "lr: {loguniform: [1e-3, 1e-5]}", "`training.lr` ... low < high"),
     ("lr: 5e-7", "baseline: {grid_search: [token, tokn]}", "tokn"),
+    (
+        "process_rewards: exact",
+        "task: {choice: []}",
+        "`environment.env_config.task` ... must hold a list",
+    ),
     ("tiny:\n", "tiny: [", "must be YAML"),
     ("tiny:\n", "other: {}\ntiny:\n", "one experiment"),
 ]
