@@ -2,40 +2,44 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
 
 
-def test_wilson_by_hand():
-    # 8 of 10, z = 1.96: (.8 + .19207 -+ 1.96 sqrt(.016 + .0096037)) / 1.384146
-    interval = wilson_interval(8, 10)
-    assert interval == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+@pytest.mark.parametrize("num_successes", [0, 8, 10])
+def test_wilson_is_scipys(num_successes):
+    expected = binomtest(num_successes, 10).proportion_ci(method="wilson")
+    interval = wilson_interval(num_successes, 10)
+    assert interval == pytest.approx((num_successes / 10, *expected), abs=1e-12)
 
 
-def test_wilson_at_the_ends():
-    assert wilson_interval(0, 20) == pytest.approx((0, 0, 0.1611), abs=1e-4)
-    assert wilson_interval(20, 20) == pytest.approx((1, 0.8389, 1), abs=1e-4)
+def test_wilson_without_trials_or_with_too_few():
     nothing = wilson_interval(0, 0)
     assert math.isnan(nothing.mean) and nothing[1:] == (0.0, 1.0)
     with pytest.raises(ValueError, match=r"`num_successes` \(3\) must lie in 0\.\.2"):
         wilson_interval(3, 2)
 
 
-def test_one_response_per_problem_is_wilson():
-    correct = [[1], [0], [1], [1], [0], [1], [1]]
-    assert cluster_interval(correct) == pytest.approx(wilson_interval(5, 7))
+@pytest.mark.parametrize(
+    ("correct", "num_successes", "num_trials"),
+    [
+        # One response per problem is Wilson's.
+        ([[1], [0], [1], [1], [0], [1], [1]], 5, 7),
+        # Identical responses add no confidence.
+        ([[1] * 8, [0] * 8, [1] * 8, [1] * 8], 3, 4),
+        # No spread at all between problems: as many trials as responses, no more.
+        ([[1, 0]] * 50, 50, 100),
+    ],
+)
+def test_problems_are_the_clusters(correct, num_successes, num_trials):
+    expected = wilson_interval(num_successes, num_trials)
+    assert cluster_interval(correct) == pytest.approx(expected)
 
 
-def test_identical_responses_add_no_confidence():
-    correct = [[1] * 8, [0] * 8, [1] * 8, [1] * 8]
-    assert cluster_interval(correct) == pytest.approx(wilson_interval(3, 4))
-
-
-def test_independent_responses_narrow_the_interval_and_no_further():
-    alternating = [[1, 0]] * 50  # no spread at all between problems
-    interval = cluster_interval(alternating)
-    assert interval == pytest.approx(wilson_interval(50, 100))
-    assert all(math.isnan(x) or x in (0, 1) for x in cluster_interval([]))
+def test_no_problem_has_no_estimate():
+    nothing = cluster_interval([])
+    assert math.isnan(nothing.mean) and nothing[1:] == (0.0, 1.0)
 
 
 def test_coverage_on_correlated_samples():
