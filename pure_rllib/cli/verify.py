@@ -6,11 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pure_rllib.data.files import FILE_SUFFIXES, read_rows
 from pure_rllib.reporting.tables import format_table
-from pure_rllib.rewards.base import OUTCOMES, Verifier
+
+if TYPE_CHECKING:
+    from pure_rllib.rewards.base import Verifier
 
 DESCRIPTION = """\
 Measures the verifier on labelled pairs of answers.
@@ -96,7 +98,7 @@ def load_pairs(source: str) -> list[dict[str, Any]]:
     return rows
 
 
-def measure(verifier: Verifier, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def measure(verifier: "Verifier", pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Verifies labelled pairs and compares the verdicts with the labels.
 
     Args:
@@ -108,6 +110,8 @@ def measure(verifier: Verifier, pairs: Sequence[Mapping[str, Any]]) -> dict[str,
         `seconds` with the start of the workers, and the `wrong` rows. All of it fits
         JSON.
     """
+    from pure_rllib.rewards.base import OUTCOMES
+
     start = time.perf_counter()
     verdicts = verifier.verify([p["gold"] for p in pairs], [p["pred"] for p in pairs])
     seconds = time.perf_counter() - start
