@@ -14,14 +14,14 @@ section, the key and the nearest known name.
 """
 
 import copy
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
+from pydantic import Field, FiniteFloat
 
 from pure_rllib.cli.settings import (
     SECTIONS,
@@ -35,9 +35,10 @@ from pure_rllib.cli.settings import (
     search_spaces,
 )
 from pure_rllib.reporting.metrics import METRICS
+from pure_rllib.setting_types import Count, Why, check_setting
 
 if TYPE_CHECKING:
-    from ray.rllib.algorithms import AlgorithmConfig
+    from pure_rllib.algorithms import LLMConfig
 
 EXAMPLES = Path(__file__).parents[1] / "tuned_examples"
 OUTLINE: dict[str, tuple[str, ...] | None] = {
@@ -71,6 +72,11 @@ REQUIRED = "REQUIRED:"
 """A text that starts so stands for a setting that the user must give."""
 _MAPPINGS = ("stop", "config", "arms", "wandb", "scheduler")
 _COUNTS = ("num_samples", "max_concurrent", *DEFAULTS)
+_LAST = Annotated[
+    int,
+    Field(ge=1),
+    Why("because every run must end; set `stop: {training_iteration: 60}`"),
+]
 _NO_CHANGE = ("stop", "description")
 
 
@@ -152,7 +158,7 @@ class Experiment:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         validate: bool = True,
-    ) -> "AlgorithmConfig":
+    ) -> "LLMConfig":
         """Calls the setters.
 
         Args:
@@ -319,13 +325,13 @@ def _checked(name: str, source: str, spec: Any) -> Experiment:
         ValueError: naming file and key.
     """
     with naming(source):
-        _check_mapping(name, spec)
+        check_setting(name, spec, dict)
         hint = f"It may be one of {', '.join(OUTLINE)}."
         check_known(spec, OUTLINE, "key `{}` beside `run`, `stop` and `config`", hint)
         for section, known in OUTLINE.items():
             values = spec.get(section, {})
             if section in _MAPPINGS or known is not None:
-                _check_mapping(section, values)
+                check_setting(section, values, dict)
             if known is not None:
                 hint = f"It may hold {', '.join(known)}."
                 check_known(values, known, f"key `{{}}` in section `{section}`", hint)
@@ -335,40 +341,24 @@ def _checked(name: str, source: str, spec: Any) -> Experiment:
             environment.setdefault("env", spec.pop("env"))
         arms = {f"arms.{arm}": values for arm, values in spec.get("arms", {}).items()}
         for section, values in {**spec["config"], **arms}.items():
-            _check_mapping(section, values, "a mapping of settings")
+            check_setting(section, values, dict)
         _check_numbers(spec)
-        _check_stop(spec["stop"])
     return Experiment(name, source, spec)
-
-
-def _check_mapping(name: str, value: Any, wanted: str = "a mapping") -> None:
-    if not isinstance(value, dict):
-        raise ValueError(f"`{name}` ({value!r}) must be {wanted}.")
 
 
 def _check_numbers(spec: Mapping[str, Any]) -> None:
     for key in _COUNTS:
         section, _, name = key.rpartition(".")
-        value = (spec.get(section, {}) if section else spec).get(name, 1)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"`{key}` ({value!r}) must be an integer >= 1.")
-    seeds = spec.get("seeds", [])
-    if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
-        raise ValueError(f"`seeds` ({seeds!r}) must be a list of integers.")
-
-
-def _check_stop(stop: Mapping[str, Any]) -> None:
+        check_setting(
+            key, (spec.get(section, {}) if section else spec).get(name, 1), Count
+        )
+    check_setting("seeds", spec.get("seeds", []), list[int])
+    stop = spec["stop"]
     hint = "docs/metrics.md lists the metrics."
     check_known(stop, [*BOOKKEEPING, *METRICS], "metric `{}` in section `stop`", hint)
     for key, value in stop.items():
-        if type(value) not in (int, float) or math.isnan(value):
-            raise ValueError(f"`stop.{key}` ({value!r}) must be a number.")
-    last = stop.get("training_iteration")
-    if type(last) is not int or last < 1:
-        raise ValueError(
-            f"`stop.training_iteration` ({last!r}) must be an integer >= 1, because "
-            "every run must end. Set `stop: {training_iteration: 60}`."
-        )
+        check_setting(f"stop.{key}", value, FiniteFloat)
+    check_setting("stop.training_iteration", stop.get("training_iteration"), _LAST)
 
 
 def _check_required(settings: Mapping[str, Any]) -> None:

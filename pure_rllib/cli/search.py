@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
-from ray.rllib.algorithms import AlgorithmConfig
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 
+from pure_rllib.algorithms import LLMConfig
 from pure_rllib.cli.experiment import Experiment
 from pure_rllib.cli.settings import (
     check_known,
@@ -24,7 +24,7 @@ _MAX_CHECKED = 64
 _SCHEDULERS = {"ASHA": ASHAScheduler, "PBT": PopulationBasedTraining}
 
 
-def check_sweep(experiment: Experiment) -> list[AlgorithmConfig]:
+def check_sweep(experiment: Experiment) -> list[LLMConfig]:
     """Checks every combination that will be run, or the ends of every range.
 
     Returns:

@@ -6,16 +6,19 @@ arguments. Messages name no file here: `naming` puts it before them.
 
 import copy
 import difflib
+import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from pure_rllib.setting_types import check_setting
+
 if TYPE_CHECKING:
-    from ray.rllib.algorithms import AlgorithmConfig
+    from pure_rllib.algorithms import LLMConfig
 
 SECTIONS = (
     "environment",
@@ -44,13 +47,7 @@ _NO_EFFECT = {
     "env_runners.explore": "env_runners.temperature",
     "rl_module.model_config_dict": "rl_module.model_config",
 }
-_NAMES = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    type(None): "null",
-}
+_PLAIN = {int, float, bool, str, types.NoneType, list, dict}
 
 
 @contextmanager
@@ -132,7 +129,7 @@ def search_spaces(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def make_config(
     run: str, settings: Mapping[str, Mapping[str, Any]], *, validate: bool
-) -> "AlgorithmConfig":
+) -> "LLMConfig":
     """Checks names and types of settings, and calls the setters.
 
     Args:
@@ -151,15 +148,15 @@ def make_config(
             f"`run` ({run}) must be one of {', '.join(ALGORITHMS)}"
             f"{nearest(run, ALGORITHMS)}"
         )
-    config: AlgorithmConfig = ALGORITHMS[run].get_default_config()
+    config: LLMConfig = ALGORITHMS[run].get_default_config()
     config_class = type(config)
     hint = f"A section is a setter of {config_class.__name__}: {', '.join(SECTIONS)}."
     check_known(settings, SECTIONS, "section `{}`", hint)
     for section, values in settings.items():
         for key, value in values.items():
             _check_key(run, config_class, section, key)
-            annotation = section_keys(config_class, section)[key]
-            _check_value(f"{section}.{key}", value, annotation)
+            rule = section_keys(config_class, section)[key]
+            _check_value(f"{section}.{key}", value, rule)
     _check_env_config(settings.get("environment", {}))
     spaces = search_spaces(settings)
     first = {key: _arguments_of_space(key, s)[0] for key, s in spaces.items()}
@@ -171,7 +168,7 @@ def make_config(
     return config
 
 
-def resolved(config: "AlgorithmConfig") -> dict[str, dict[str, Any]]:
+def resolved(config: "LLMConfig") -> dict[str, dict[str, Any]]:
     """Returns every setting of a config by section, defaults included."""
     # Not by getattr: a property such as `is_atari` would make an environment.
     stored = vars(config)
@@ -186,26 +183,40 @@ def resolved(config: "AlgorithmConfig") -> dict[str, dict[str, Any]]:
     }
 
 
-@cache
-def section_keys(config_class: type, section: str) -> dict[str, Any]:
-    """Returns the arguments of a setter, RLlib's own included, with annotations."""
+@functools.cache
+def section_keys(config_class: "type[LLMConfig]", section: str) -> dict[str, Any]:
+    """Returns the arguments of a setter, RLlib's own included, with their types."""
+    rules = config_class.rules()
     keys: dict[str, Any] = {}
     for cls in config_class.__mro__:
         setter = vars(cls).get(section)
         if setter is None:
             continue
-        for parameter in inspect.signature(setter).parameters.values():
+        for name, parameter in inspect.signature(setter).parameters.items():
             is_key = parameter.kind in (
                 parameter.KEYWORD_ONLY,
                 parameter.POSITIONAL_OR_KEYWORD,
             )
-            is_self = parameter.name == "self"
-            if is_key and not is_self and parameter.default is not _DEPRECATED:
-                keys.setdefault(parameter.name, parameter.annotation)
+            if is_key and name != "self" and parameter.default is not _DEPRECATED:
+                keys.setdefault(name, rules.get(name, _outer(parameter.annotation)))
     return keys
 
 
-def _check_key(run: str, config_class: type, section: str, key: str) -> None:
+def _outer(annotation: Any) -> Any:
+    """The plain types that RLlib's annotation allows; `Any` if it allows others too."""
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if is_union else (annotation,)
+    origins = [typing.get_origin(option) or option for option in options]
+    # YAML has no tuples.
+    outer = [list if origin is tuple else origin for origin in origins]
+    if not set(outer) <= _PLAIN:
+        return Any
+    return functools.reduce(operator.or_, outer)
+
+
+def _check_key(
+    run: str, config_class: "type[LLMConfig]", section: str, key: str
+) -> None:
     instead = _NO_EFFECT.get(f"{section}.{key}")
     if instead is not None:
         raise ValueError(
@@ -225,19 +236,13 @@ def _check_key(run: str, config_class: type, section: str, key: str) -> None:
     raise ValueError(f"unknown key `{key}` in section `{section}`{hint}")
 
 
-def _check_value(name: str, value: Any, annotation: Any) -> None:
-    """Checks the type of one value, or of all values of a search space."""
+def _check_value(name: str, value: Any, rule: Any) -> None:
+    """Checks one value, or all values of a search space."""
     if is_search_space(value):
         for argument in _arguments_of_space(name, value):
-            _check_value(name, argument, annotation)
-        return
-    wanted = _wanted(annotation)
-    if wanted and not _fits(value, wanted):
-        text = " or ".join(_NAMES.get(kind, kind.__name__) for kind in wanted)
-        raise ValueError(
-            f"`{name}` ({value!r}) must be {text}, and is "
-            f"{_NAMES.get(type(value), type(value).__name__)}."
-        )
+            _check_value(name, argument, rule)
+    else:
+        check_setting(name, value, rule)
 
 
 def _arguments_of_space(name: str, space: Mapping[str, Any]) -> list[Any]:
@@ -245,7 +250,7 @@ def _arguments_of_space(name: str, space: Mapping[str, Any]) -> list[Any]:
     if not isinstance(arguments, list) or not arguments:
         raise ValueError(f"`{name}` ({space}) must hold a list of values.")
     if kind in ("uniform", "loguniform"):
-        is_pair = len(arguments) == 2 and all(_fits(a, (float,)) for a in arguments)
+        is_pair = len(arguments) == 2 and {*map(type, arguments)} <= {int, float}
         if not is_pair or arguments[0] >= arguments[1]:
             raise ValueError(
                 f"`{name}` ({space}) must be {{{kind}: [low, high]}} with low < high."
@@ -253,25 +258,6 @@ def _arguments_of_space(name: str, space: Mapping[str, Any]) -> list[Any]:
         if kind == "loguniform" and arguments[0] <= 0:
             raise ValueError(f"`{name}` ({space}) must have low > 0.")
     return arguments
-
-
-def _wanted(annotation: Any) -> tuple[type, ...]:
-    """The plain types that an annotation allows; empty if it allows others too."""
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    options = typing.get_args(annotation) if is_union else (annotation,)
-    origins = [typing.get_origin(option) or option for option in options]
-    known = [list if origin is tuple else origin for origin in origins]
-    if any(origin not in (*_NAMES, list, dict) for origin in known):
-        return ()
-    return tuple(dict.fromkeys(known))
-
-
-def _fits(value: Any, wanted: tuple[type, ...]) -> bool:
-    if isinstance(value, bool):
-        return bool in wanted
-    if isinstance(value, int) and float in wanted:
-        return True
-    return isinstance(value, wanted)
 
 
 def _check_env_config(environment: Mapping[str, Any]) -> None:
@@ -290,10 +276,10 @@ def _check_env_config(environment: Mapping[str, Any]) -> None:
                 "as package.module.Class."
             )
         return
-    entry_point = gym.registry[env].entry_point
-    if isinstance(entry_point, str):
-        entry_point = gym.envs.registration.load_env_creator(entry_point)
-    known = _arguments(entry_point)
+    env_class: Any = gym.registry[env].entry_point
+    if isinstance(env_class, str):
+        env_class = gym.envs.registration.load_env_creator(env_class)
+    known = _arguments(env_class)
     if known is not None:
         hint = f"{env} takes {', '.join(known)}."
         what = "key `{}` in section `environment.env_config`"

@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any, Self
 
 import ray
-from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
+from pure_rllib.algorithms import LLMAlgorithm, LLMConfig
 from pure_rllib.cli.experiment import Experiment
 from pure_rllib.cli.folder import (
     RunFolder,
@@ -80,7 +80,7 @@ class Run:
         finally:
             ray.shutdown()
 
-    def _run(self, algo: Algorithm, config: AlgorithmConfig) -> int:
+    def _run(self, algo: LLMAlgorithm, config: LLMConfig) -> int:
         # Not before: a wrong setting makes no folder.
         say(f"Run folder: {self.folder.path}")
         if self.checkpoint is None:
@@ -109,7 +109,7 @@ class Run:
         finally:
             loggers.close()
 
-    def _restore(self, algo: Algorithm, checkpoint: Path) -> None:
+    def _restore(self, algo: LLMAlgorithm, checkpoint: Path) -> None:
         """Takes the run back to a checkpoint, its logs included."""
         algo.restore_from_path(str(checkpoint))
         iteration = iteration_of(checkpoint)
@@ -125,9 +125,7 @@ class Run:
         self.folder.go_back_to(iteration)
         say(f"Resuming {self.folder.path} after iteration {iteration}.")
 
-    def _loop(
-        self, algo: Algorithm, config: AlgorithmConfig, loggers: RunLoggers
-    ) -> bool:
+    def _loop(self, algo: LLMAlgorithm, config: LLMConfig, loggers: RunLoggers) -> bool:
         """Iterates; returns whether the run is done, not only interrupted."""
         total = self.experiment.num_iterations
         every = self.experiment.option("checkpoint", "every")
@@ -157,7 +155,7 @@ class Run:
                 self._save(algo)
         return is_done
 
-    def _save(self, algo: Algorithm) -> None:
+    def _save(self, algo: LLMAlgorithm) -> None:
         algo.save_to_path(str(self.folder.checkpoint(algo.iteration)))
         self.folder.keep_checkpoints(self.experiment.option("checkpoint", "keep"))
 
@@ -166,7 +164,7 @@ class Run:
         self._rows.append(row)
         loggers.write(row, rollouts)
 
-    def _rollouts(self, algo: Any, iteration: int, is_last: bool) -> Any:
+    def _rollouts(self, algo: LLMAlgorithm, iteration: int, is_last: bool) -> Any:
         """Keeps the rollouts of the first, every n-th and the last iteration."""
         every = self.experiment.option("report", "rollouts_every")
         if not (iteration == 1 or iteration % every == 0 or is_last):
@@ -184,7 +182,7 @@ class Run:
         folder = shlex.quote(str(self.folder.path))
         say(f"To go on:  pure-rllib train --resume {folder}")
 
-    def _report(self, algo: Any) -> None:
+    def _report(self, algo: LLMAlgorithm) -> None:
         """Writes figures, page, policy and summary, and says where they are."""
         path, name = self.folder.path, self.experiment.name
         curves = learning_curves(self._rows, path / "learning_curves.png", title=name)
@@ -266,7 +264,7 @@ class Interrupt:
 
 
 def start_ray(
-    config: AlgorithmConfig,
+    config: LLMConfig,
     options: Mapping[str, Any] | None = None,
     *,
     verbose: bool = False,
@@ -294,9 +292,9 @@ def start_ray(
     )
 
 
-def cpus_of(config: AlgorithmConfig) -> int:
+def cpus_of(config: LLMConfig) -> int:
     """Returns how many CPUs a run asks Ray for."""
-    algorithm: type[Algorithm] = config.algo_class
+    algorithm: type[LLMAlgorithm] = config.algo_class
     request = algorithm.default_resource_request(config)
     return math.ceil(request.required_resources.get("CPU", 1))
 

@@ -81,7 +81,10 @@ def stored_run(folder: Path) -> Path:
 MISTAKES = [
     ("", ["pure-rllib train arithmetic"]),
     ("no_such.yaml", ["no_such.yaml"]),
-    ("tiny.yaml --set training.credit_temperature=0", ["`credit_temperature` (0)"]),
+    (
+        "tiny.yaml --set training.credit_temperature=0",
+        ["`training.credit_temperature` (0)"],
+    ),
     ("tiny.yaml --out run", ["--resume run", "another --out"]),
     ("tiny.yaml --out .", ["(.)", "another --out"]),
     ("tiny.yaml --out tiny.yaml", ["is a file"]),

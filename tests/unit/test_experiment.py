@@ -108,8 +108,8 @@ IN_A_FILE = [
     ("lr: 5e-7", "baseline: 3", "`training.baseline` (3)"),
     ("group_size: 4", "group_size: 4.5", "`env_runners.group_size` (4.5)"),
     ("{lr: 5e-7}", "{lr: 5e-7, lr: 1e-3}", "`lr` must stand once"),
-    ("group_size: 4", "group_size: 1", "`group_size` (1)"),
-    ("lr: 5e-7", "credit_temperature: 0", "`credit_temperature` (0)"),
+    ("group_size: 4", "group_size: 1", "`env_runners.group_size` (1)"),
+    ("lr: 5e-7", "credit_temperature: 0", "`training.credit_temperature` (0)"),
     (
         "lr: 5e-7",
         "process_reward_coeff: 0, verifiable_reward_coeff: 0",
