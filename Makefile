@@ -33,8 +33,9 @@ test: $(ENGINES) ## Install if needed, then run every test, the fast ones first
 check: $(STAMP) ## Lint, format, types and the fast tests
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy & types=$$!
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	wait $$types
 
 # Without pip the folder is what a failed `python -m venv` leaves behind: made again.
 $(STAMP): pyproject.toml constraints.txt

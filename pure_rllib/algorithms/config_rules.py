@@ -95,11 +95,12 @@ def _check_sizes(config: Any) -> None:
             f"{config.group_size * max(1, config.num_prompts // 2)}, or to None for "
             "one optimiser step per iteration."
         )
-    if config.num_prompts < max(1, config.num_learners):
+    least = config.groups_together() * max(1, config.num_learners)
+    if config.num_prompts < least:
         raise ValueError(
-            f"`num_prompts` ({config.num_prompts}) must be at least `num_learners` "
-            f"({config.num_learners}), because each learner needs a whole group. Raise "
-            "num_prompts."
+            f"`num_prompts` ({config.num_prompts}) must be at least {least} with "
+            f"`num_learners` ({config.num_learners}), because each learner needs "
+            f"{config.groups_together()} whole group(s). Raise num_prompts."
         )
     for name in _WITHOUT_EFFECT:
         if getattr(config, name):

@@ -78,6 +78,8 @@ def deal_by_tokens(
     num_tokens: Sequence[int],
     num_learners: int,
     mini_batches: Sequence[Sequence[int]] = (),
+    *,
+    together: int = 1,
 ) -> list[list[int]]:
     """Deals groups to learners so that each gets about as many tokens.
 
@@ -89,24 +91,32 @@ def deal_by_tokens(
         num_learners: >= 1.
         mini_batches: for each optimiser step the indices of its groups; without any,
             all groups are one.
+        together: so many consecutive groups, the last ones perhaps fewer, go to one
+            learner; see `LLMConfig.groups_together`.
 
     Returns:
-        For each learner the indices of its groups, rising. The largest group is dealt
+        For each learner the indices of its groups, rising. The largest bundle is dealt
         first, each to the learner with the fewest tokens in its mini-batches so far; no
-        learner is left without a group while another has two.
+        learner is left without a group while another has two bundles.
     """
-    steps_of: list[list[int]] = [[] for _ in num_tokens]
+    tokens = np.zeros((len(num_tokens), max(1, len(mini_batches))), dtype=np.int64)
     for step, indices in enumerate(mini_batches or [range(len(num_tokens))]):
         for index in indices:
-            steps_of[index].append(step)
+            tokens[index, step] = num_tokens[index]
+    bundles = [
+        range(i, min(i + together, len(num_tokens)))
+        for i in range(0, len(num_tokens), together)
+    ]
+    sizes = np.array([sum(num_tokens[i] for i in bundle) for bundle in bundles])
     shares: list[list[int]] = [[] for _ in range(num_learners)]
-    loads = np.zeros((max(1, len(mini_batches)), num_learners), dtype=np.int64)
+    loads = np.zeros((tokens.shape[1], num_learners), dtype=np.int64)
     totals = np.zeros(num_learners, dtype=np.int64)
-    for index in np.argsort(-np.asarray(num_tokens), kind="stable"):
-        beside = loads[steps_of[index]].sum(axis=0)
+    for number in np.argsort(-sizes, kind="stable"):
+        own = tokens[bundles[number]].sum(axis=0)
+        beside = loads[own > 0].sum(axis=0)
         # The last key counts most.
         lightest = int(np.lexsort((totals, beside, totals > 0))[0])
-        shares[lightest].append(int(index))
-        loads[steps_of[index], lightest] += num_tokens[index]
-        totals[lightest] += num_tokens[index]
+        shares[lightest] += bundles[number]
+        loads[:, lightest] += own
+        totals[lightest] += sizes[number]
     return [sorted(share) for share in shares]

@@ -239,8 +239,8 @@ BAD: list[tuple[Change, str]] = [
     ),
     (
         lambda c: c.learners(num_learners=17),
-        r"`num_prompts` \(16\) must be at least `num_learners` \(17\), because each "
-        r"learner needs a whole group\. Raise num_prompts",
+        r"`num_prompts` \(16\) must be at least 17 with `num_learners` \(17\), because "
+        r"each learner needs 1 whole group\(s\)\. Raise num_prompts",
     ),
     (
         lambda c: c.evaluation(evaluation_duration_unit="timesteps"),

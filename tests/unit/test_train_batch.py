@@ -70,6 +70,11 @@ def test_each_mini_batch_is_dealt_evenly_by_hand() -> None:
     assert deal_by_tokens([9, 8, 2, 1], 2, [[0, 3], [1, 2]]) == [[0, 2], [1, 3]]
 
 
+def test_bundles_of_groups_stay_on_one_learner() -> None:
+    # Bundles of 3 + 1, 2 + 9 and 4 tokens: 11 -> A, 4 and 4 -> B.
+    assert deal_by_tokens([3, 1, 2, 9, 4], 2, together=2) == [[2, 3], [0, 1, 4]]
+
+
 def test_no_learner_is_left_without_a_group() -> None:
     # Both steps' largest would go to the first learner, and nothing to the third.
     shares = deal_by_tokens([5, 5, 5], 3, [[0], [1], [2]])
