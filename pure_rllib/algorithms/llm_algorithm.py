@@ -1,5 +1,6 @@
 """What every algorithm for language models does: sample, update, sync, report."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -295,6 +296,7 @@ class LLMAlgorithm(Algorithm):
         on_learners(
             self.learner_group,
             lambda learner: learner.export_policy(tokenizer, target),
+            longer_s=math.inf,
         )
         return target
 

@@ -1,11 +1,11 @@
 """Sums over all learners; with one learner they change nothing.
 
-Each runs in a named phase, which a watchdog reads from another thread.
+Each runs in a named phase, and no longer than the process group's time limit.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import timedelta
 from time import monotonic
 from typing import TypeVar
 
@@ -37,63 +37,60 @@ def _device() -> torch.device:
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """What this process is doing.
-
-    Attributes:
-        name: for messages.
-        started: when, on the monotonic clock.
-        waits: whether it may wait for other learners, and so for ever.
-    """
-
-    name: str
-    started: float
-    waits: bool
-
-
-_phases: list[Phase] = []
-
-
 class CollectiveBrokenError(RuntimeError):
     """A collective failed under this learner, most likely because another is gone."""
 
 
-@contextmanager
-def phase(name: str, *, waits: bool = True) -> Iterator[None]:
-    """Marks what runs inside as a phase of this process; phases may be nested.
+class CollectiveTimeoutError(CollectiveBrokenError):
+    """A learner waited for another longer than `collective_timeout_s`."""
 
-    Works as a decorator of a function, too.
+
+_limit_s = float("inf")
+
+
+def limit_collectives(timeout_s: float) -> None:
+    """Limits how long this learner waits for another, in all groups that exist.
+
+    With gloo the collective fails then; with NCCL the process ends.
 
     Args:
-        name: for messages, as "gradients".
-        waits: whether it contains a collective: then the watchdog limits its time.
+        timeout_s: > 0, in seconds.
     """
-    _phases.append(Phase(name, monotonic(), waits))
-    try:
-        yield
-    finally:
-        _phases.pop()
+    global _limit_s
+    if not dist.is_initialized():
+        return
+    _limit_s = timeout_s
+    for group in dist.distributed_c10d._world.pg_map:
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
 
 
 @contextmanager
 def collective(name: str) -> Iterator[None]:
-    """Marks a phase that talks to the other learners, and what fails in it.
+    """Names what talks to the other learners, for what fails in it; may be nested.
+
+    Args:
+        name: of the phase, as "gradients".
 
     Raises:
-        CollectiveBrokenError: for a RuntimeError, as broken connections give.
+        CollectiveTimeoutError: for a RuntimeError after the limit.
+        CollectiveBrokenError: for another one, as broken connections give.
     """
-    with phase(name):
-        try:
-            yield
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise CollectiveBrokenError(
-                f'Learner {rank()} of {num_ranks()} failed in phase "{name}", where '
-                "it talks to the others. One of them is most likely gone; its own "
-                f"error or log says why. Reason: {error}"
+    start = monotonic()
+    try:
+        yield
+    except (torch.OutOfMemoryError, CollectiveBrokenError):
+        raise
+    except RuntimeError as error:
+        seconds = monotonic() - start
+        if seconds >= _limit_s:
+            raise CollectiveTimeoutError(
+                f'learner {rank()} waited for {seconds:.0f} s in phase "{name}"'
             ) from error
+        raise CollectiveBrokenError(
+            f'Learner {rank()} of {num_ranks()} failed in phase "{name}", where it '
+            "talks to the others. One of them is most likely gone; its own error or "
+            f"log says why. Reason: {error}"
+        ) from error
 
 
 def collectively(name: str, items: Iterator[_Item]) -> Iterator[_Item]:
@@ -105,13 +102,6 @@ def collectively(name: str, items: Iterator[_Item]) -> Iterator[_Item]:
             except StopIteration:
                 return
         yield item
-
-
-def current_phase() -> Phase | None:
-    """Returns the innermost phase; None outside of all."""
-    # A copy: another thread may be leaving a phase.
-    phases = list(_phases)
-    return phases[-1] if phases else None
 
 
 def sum_over_learners(tensor: Tensor, name: str = "sum") -> Tensor:

@@ -6,16 +6,21 @@ when every learner holds its groups does the update with its collectives begin: 
 learner that stopped for a missing group would leave the others waiting.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from pure_rllib.distributed.calls import on_learners
 from pure_rllib.learners.train_batch import deal_by_tokens
 from pure_rllib.rollouts.group import Group
 from pure_rllib.rollouts.sampler import MAX_ATTEMPTS
+
+FETCH_TIMEOUT_S = 300.0
+"""How long a learner tries to fetch its groups; what is not there then is lost."""
 
 
 def deliver(
@@ -76,6 +81,7 @@ def _fetch(
             {groups[i].group_id: _sendable(groups[i], learners) for i in share}
             for share in shares
         ],
+        longer_s=FETCH_TIMEOUT_S,
     )
     return sorted(i for ids in lost for i in ids)
 
@@ -85,3 +91,56 @@ def _sendable(group: Group, learners: LearnerGroup) -> Any:
     if learners.is_remote and not isinstance(group.episodes, ray.ObjectRef):
         group.episodes = ray.put(group.episodes)
     return group.episodes
+
+
+class GroupInbox:
+    """Holds the groups that a learner has fetched for its next update."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[Any, list[Any]]] = {}
+
+    def fetch(self, groups: Mapping[int, Any]) -> list[int]:
+        """Fetches groups; of those fetched before, it keeps what is asked for again.
+
+        Args:
+            groups: group id -> episodes, or a reference to them.
+
+        Returns:
+            Ids of the groups that are lost.
+        """
+        deadline = monotonic() + FETCH_TIMEOUT_S
+        held = {
+            i: self._held[i]
+            for i, source in groups.items()
+            if isinstance(source, ray.ObjectRef)
+            and i in self._held
+            and self._held[i][0] == source
+        }
+        missing = {i: source for i, source in groups.items() if i not in held}
+        fetched = _all_or_none(missing, deadline)
+        if fetched is None:
+            fetched = {}
+            for i, source in missing.items():
+                fetched |= _all_or_none({i: source}, deadline) or {}
+        held |= {i: (groups[i], episodes) for i, episodes in fetched.items()}
+        self._held = {i: held[i] for i in groups if i in held}
+        return [i for i in groups if i not in held]
+
+    def take(self) -> list[Any]:
+        """Hands over all episodes, in the groups' order, and is empty."""
+        held, self._held = self._held, {}
+        return [episode for _, episodes in held.values() for episode in episodes]
+
+
+def _all_or_none(
+    groups: Mapping[int, Any], deadline: float
+) -> dict[int, list[Any]] | None:
+    refs = {i: v for i, v in groups.items() if isinstance(v, ray.ObjectRef)}
+    if not refs:
+        return dict(groups)
+    try:
+        # A last second for each, where one that never arrives took all the time.
+        values = ray.get(list(refs.values()), timeout=max(1.0, deadline - monotonic()))
+    except (ObjectLostError, GetTimeoutError):
+        return None
+    return {**groups, **dict(zip(refs, values, strict=True))}

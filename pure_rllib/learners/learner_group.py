@@ -1,5 +1,6 @@
 """A learner group that raises what its learners raise, also for their state."""
 
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,12 @@ class PURELearnerGroup(LearnerGroup):
         return {COMPONENT_LEARNER: states[0]}
 
     def _on_state_holders(self, call: Callable[[Any], Any]) -> list[Any]:
-        """Calls all learners if each holds a part of the state, else the first."""
-        has_parts = self.config.deepspeed is not None
-        return on_learners(self, call, only=None if has_parts else [0])
+        """Calls all learners if each holds a part of the state, else the first.
+
+        The first one may copy or write it for longer than the others work.
+        """
+        only = [0] if self.config.deepspeed is None else None
+        return on_learners(self, call, only=only, longer_s=math.inf)
 
     @override(LearnerGroup)
     def set_state(self, state: dict[str, Any]) -> None:

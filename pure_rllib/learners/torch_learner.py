@@ -25,13 +25,12 @@ from pure_rllib.credit.policy_loss import (
 )
 from pure_rllib.distributed.collectives import (
     broadcast_parameters,
-    phase,
+    limit_collectives,
     rank,
     sum_gradients,
     sum_over_learners,
 )
-from pure_rllib.distributed.watchdog import start_watchdog
-from pure_rllib.learners.group_inbox import GroupInbox
+from pure_rllib.learners.delivery import GroupInbox
 from pure_rllib.learners.master_weights import MasterWeights
 from pure_rllib.learners.rollout_correction import add_first_gaps, correct_rollouts
 from pure_rllib.learners.stats import LOGGED, LearnerStats, batch_stats
@@ -103,8 +102,7 @@ class LLMTorchLearner(TorchLearner):
         All learners start from the first one's weights.
         """
         assert config is not None
-        sends_weights = config.weight_backend() is not None
-        start_watchdog(config.collective_timeout_s, sends_weights=sends_weights)
+        limit_collectives(config.collective_timeout_s)
         broadcast_parameters(self._policy.state_dict().values())
         params = self._optimized_tensors()
         optimizer = torch.optim.AdamW(
@@ -134,8 +132,7 @@ class LLMTorchLearner(TorchLearner):
 
     def fetch_groups(self, groups: Mapping[int, Any]) -> list[int]:
         """Fetches the next update's groups; returns the ids of those that are lost."""
-        with phase("fetch", waits=False):
-            return self._inbox.fetch(groups)
+        return self._inbox.fetch(groups)
 
     @override(Learner)
     def update(  # type: ignore[override]
@@ -166,8 +163,7 @@ class LLMTorchLearner(TorchLearner):
             timestep=(timesteps or {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
         )
         self._weights_seq_no += 1
-        with phase("connectors", waits=False):
-            batch = self._train_batch(self._inbox.take())
+        batch = self._train_batch(self._inbox.take())
         stats = self._stats = LearnerStats()
         batch_stats(batch, stats)
         correct_rollouts(batch, self.config, stats)
@@ -213,8 +209,7 @@ class LLMTorchLearner(TorchLearner):
         self._stats.begin_step()
         loss, norm, lr = torch.zeros(()), 0.0, self._learning_rate()
         if self.scale.denominator:
-            with phase("forward and backward", waits=False):
-                loss = self._accumulate(batch, rows, is_first=index == 0)
+            loss = self._accumulate(batch, rows, is_first=index == 0)
             sum_over_learners(loss, "loss")
             norm = self._apply_gradients(lr, bool(torch.isfinite(loss)))
         # Else all learners are without a loss token: AdamW would still follow its

@@ -26,7 +26,6 @@ from torch import Tensor
 from pure_rllib.distributed.calls import on_learners
 from pure_rllib.distributed.collectives import (
     CollectiveBrokenError,
-    phase,
     rank,
 )
 from pure_rllib.generation.vllm_engine import import_vllm
@@ -238,7 +237,6 @@ class WeightSender:
         self._source: ShardSource | None = None
         self._group: str | None = None
 
-    @phase("broadcast")
     def send(self, learner: Any, transfer: Transfer) -> None:
         """Sends a learner's present weights; all learners take part.
 
@@ -346,6 +344,8 @@ class WeightBroadcast:
             for actor in transfer.env_runners:
                 on_error.callback(ray.kill, actor)
             on_learners(
-                self._learners, lambda learner: learner.sender.send(learner, transfer)
+                self._learners,
+                lambda learner: learner.sender.send(learner, transfer),
+                within_s=JOIN_S + transfer.timeout_s,
             )
             on_error.pop_all()

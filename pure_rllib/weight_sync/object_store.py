@@ -17,7 +17,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from torch import Tensor, nn
 
 from pure_rllib.distributed.calls import on_learners
-from pure_rllib.distributed.collectives import phase, rank
+from pure_rllib.distributed.collectives import rank
 from pure_rllib.models.export import (
     MAX_SHARD_BYTES,
     cut_into_shards,
@@ -112,7 +112,6 @@ class StoredWeights:
         return shard
 
 
-@phase("publish")
 def put_weights(learner: Any, version: int) -> StoredWeights | None:
     """Puts a learner's present weights into the object store; all learners take part.
 

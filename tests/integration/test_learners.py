@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch.distributed as dist
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 
 from pure_rllib.algorithms import PUREConfig, placement
 from pure_rllib.distributed.calls import LearnerLostError, on_learners
-from pure_rllib.distributed.watchdog import CollectiveTimeoutError
+from pure_rllib.distributed.collectives import CollectiveTimeoutError, rank
 from pure_rllib.learners.delivery import deliver
 from pure_rllib.learners.train_batch import MiniBatchPlan
 from pure_rllib.rollouts.group import Group
@@ -112,30 +111,62 @@ def test_learners_without_room_are_an_error(
         tiny_config.build_algo()
 
 
+def stop_in(algo: Any, method: str) -> int:
+    """Has the second learner stop in a method, as by a debugger or a dead disk.
+
+    Returns:
+        Its process id.
+    """
+
+    def plant(learner: Any) -> int:
+        own = getattr(learner, method)
+
+        def stopping(*args: Any, **kwargs: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return own(*args, **kwargs)
+
+        if rank() == 1:
+            setattr(learner, method, stopping)
+        return os.getpid()
+
+    return on_learners(algo.learner_group, plant)[1]
+
+
+WAITED = r'learner 0 waited for \d+ s in phase "{}"; learner 1 gave no answer'
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "method", "told"),
+    [
+        (None, "update", WAITED.format("denominator")),
+        (None, "_backward", WAITED.format("loss")),
+        # After the last collective: nobody but the driver waits.
+        (None, "after_gradient_based_update", ": learner 1 gave no answer for"),
+        (2, "_backward", WAITED.format("(backward|optimizer step)")),
+        (3, "_forward", WAITED.format("(forward|backward)")),
+        (3, "_apply_gradients", WAITED.format("optimizer step")),
+    ],
+)
 def test_a_stopped_learner_ends_the_run_with_phase_and_rank(
-    tiny_config: PUREConfig,
+    tiny_config: PUREConfig, stage: int | None, method: str, told: str
 ) -> None:
+    if stage is not None:
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     tiny_config.learners(
-        num_learners=2, num_cpus_per_learner=0.5, collective_timeout_s=4.0
+        num_learners=2,
+        num_cpus_per_learner=0.5,
+        collective_timeout_s=6.0,
+        deepspeed=stage and {"stage": stage},
     )
     with built(tiny_config) as algo:
         algo.train()
-        victim = algo.learner_group._worker_manager.actors()[1]
-        pid = ray.get(victim.__ray_call__.remote(lambda _: os.getpid()))
-
-        # Stopped in the middle of its update, as by a debugger or a dead disk.
-        groups = algo._sample_again(range(algo.config.num_prompts))
-        plan = MiniBatchPlan((tuple(group.group_id for group in groups),), 1, 24)
-        evenly(algo, groups, plan)
-        os.kill(pid, signal.SIGSTOP)
+        pid = stop_in(algo, method)
         start = monotonic()
         try:
-            with pytest.raises(
-                CollectiveTimeoutError,
-                match=r'learner 0 waited .* in phase "denominator"; learner 1 gave no',
-            ):
-                algo._update(plan)
+            with pytest.raises(CollectiveTimeoutError, match=told) as raised:
+                algo.train()
+            assert "`collective_timeout_s` (6)" in str(raised.value)
             assert monotonic() - start < 20.0
         finally:
             deadline = monotonic() + 30.0

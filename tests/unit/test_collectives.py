@@ -95,10 +95,38 @@ def test_what_breaks_while_items_are_made_is_a_broken_collective() -> None:
 
     made = collectives.collectively("gather", items())
     assert next(made) == 1
-    assert collectives.current_phase() is None, "who uses an item is no collective"
     with pytest.raises(collectives.CollectiveBrokenError, match=r'"gather".*closed'):
         next(made)
     assert list(collectives.collectively("gather", iter([1, 2]))) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "kind", "told"),
+    [
+        (60.0, collectives.CollectiveBrokenError, 'failed in phase "inner"'),
+        (0.0, collectives.CollectiveTimeoutError, 'waited for 0 s in phase "inner"'),
+    ],
+)
+def test_the_innermost_phase_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    limit_s: float,
+    kind: type[collectives.CollectiveBrokenError],
+    told: str,
+) -> None:
+    monkeypatch.setattr(collectives, "_limit_s", limit_s)
+    with (
+        pytest.raises(collectives.CollectiveBrokenError, match=told) as raised,
+        collectives.collective("outer"),
+        collectives.collective("inner"),
+    ):
+        raise RuntimeError("connection closed")
+    assert raised.type is kind
+
+
+@pytest.mark.parametrize("error", [KeyError("own"), torch.OutOfMemoryError("own")])
+def test_other_errors_in_a_collective_are_left_alone(error: Exception) -> None:
+    with pytest.raises(type(error), match="own"), collectives.collective("sum"):
+        raise error
 
 
 def test_with_one_learner_nothing_changes() -> None:

@@ -12,22 +12,25 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from pure_rllib.algorithms import PUREConfig
 from pure_rllib.distributed import calls as learner_calls
 from pure_rllib.distributed.calls import LearnerLostError, on_learners
+from pure_rllib.distributed.collectives import CollectiveTimeoutError
 
 
 class FakeRay:
-    """Two learners: one call ends with an error, the other one never ends."""
+    """Two learners: one call ends, perhaps with an error; the other one never ends."""
 
-    def __init__(self, error: RayError):
+    def __init__(self, error: RayError | None):
         self.error = error
         self.killed: list[Any] = []
 
     def wait(self, calls: list[str], timeout: float) -> tuple[list[str], list[str]]:
-        return [c for c in calls if c == "fails"], [c for c in calls if c == "hangs"]
+        return [c for c in calls if c == "ends"], [c for c in calls if c == "hangs"]
 
     def get(self, call: str) -> None:
-        raise self.error
+        if self.error is not None:
+            raise self.error
 
     def kill(self, actor: Any) -> None:
         self.killed.append(actor)
@@ -37,7 +40,7 @@ class FakeLearners:
     """A learner group with these actors."""
 
     is_local = False
-    config = SimpleNamespace(collective_timeout_s=60.0)
+    config = SimpleNamespace(collective_timeout_s=0.1)
 
     def __init__(self, actors: dict[int, Any]):
         self._worker_manager = SimpleNamespace(actors=lambda: actors)
@@ -71,10 +74,42 @@ def test_any_error_of_rays_stops_the_learners_that_wait(
 ) -> None:
     fake = FakeRay(error)
     monkeypatch.setattr(learner_calls, "ray", fake)
-    monkeypatch.setattr(learner_calls, "last_beats", lambda actors: {})
     monkeypatch.setattr(learner_calls, "GRACE_S", 0.05)
     waits = actor("hangs")
-    learners: Any = FakeLearners({0: waits, 1: actor("fails")})
+    learners: Any = FakeLearners({0: waits, 1: actor("ends")})
     with pytest.raises(expected, match=message):
         on_learners(learners, lambda learner: None)
     assert fake.killed == [waits]
+
+
+@pytest.mark.parametrize("limits", [{"longer_s": 0.1}, {"within_s": 0.1}])
+def test_the_driver_does_not_wait_for_ever_for_one_learner(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any]
+) -> None:
+    fake = FakeRay(None)
+    monkeypatch.setattr(learner_calls, "ray", fake)
+    waits, ends = actor("hangs"), actor("ends")
+    learners: Any = FakeLearners({0: ends, 1: waits})
+    message = r"`collective_timeout_s` \(0\.1\) .*: learner 1 gave no answer for 0 s"
+    with pytest.raises(CollectiveTimeoutError, match=message):
+        on_learners(learners, lambda learner: None, **limits)
+    assert waits in fake.killed and ends in fake.killed
+
+
+@pytest.mark.parametrize(
+    ("setter", "name", "default", "may_be_none"),
+    [
+        ("learners", "collective_timeout_s", 1800.0, False),
+        ("env_runners", "sample_timeout_s", 3600.0, True),
+    ],
+)
+def test_limits_of_time_are_positive_numbers(
+    setter: str, name: str, default: float, may_be_none: bool
+) -> None:
+    made = PUREConfig().environment("pure_rllib/Arithmetic-v0")
+    assert getattr(made, name) == default
+    for value in (0, -1.0, "60", *(() if may_be_none else (None,))):
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            getattr(made.copy(), setter)(**{name: value}).validate()
+    if may_be_none:
+        getattr(made, setter)(**{name: None}).validate()

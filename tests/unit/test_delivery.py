@@ -1,6 +1,6 @@
 """What a learner holds for its next update, without Ray."""
 
-from pure_rllib.learners.group_inbox import GroupInbox
+from pure_rllib.learners.delivery import GroupInbox
 
 
 def test_episodes_come_in_the_groups_order_and_once() -> None:
