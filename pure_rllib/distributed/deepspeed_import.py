@@ -14,9 +14,8 @@ def import_deepspeed(*, on_cpu: bool) -> Any:
     Returns:
         The module.
     """
-    if on_cpu:
-        # Read when DeepSpeed is imported; it would guess from what is installed.
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    # Read when DeepSpeed is imported; it would guess from what is installed.
+    os.environ["DS_ACCELERATOR"] = "cpu" if on_cpu else "cuda"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
 

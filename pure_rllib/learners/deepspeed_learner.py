@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from pure_rllib.distributed.collectives import (
     collective,
     collectively,
+    limit_collectives,
     max_over_learners,
     num_ranks,
     rank,
 )
 from pure_rllib.distributed.deepspeed_import import import_deepspeed
-from pure_rllib.learners.deepspeed_settings import engine_config
+from pure_rllib.learners.deepspeed_settings import check_dtype
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.learners.zero_weights import ZeroPolicy
 from pure_rllib.models import columns
@@ -30,6 +31,16 @@ from pure_rllib.models.batching import num_micro_batches
 from pure_rllib.models.export import CPU, MAX_SHARD_BYTES, export_policy
 from pure_rllib.models.llm_rl_module import ENTROPY
 from pure_rllib.models.logprobs import sequence_logps
+
+_BUCKETS = ("reduce_bucket_size", "allgather_bucket_size")
+_BUCKETS_OF_STAGE_3 = (
+    "reduce_bucket_size",
+    "sub_group_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+)
+_LEAST_BUCKET = 1_000_000
 
 
 class _Root(nn.Module):
@@ -65,16 +76,19 @@ class DeepSpeedLearner(LLMTorchLearner):
         Raises:
             ValueError: the policy is float16.
         """
+        assert config is not None
         super().configure_optimizers_for_module(module_id, config)
         optimizer = self.get_optimizer(module_id)
         self._engine = _initialize(self._policy, optimizer, config, self._device)
+        # DeepSpeed has made groups of its own.
+        limit_collectives(config.collective_timeout_s)
         self._whole = ZeroPolicy(self._policy, self._engine)
         module = self.module[module_id].unwrapped()
         module.partitioned, module.run_passes = self._whole, self._run_passes
 
     @override(LLMTorchLearner)
     def _optimized_tensors(self) -> list[Tensor]:
-        # DeepSpeed makes the masters and moves the optimiser to them.
+        # DeepSpeed makes the master weights and moves the optimiser to them.
         return [p for p in self._policy.parameters() if p.requires_grad]
 
     @override(LLMTorchLearner)
@@ -164,10 +178,10 @@ class DeepSpeedLearner(LLMTorchLearner):
         self,
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],
-        masters: Sequence[Tensor],
+        master_weights: Sequence[Tensor],
     ) -> None:
         with collective("load optimiser state"):
-            self._whole.load_optimizer_state(state, masters)
+            self._whole.load_optimizer_state(state, master_weights)
 
     @override(LLMTorchLearner)
     def weight_shards(
@@ -227,12 +241,7 @@ def _initialize(
 ) -> Any:
     """Makes DeepSpeed's engine on RLlib's process group."""
     dtype = next(policy.parameters()).dtype
-    if dtype == torch.float16:
-        raise ValueError(
-            "`dtype` (float16) must be float32 or bfloat16 with `deepspeed`, because "
-            " float16 needs loss scaling, which skips updates. Set "
-            '`.rl_module(model_config={"dtype": "bfloat16"})`.'
-        )
+    check_dtype(dtype)
     # A learner sees its own GPU only, or all of them if Ray is told so.
     os.environ["LOCAL_RANK"] = str(device.index or 0)
     os.environ["RANK"] = str(rank())
@@ -253,3 +262,57 @@ def _initialize(
         ),
     )
     return engine
+
+
+def engine_config(
+    settings: Mapping[str, Any],
+    *,
+    num_parameters: int,
+    grad_clip: float | None,
+    is_bfloat16: bool,
+) -> dict[str, Any]:
+    """Returns the configuration for `deepspeed.initialize`.
+
+    Args:
+        settings: as of `.learners(deepspeed=...)`; they win over `default_sizes`.
+        num_parameters: of the whole policy.
+        grad_clip: norm to clip to; None: no clipping.
+        is_bfloat16: the policy's dtype; ZeRO then keeps float32 master weights.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    zero = {**default_sizes(given["stage"], num_parameters), **given}
+    return {
+        # Batches are the learner's own, of any size; it says itself where a step ends.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": grad_clip or 0.0,
+        "bf16": {"enabled": is_bfloat16, "check_grad_overflow": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": zero,
+        # PyTorch's AdamW steps on offloaded state too; DeepSpeed's own would have to
+        # be compiled where it runs.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+    }
+
+
+def default_sizes(stage: int, num_parameters: int) -> dict[str, int]:
+    """Returns sizes of buckets, in elements, for a policy of any size.
+
+    DeepSpeed's own defaults, a billion live parameters among them, hold all of a small
+    policy, so that stage 3 would save nothing. Here each is a tenth of the policy, and
+    at most DeepSpeed's; and even, which `allgather_bucket_size` has to be.
+
+    Args:
+        stage: 1, 2 or 3.
+        num_parameters: of the whole policy.
+    """
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    share = max(_LEAST_BUCKET, num_parameters // 20 * 2)
+    own = DeepSpeedZeroConfig().model_dump(by_alias=True)
+    names = _BUCKETS_OF_STAGE_3 if stage == 3 else _BUCKETS
+    return {name: min(share, own[name]) for name in names}

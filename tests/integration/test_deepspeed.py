@@ -280,10 +280,9 @@ def test_a_stage(reference: dict[str, Any], tmp_path: Path, name: str) -> None:
         assert_close(weights(group), final, 1e-4)
 
 
-VARIANTS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
-    "stage 1, master weights": (2, STAGES["stage 1"], {}),
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "stage 1, master weights": (STAGES["stage 1"], {}),
     "stage 3, master weights, offloaded, recomputed": (
-        2,
         {
             **STAGES["stage 3"],
             "offload_optimizer": {"device": "cpu", "pin_memory": False},
@@ -316,8 +315,8 @@ def optimizer_state(state: dict[str, Any]) -> dict[str, Any]:
 def test_a_bfloat16_policy_keeps_its_master_weights(
     bfloat16_state: dict[str, Any], name: str
 ) -> None:
-    num_learners, deepspeed, settings = VARIANTS[name]
-    config = bfloat16(learner_config(TINY_POLICY, num_learners, deepspeed), **settings)
+    deepspeed, settings = VARIANTS[name]
+    config = bfloat16(learner_config(TINY_POLICY, 2, deepspeed), **settings)
     with learners(config) as group:
         update(group, range(3))
         halfway = group.get_state()
