@@ -3,17 +3,13 @@
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import ray
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.rllib.core import COMPONENT_LEARNER
 from ray.rllib.core.learner.learner_group import LearnerGroup
-from ray.rllib.utils.actor_manager import (
-    FaultTolerantActorManager,
-    RemoteCallResults,
-    ResultOrError,
-)
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.distributed.calls import on_learners
@@ -27,8 +23,7 @@ class PURELearnerGroup(LearnerGroup):
     would lack the policy, or a run go on from fresh weights, without a word. It also
     asks the first learner alone for the state, which with DeepSpeed would wait for ever
     for the parts of the others; and it has the driver hold the state to write it, and
-    copies files to learners on other nodes, of 1 GiB at most, where they could read
-    them in place.
+    copies files to learners on other nodes where they could read them in place.
     """
 
     @override(LearnerGroup)
@@ -76,25 +71,31 @@ class PURELearnerGroup(LearnerGroup):
         filesystem: Any = None,
         use_msgpack: bool = False,
     ) -> str:
-        """Has the first learner write the state, unless it does not see the folder."""
-        if path is not None:
-            filesystem, path = _place(filesystem, path)
+        """Has the first learner write the state, or send it where it sees no folder."""
+        filesystem, path = _place(filesystem, path or mkdtemp())
         options = {"filesystem": filesystem, "use_msgpack": use_msgpack}
-        if self.is_local or state is not None or path is None:
+        if self.is_local:
             return str(super().save_to_path(path, state=state, **options))
         # Without a state of the learners: only what describes the group.
         super().save_to_path(path, state={}, **options)
-        if not self._see(path, filesystem, only=[0]):
-            state = self.get_state()
-            return str(super().save_to_path(path, state=state, **options))
+        if state is not None and COMPONENT_LEARNER not in state:
+            return str(path)
+        given = None if state is None else state[COMPONENT_LEARNER]
+        target = f"{path}/{COMPONENT_LEARNER}"
+        is_seen = self._see(path, filesystem, only=[0])
 
-        def save(learner: Any) -> None:
-            state = learner.get_state()
-            if rank() == 0:
-                target = f"{path}/{COMPONENT_LEARNER}"
+        def save(learner: Any) -> dict[str, bytes]:
+            state = learner.get_state() if given is None else given
+            if rank() > 0:
+                return {}
+            if is_seen:
                 learner.save_to_path(target, state=state, **options)
+                return {}
+            with TemporaryDirectory() as folder:
+                learner.save_to_path(folder, state=state, use_msgpack=use_msgpack)
+                return _read(Path(folder))
 
-        self._on_state_holders(save)
+        _write(self._on_state_holders(save)[0], Path(target))
         return str(path)
 
     @override(LearnerGroup)
@@ -106,20 +107,35 @@ class PURELearnerGroup(LearnerGroup):
         filesystem: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Has all learners read the state, unless one does not see the folder."""
+        """Has all learners read the state, or sends it where one sees no folder."""
         filesystem, path = _place(filesystem, path)
-        if self.is_remote and component is None and self._see(path, filesystem):
-            source = f"{path}/{COMPONENT_LEARNER}"
-            on_learners(
-                self,
-                lambda learner: learner.restore_from_path(
-                    source, filesystem=filesystem, **kwargs
-                ),
-            )
-        else:
+        if self.is_local:
             super().restore_from_path(
                 path, component=component, filesystem=filesystem, **kwargs
             )
+            return
+        source, below = path, None
+        if component is None:
+            source = f"{path}/{COMPONENT_LEARNER}"
+        elif component != COMPONENT_LEARNER:
+            below = component.removeprefix(f"{COMPONENT_LEARNER}/")
+        options = {"component": below, **kwargs}
+        if self._see(path, filesystem):
+            on_learners(
+                self,
+                lambda learner: learner.restore_from_path(
+                    source, filesystem=filesystem, **options
+                ),
+            )
+            return
+
+        def restore(learner: Any, files: dict[str, bytes]) -> None:
+            with TemporaryDirectory() as folder:
+                _write(files, Path(folder))
+                learner.restore_from_path(folder, **options)
+
+        # Ray replaces the reference by what it stands for.
+        on_learners(self, restore, [ray.put(_read(Path(source)))] * len(self))
 
     def _see(
         self, path: str, filesystem: FileSystem, only: list[int] | None = None
@@ -131,12 +147,6 @@ class PURELearnerGroup(LearnerGroup):
         return all(
             on_learners(self, lambda learner: _stamp(Path(path)) == stamp, only=only)
         )
-
-    @override(LearnerGroup)
-    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
-        """Returns the learners."""
-        learners = self._learner if self.is_local else _RemoteLearners(self)
-        return [(COMPONENT_LEARNER, learners)]
 
 
 def _place(filesystem: FileSystem | None, path: Any) -> tuple[FileSystem, str]:
@@ -153,34 +163,13 @@ def _stamp(folder: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted(files)]
 
 
-class _RemoteLearners(FaultTolerantActorManager):
-    """What RLlib's `Checkpointable` uses of an actor manager; calls raise.
+def _read(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by their paths below it."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
-    Args:
-        group: of remote learners, whose manager this stands for.
-    """
 
-    def __init__(self, group: PURELearnerGroup):
-        # Not the base's, which would count the actors' restarts and health.
-        self._group = group
-
-    @override(FaultTolerantActorManager)
-    def healthy_actor_ids(self) -> list[int]:
-        return sorted(self._group._worker_manager.actors())
-
-    @override(FaultTolerantActorManager)
-    def foreach_actor(
-        self,
-        func: Callable[[Any], Any],
-        *,
-        remote_actor_ids: list[int] | None = None,
-        **kwargs: Any,
-    ) -> RemoteCallResults:
-        results = RemoteCallResults()
-        indices = self.healthy_actor_ids()
-        if remote_actor_ids is not None:
-            indices = sorted(remote_actor_ids)
-        answers = on_learners(self._group, func, only=indices)
-        for index, answer in zip(indices, answers, strict=True):
-            results.add_result(index, ResultOrError(result=answer), None)
-        return results
+def _write(files: dict[str, bytes], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
