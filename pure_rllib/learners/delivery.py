@@ -73,6 +73,7 @@ def _fetch(
         [group.num_tokens for group in groups],
         1 if learners.is_local else len(learners),
         [[index_of[i] for i in ids] for ids in mini_batches],
+        together=learners.config.groups_together(),
     )
     lost = on_learners(
         learners,

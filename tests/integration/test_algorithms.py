@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from ray import tune
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from pure_rllib.algorithms import ALGORITHMS, GRPOConfig, LLMConfig, RLOOConfig
 from pure_rllib.learners.torch_learner import LLMTorchLearner
+from pure_rllib.models import columns
 
 REPO = Path(__file__).resolve().parents[2]
 PAGE = REPO / "docs" / "algorithms.md"
@@ -96,6 +99,29 @@ def test_a_custom_loss_in_rllibs_form_acts_and_logs(tiny_config: Any) -> None:
         logged = result["learners"]["default_policy"]["mean_weight"]
         assert logged != 0.0
     assert losses[1] - losses[0] == pytest.approx(100.0 * logged, rel=1e-3)
+
+
+class NeedsPairs(ConnectorV2):
+    """Stands where groups are compared two by two."""
+
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        ids = set(batch[DEFAULT_MODULE_ID][columns.GROUP_ID].tolist())
+        assert ids == {i ^ 1 for i in ids}, ids
+        return batch
+
+
+class PairsConfig(RLOOConfig):
+    def groups_together(self) -> int:
+        return 2
+
+    def advantage_connectors(self) -> list[ConnectorV2]:
+        return [NeedsPairs(), *super().advantage_connectors()]
+
+
+@pytest.mark.slow
+def test_a_bundle_of_groups_reaches_one_learner(tiny_config: Any) -> None:
+    made = verified(PairsConfig(), tiny_config).env_runners(num_prompts=8)
+    trained(made.learners(num_learners=2), iterations=2)
 
 
 def code_of_page() -> str:
