@@ -200,6 +200,7 @@ def make_wandb(settings: Mapping[str, Any], *, resume: bool = False) -> Any:
     if settings.get("mode"):
         # Ray looks for a key only where this says that one is needed.
         os.environ["WANDB_MODE"] = str(settings["mode"])
-    callback = WandbLoggerCallback(**settings | ({"resume": "allow"} if resume else {}))
+    extra = {"resume": "allow"} if resume else {}
+    callback = WandbLoggerCallback(**{**settings, **extra})
     callback.setup()
     return callback

@@ -184,7 +184,7 @@ def resolved(config: "LLMConfig") -> dict[str, dict[str, Any]]:
 
 
 @functools.cache
-def section_keys(config_class: "type[LLMConfig]", section: str) -> dict[str, Any]:
+def section_keys(config_class: Any, section: str) -> dict[str, Any]:
     """Returns the arguments of a setter, RLlib's own included, with their types."""
     rules = config_class.rules()
     keys: dict[str, Any] = {}
