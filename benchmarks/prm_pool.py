@@ -21,10 +21,14 @@ from transformers import Qwen2Config, Qwen2ForTokenClassification
 from pure_rllib.models.batching import token_budget_batches
 from pure_rllib.reporting.tables import format_table
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.prm.actor import num_tokens
+from pure_rllib.rewards.prm.actors import (
+    PRMActors,
+    PRMPool,
+    PRMPoolSettings,
+    num_tokens,
+)
 from pure_rllib.rewards.prm.inputs import pad_rows
 from pure_rllib.rewards.prm.model import ProcessRewardModel
-from pure_rllib.rewards.prm.pool import PRMActors, PRMPool, PRMPoolSettings
 from pure_rllib.testing import byte_tokenizer
 
 

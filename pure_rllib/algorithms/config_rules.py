@@ -10,7 +10,7 @@ from pure_rllib.learners.deepspeed_settings import check_deepspeed
 from pure_rllib.learners.rollout_correction import correction_mode
 from pure_rllib.models.loading import DTYPES, check_model_folder, policy_config
 from pure_rllib.models.lora import check_lora
-from pure_rllib.rewards.prm.pool import check_prm_actors
+from pure_rllib.rewards.prm.actors import check_prm_actors
 from pure_rllib.rollouts.env_summary import EnvSummary
 from pure_rllib.weight_sync.transport import check_weight_transport
 

@@ -36,7 +36,7 @@ from pure_rllib.learners.train_batch import (
     plan_mini_batches,
 )
 from pure_rllib.reporting.records import ResponseRecord
-from pure_rllib.rewards.prm.pool import start_prm_actors, with_prm_bundles
+from pure_rllib.rewards.prm.actors import start_prm_actors, with_prm_bundles
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
 from pure_rllib.rollouts.group import Group
 from pure_rllib.rollouts.sampler import SampledBatch, Sampler, mark_lags

@@ -29,7 +29,7 @@ from pure_rllib.generation.make_generator import make_generator
 from pure_rllib.hacking.flags import HackLimits, cap_rewards, flag_group
 from pure_rllib.models.loading import policy_config
 from pure_rllib.rewards.base import counts_of
-from pure_rllib.rewards.prm.pool import connected_scorer
+from pure_rllib.rewards.prm.actors import connected_scorer
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
 from pure_rllib.rollouts.group import Group, SampledResponse
 from pure_rllib.weight_sync.handle import WeightReceiver, Weights

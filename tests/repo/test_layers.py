@@ -46,7 +46,7 @@ ALLOWED = _allowed()
 # What a laptop's script may use without Ray; but the PRM's actors are Ray's.
 NO_RAY = {"arithmetic", "credit", "data", "envs", "generation", "prm_training"}
 NO_RAY |= {"rewards"}
-RAY_FILES = {"rewards/prm/actor.py", "rewards/prm/pool.py"}
+RAY_FILES = {"rewards/prm/actors.py"}
 OPTIONAL = {"vllm", "deepspeed", "peft", "wandb"}
 ROOT_LINKS = {"algorithms", "envs", "tuned_examples"}
 

@@ -9,11 +9,11 @@ import pytest
 
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.prm.actor import PRMActor
-from pure_rllib.rewards.prm.pool import (
+from pure_rllib.rewards.prm.actors import (
+    PRMActor,
     PRMPool,
     PRMPoolSettings,
-    _Batch,
+    _Sent,
     check_prm_actors,
 )
 from pure_rllib.testing import HashScorer
@@ -43,7 +43,7 @@ class CountingScorer(HashScorer):
 
 def test_what_waits_together_is_scored_together():
     scorer = CountingScorer()
-    actor = PRMActor(scorer, batch_tokens=45)
+    actor = PRMActor(scorer, PRMPoolSettings(batch_tokens=45))
     requests = [request(i, 60 if i == 5 else 10) for i in range(7)]
 
     async def ask_all():
@@ -59,7 +59,7 @@ def test_what_waits_together_is_scored_together():
 
 
 def test_an_error_of_the_scorer_reaches_the_caller_and_no_later_one():
-    actor = PRMActor(CountingScorer(), batch_tokens=10)
+    actor = PRMActor(CountingScorer(), PRMPoolSettings(batch_tokens=10))
 
     async def ask():
         with pytest.raises(ValueError, match="no thirteen"):
@@ -98,28 +98,27 @@ class FakeHandle:
     """Stands for an actor's handle: its calls never end."""
 
     def __init__(self) -> None:
-        self.score, self.num_calls = self, 0
+        self.score = self.pid = self
+        self.num_batches = 0
 
-    def remote(self, requests: Sequence[ScoringRequest]) -> object:
-        self.num_calls += 1
+    def remote(self, *requests: Sequence[ScoringRequest]) -> object:
+        self.num_batches += len(requests)
         return object()
 
 
 def test_an_actor_has_few_batches_at_a_time_and_the_others_wait():
-    handles = [FakeHandle(), FakeHandle(), FakeHandle()]
+    handles = [FakeHandle(), FakeHandle()]
     pool = PRMPool(handles, PRMPoolSettings(max_in_flight=2))
-    pool._down[2] = (0.0, 0.0)
-    todo = [_Batch([i], [request(i)]) for i in range(7)]
-    running: dict[object, _Batch] = {}
-    pool._send(todo, running)
-    # What is down gets nothing.
-    assert [handle.num_calls for handle in handles] == [2, 2, 0]
-    assert [batch.rows for batch in todo] == [[0], [1], [2]]
+    requests, todo = [request(i) for i in range(7)], [[i] for i in range(7)]
+    running: dict[object, _Sent] = {}
+    pool._send(requests, todo, running)
+    assert [handle.num_batches for handle in handles] == [2, 2]
+    assert todo == [[0], [1], [2]]
     # One more goes out for each that is done, to the actor that has less to do.
-    done = next(ref for ref, batch in running.items() if batch.actor == 1)
+    done = next(ref for ref, sent in running.items() if sent.actor == 1)
     del running[done]
-    pool._send(todo, running)
-    assert [handle.num_calls for handle in handles] == [2, 3, 0]
+    pool._send(requests, todo, running)
+    assert [handle.num_batches for handle in handles] == [2, 3]
     assert len(todo) == 2 and len(running) == 4
 
 
