@@ -48,7 +48,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
     `prompt_ids` (a tuple: Gymnasium's vector environments stack arrays, and prompts
     differ in length) and `problem_id` at reset. At every step `is_boundary`, and where
     it is True `step_span`, the half-open token range of the step that ended. At the end
-    `response_text`, `verifiable_reward` (1.0, 0.0, or None without a gold answer) and
+    `response_text`, `verifiable_reward` (in [0, 1], or None without a gold answer) and
     `outcome` (the verifier's).
 
     ## Arguments

@@ -43,7 +43,7 @@ class JudgedResponse:
 
     @property
     def verifiable_reward(self) -> float | None:
-        """1.0 or 0.0, or None where there is no gold answer."""
+        """In [0, 1], or None where there is no gold answer."""
         return None if self.verdict is None else self.verdict.reward
 
     def token_rewards(self, num_tokens: int) -> np.ndarray:

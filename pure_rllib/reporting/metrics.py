@@ -23,7 +23,7 @@ reward/process_min [reward, -1 to 1]
     Process reward of a response's worst step: what the min form pays.
     Mean over scored responses of the minimum over steps.
 reward/verifiable [reward, 0 to 1]
-    Verifiable reward of a response; equals accuracy, before its coefficient.
+    Verifiable reward before its coefficient; equals accuracy, unless graded.
     Mean over responses whose gold answer is known.
 reward/total [reward]
     Both reward streams with their coefficients, for a whole response.
@@ -72,6 +72,9 @@ verifier/timeout [responses, count]
 verifier/error [responses, count]
     Responses on which the checker itself failed.
     Count in this iteration.
+verifier/part/<name> [1]
+    A part of the verifiable reward, where the verifier names its parts.
+    Mean over the responses that have it.
 verifier/opinion_accepted [responses, count]
     Responses that only a hybrid verifier's second opinion accepted: audit these.
     Count in this iteration; the rules accepted verifier/correct minus these.
@@ -348,7 +351,9 @@ def _parse(registry: str) -> dict[str, Metric]:
     return metrics
 
 
-METRICS: dict[str, Metric] = _parse(_REGISTRY + FLAG_METRICS + SIGNAL_METRICS)
+_REGISTERED = _parse(_REGISTRY + FLAG_METRICS + SIGNAL_METRICS)
+METRICS = {name: metric for name, metric in _REGISTERED.items() if "<" not in name}
+_FAMILIES = tuple(name.split("<")[0] for name in _REGISTERED if "<" in name)
 
 
 def metrics_markdown() -> str:
@@ -362,7 +367,7 @@ def metrics_markdown() -> str:
         "A metric that has nothing to measure in an iteration is NaN.",
     ]
     group = ""
-    for metric in METRICS.values():
+    for metric in _REGISTERED.values():
         if metric.group != group:
             group = metric.group
             parts += ["", f"## {group}", ""]

@@ -1,6 +1,6 @@
 """What is kept of a response for metrics and reports. T response tokens, S steps."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ class ResponseNumbers:
             known.
         num_prompt_tokens: prompt tokens, template included; None where not counted.
         metadata: whatever else is to be shown (problem, weights version, ...).
+        verdict_parts: what the verifiable reward is made of, by name.
     """
 
     group_id: str
@@ -49,6 +50,7 @@ class ResponseNumbers:
     total_reward: float | None = None
     num_prompt_tokens: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    verdict_parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def min_reward(self) -> float | None:

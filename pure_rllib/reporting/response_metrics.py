@@ -20,8 +20,8 @@ def response_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
         records: the iteration's responses, whole groups, in any order.
 
     Returns:
-        One float per metric, the same keys for every input; NaN where there is nothing
-        to measure (all means are NaN for no records).
+        One float per metric, the same keys for every input but for a verdict's parts;
+        NaN where there is nothing to measure (all means are NaN for no records).
     """
     return {
         **_reward_metrics(records),
@@ -57,6 +57,10 @@ def _correctness_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]
         "response/tokens_incorrect": _mean(incorrect),
         "response/no_answer_share": _mean([o == "no_answer" for o in outcomes]),
         **{f"verifier/{o}": float(outcomes.count(o)) for o in OUTCOMES},
+        **{
+            f"verifier/part/{name}": _mean([r.verdict_parts.get(name) for r in records])
+            for name in sorted({name for r in records for name in r.verdict_parts})
+        },
     }
 
 

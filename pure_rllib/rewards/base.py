@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -49,16 +50,30 @@ class Verdict:
             `timeout` (over the time limit) or `error` (the checker itself failed).
         answer: the answer that was extracted, or None.
         seconds: wall-clock time of the check.
+        score: the verifiable reward, in [0, 1]; None: 1.0 if correct, else 0.0.
+        parts: what the score is made of, by name; each is logged as a mean.
+
+    Raises:
+        ValueError: the score is out of its range.
     """
 
     outcome: Outcome
     answer: str | None = None
     seconds: float = 0.0
+    score: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.score is not None and not 0.0 <= self.score <= 1.0:
+            raise ValueError(
+                f"`score` ({self.score}) of a verdict must be in [0, 1]. Rescale it in "
+                "your verifier."
+            )
 
     @property
     def reward(self) -> float:
-        """The verifiable reward: 1.0 if correct, else 0.0."""
-        return float(self.outcome == "correct")
+        """The verifiable reward, in [0, 1]."""
+        return float(self.outcome == "correct" if self.score is None else self.score)
 
 
 @runtime_checkable
@@ -118,15 +133,23 @@ class FunctionVerifier:
 
     Args:
         function: takes the gold answer and the response's text, returns whether the
-            response is correct. Errors that it raises are not caught.
+            response is correct, or a score in [0, 1], above 0.5 for a correct one, or a
+            `Verdict`. Errors that it raises are not caught.
     """
 
-    def __init__(self, function: Callable[[str, str], bool]):
+    def __init__(self, function: Callable[[str, str], bool | float | Verdict]):
         self.function = function
 
     def verify(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """Checks each pair on its own. See `Verifier.verify`."""
-        return [
-            Verdict("correct" if self.function(gold, text) else "incorrect")
-            for gold, text in zip(golds, responses, strict=True)
-        ]
+        pairs = zip(golds, responses, strict=True)
+        return [_as_verdict(self.function(gold, text)) for gold, text in pairs]
+
+
+def _as_verdict(found: object) -> Verdict:
+    if isinstance(found, Verdict):
+        return found
+    if isinstance(found, Real) and not isinstance(found, bool):
+        score = float(found)
+        return Verdict("correct" if score > 0.5 else "incorrect", score=score)
+    return Verdict("correct" if found else "incorrect")

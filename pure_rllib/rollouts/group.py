@@ -134,6 +134,10 @@ class SampledResponse:
                 "problem_id": self.problem.problem_id,
                 "weights_version": self.weights_version,
             },
+            verdict_parts={
+                name: float(part)
+                for name, part in (verdict.parts if verdict else {}).items()
+            },
         )
 
     def record(self, numbers: ResponseNumbers, **of_report: Any) -> ResponseRecord:

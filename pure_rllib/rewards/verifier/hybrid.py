@@ -4,6 +4,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from pure_rllib.credit.steps import own_bos_id
@@ -186,5 +187,11 @@ class HybridVerifier:
             self.counts[names[opinion]] += len(rows)
             for i in rows:
                 if opinion:
-                    verdicts[i] = Verdict("correct", box, verdicts[i].seconds + seconds)
+                    verdicts[i] = replace(
+                        verdicts[i],
+                        outcome="correct",
+                        answer=box,
+                        seconds=verdicts[i].seconds + seconds,
+                        score=None,
+                    )
         return verdicts

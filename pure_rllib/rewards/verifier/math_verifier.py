@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pure_rllib.data.boxed import answer_text, gold_text
@@ -186,7 +187,7 @@ class MathVerifier:
             verdicts.append(verdict)
             if verdict.seconds:
                 # The next equal pair takes no time of its own.
-                known[key] = Verdict(verdict.outcome, verdict.answer)
+                known[key] = replace(verdict, seconds=0.0)
         return verdicts
 
     def check_golds(self, golds: Iterable[str]) -> dict[str, Verdict]:
@@ -252,6 +253,6 @@ class MathVerifier:
         # A timeout or a crash may come from a busy machine: the next try may be better.
         if verdict.outcome in ("timeout", "error"):
             return
-        self._cache[key] = Verdict(verdict.outcome, verdict.answer)
+        self._cache[key] = replace(verdict, seconds=0.0)
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
