@@ -27,8 +27,8 @@ from pure_rllib.rewards.prm.actors import (
     PRMPoolSettings,
     num_tokens,
 )
-from pure_rllib.rewards.prm.inputs import pad_rows
 from pure_rllib.rewards.prm.model import ProcessRewardModel
+from pure_rllib.rewards.prm.rows import pad_rows
 from pure_rllib.testing import byte_tokenizer
 
 

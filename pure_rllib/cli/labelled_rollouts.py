@@ -9,7 +9,7 @@ import numpy as np
 from pure_rllib.cli.folder import RunFolder, read_rollouts, stored_experiment
 from pure_rllib.credit.steps import SEPARATOR
 from pure_rllib.prm_training.solutions import LabelledSolution
-from pure_rllib.rewards.named_object import import_named
+from pure_rllib.rewards.make import import_named
 
 Labeller = Callable[[str, tuple[str, ...]], Sequence[float]]
 _ARITHMETIC = "pure_rllib/Arithmetic-v0"

@@ -100,8 +100,8 @@ def _run(options: argparse.Namespace) -> int:
     )
     from pure_rllib.prm_training.quality import check_threshold_subset
     from pure_rllib.prm_training.solutions import read_solutions
-    from pure_rllib.rewards.prm.minimum_scorer import MinimumScorer
     from pure_rllib.rewards.prm.model import ProcessRewardModel
+    from pure_rllib.rewards.prm.scoring import MinimumScorer
 
     disable_progress_bar()
     template = make_template(options.template)
@@ -144,8 +144,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.arithmetic:
         measured.figures["arithmetic"] = measure_on_arithmetic(prms)
     print(summary(measured.figures))
-    if scorer.num_overlong:
-        print(f"{scorer.num_overlong} solutions are longer than the PRM's context")
+    num_overlong = scorer.counts["overlong"]
+    if num_overlong:
+        print(f"{num_overlong} solutions are longer than the PRM's context")
     if options.out is not None:
         settings = {k: v for k, v in vars(options).items() if k != "function"}
         write(measured, Path(options.out), settings)

@@ -17,7 +17,7 @@ from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.data.problems import Problem, ProblemSource
 from pure_rllib.envs.math_env import MathEnv
 from pure_rllib.rewards.base import StepScorer
-from pure_rllib.rewards.make_scorer import PRMSetting
+from pure_rllib.rewards.make import PRMSetting
 
 TASKS: dict[str, tuple[ArithmeticTask, str, int]] = {
     "z": (TASK_Z, "embedded:arithmetic-policy", 80),

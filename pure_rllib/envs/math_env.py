@@ -11,12 +11,12 @@ from pure_rllib.data.prompts import PromptTemplate, drop_long_prompts, make_temp
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.models.loading import resolve_model
 from pure_rllib.rewards.base import StepScorer, Verifier
-from pure_rllib.rewards.make_scorer import (
+from pure_rllib.rewards.make import (
     PRMSetting,
     ScoringFunction,
     make_step_scorer,
+    make_verifier,
 )
-from pure_rllib.rewards.make_verifier import make_verifier
 
 
 class MathEnv(TokenEnv):

@@ -10,8 +10,7 @@ from torch import Tensor
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.prm_training.losses import IGNORED
 from pure_rllib.prm_training.solutions import LabelledSolution, scoring_requests
-from pure_rllib.rewards.prm.inputs import PRMInputBuilder, PRMRow
-from pure_rllib.rewards.prm.text import PRMTextBuilder
+from pure_rllib.rewards.prm.rows import PRMInputBuilder, PRMRow, PRMTextBuilder
 
 _CHUNK = 1024
 Row = dict[str, np.ndarray]

@@ -24,7 +24,8 @@ from pure_rllib.prm_training.quality import (
 from pure_rllib.prm_training.solutions import LabelledSolution, scoring_requests
 from pure_rllib.reporting.tables import format_table
 from pure_rllib.rewards.base import StepScorer
-from pure_rllib.rewards.prm.model import ProcessRewardModel, differing_tokens
+from pure_rllib.rewards.prm.model import ProcessRewardModel
+from pure_rllib.rewards.prm.rows import differing_tokens
 
 POLICY = "embedded:arithmetic-policy"
 

@@ -19,7 +19,7 @@ from pure_rllib.data.files import read_rows
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.prm_training.prm800k import Neutral, phase_tree, stepwise_tree
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.prm.text import plain_ids
+from pure_rllib.rewards.prm.rows import plain_ids
 
 ARITHMETIC_STEPS = "embedded:arithmetic-steps"
 _NUM_ARITHMETIC_SOLUTIONS = 20_000

@@ -27,7 +27,7 @@ from pure_rllib.prm_training.solutions import (
     split_by_prompt,
 )
 from pure_rllib.rewards.prm.formats import PRMFormat, format_ids, make_format
-from pure_rllib.rewards.prm.model import make_builder
+from pure_rllib.rewards.prm.rows import make_builder
 
 SETTINGS_FILE = "prm_training.json"
 _LABELS = {0: "bad", 1: "good"}

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from pure_rllib.credit.steps import StepSplitter
-from pure_rllib.rewards.prm.inputs import PRMInputBuilder, PRMRow
+from pure_rllib.rewards.prm.rows import PRMInputBuilder, PRMRow
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("PURE_GOLDEN_DIR", ROOT / "../shared/reference/golden"))

@@ -17,7 +17,7 @@ import ray
 from pure_rllib.arithmetic.task import TASK_Z
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.make_scorer import DeferredScorer, make_step_scorer
+from pure_rllib.rewards.make import Lazy, make_step_scorer
 from pure_rllib.rewards.prm.actors import PRMActors, PRMPool, PRMPoolSettings
 from pure_rllib.testing import HashScorer, byte_tokenizer, tiny_model_config
 
@@ -106,7 +106,7 @@ def prm_pool(ray_cluster: None) -> Iterator[PRMPool]:
 
 def test_a_pool_gives_the_scores_of_one_process(prm_pool):
     scorer = make_step_scorer(PRM, None, None, TOKENIZER)
-    assert isinstance(scorer, DeferredScorer)
+    assert isinstance(scorer, Lazy)
     many = requests(30)
     expected = scorer.score(many)
     # Several env runners at once.
@@ -126,7 +126,7 @@ def test_a_pool_gives_the_scores_of_one_process(prm_pool):
             np.testing.assert_allclose(first, second, atol=1e-5)
             assert first.dtype == np.float32
     num_overlong = sum(pool.counts["overlong"] for pool in pools)
-    assert num_overlong == 3 * scorer.num_overlong > 0
+    assert num_overlong == 3 * scorer.counts["overlong"] > 0
     assert len(found) == 3 and prm_pool.score([]) == []
 
 

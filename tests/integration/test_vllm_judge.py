@@ -9,8 +9,8 @@ import pytest
 
 from pure_rllib.models.loading import load_policy
 from pure_rllib.rewards.base import ScoringRequest
-from pure_rllib.rewards.make_generative import GenerativeLoader
-from pure_rllib.rewards.prm.generative import LogpJudge, VoteJudge
+from pure_rllib.rewards.prm.generative import GenerativeLoader
+from pure_rllib.rewards.prm.judges import LogpJudge, VoteJudge
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 
 pytestmark = [

@@ -13,13 +13,15 @@ from pure_rllib.envs.math_env import MathEnv
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
-from pure_rllib.rewards.make_generative import GenerativeLoader
-from pure_rllib.rewards.make_scorer import make_step_scorer
+from pure_rllib.rewards.make import make_step_scorer
 from pure_rllib.rewards.prm.generative import (
+    GenerativeLoader,
     GenerativePRM,
+    StepQuestion,
+)
+from pure_rllib.rewards.prm.judges import (
     LogpJudge,
     ModelJudge,
-    StepQuestion,
     VoteJudge,
     VoteSettings,
 )

@@ -12,7 +12,7 @@ from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.math_env import MathEnv
 from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier
-from pure_rllib.rewards.make_scorer import DeferredScorer
+from pure_rllib.rewards.make import Lazy
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.rewards.verifier.hybrid import HybridVerifier
 from pure_rllib.testing import (
@@ -157,10 +157,10 @@ def test_overlong_responses_are_counted(problems):
     config = tiny_model_config(len(TOKENIZER), max_position_embeddings=12)
     env = make_env(problems, prm=config, verifier=None)
     scorer = env.judge.step_scorer
-    assert isinstance(scorer, DeferredScorer) and scorer.num_overlong == 0
+    assert isinstance(scorer, Lazy) and scorer.counts["overlong"] == 0
     problem = Problem("1+1?")
     env.judge.judge([problem], [env.encode_prompt(problem)], [encode(env, "a" * 20)])
-    assert scorer.num_overlong == 1
+    assert scorer.counts["overlong"] == 1
 
 
 @pytest.mark.parametrize(
@@ -242,11 +242,11 @@ def test_a_deferred_scorer_is_made_once():
         made.append(1)
         return FunctionScorer(lambda prompt, steps: [0.0] * len(steps))
 
-    scorer = DeferredScorer(make)
+    scorer = Lazy(make)
     assert not made
     scorer.score([])
     scorer.score([])
-    assert made == [1] and scorer.num_overlong == 0
+    assert made == [1] and scorer.counts["overlong"] == 0
 
 
 def test_problem_sources_are_taken_as_they_are():

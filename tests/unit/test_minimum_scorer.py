@@ -3,7 +3,7 @@
 import numpy as np
 
 from pure_rllib.rewards.base import FunctionScorer, ScoringRequest
-from pure_rllib.rewards.prm.minimum_scorer import MinimumScorer
+from pure_rllib.rewards.prm.scoring import MinimumScorer
 
 
 def request(*steps: str) -> ScoringRequest:
@@ -34,8 +34,8 @@ def test_one_scorer_is_itself_and_no_request_is_no_score():
     only = MinimumScorer([FunctionScorer(lambda p, steps: [0.5] * len(steps))])
     assert only.score([request("a", "b")])[0].tolist() == [0.5, 0.5]
     assert only.score([]) == []
-    assert only.num_overlong == 0
+    assert only.counts["overlong"] == 0
 
 
 def test_a_response_that_is_too_long_for_all_counts_once():
-    assert MinimumScorer([Overlong(2), Overlong(3)]).num_overlong == 3
+    assert MinimumScorer([Overlong(2), Overlong(3)]).counts["overlong"] == 3

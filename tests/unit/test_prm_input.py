@@ -9,7 +9,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pure_rllib.credit.steps import BlankSteps, StepSplitter
-from pure_rllib.rewards.prm.inputs import PRMInputBuilder, PRMRow, pad_rows
+from pure_rllib.rewards.prm.rows import (
+    PRMInputBuilder,
+    PRMRow,
+    pad_rows,
+)
 
 WORDS = ["<pad>", "<eos>", "\n", "\n\n", ".\n\n", ".", " ", "a", "b", "c", "P"]
 PAD, EOS, NL, BLANK, DOT_BLANK, DOT, SPACE, A, B, C, P = range(len(WORDS))

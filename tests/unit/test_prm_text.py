@@ -16,7 +16,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.formats import FORMATS, PRMFormat, make_format
-from pure_rllib.rewards.prm.text import PRMTextBuilder, chat_ids, plain_ids
+from pure_rllib.rewards.prm.rows import (
+    PRMTextBuilder,
+    chat_ids,
+    plain_ids,
+)
 from pure_rllib.testing import byte_tokenizer
 
 CHAT = (

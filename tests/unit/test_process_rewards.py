@@ -12,7 +12,7 @@ from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.math_env import MathEnv
 from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer
-from pure_rllib.rewards.make_scorer import DeferredScorer, make_step_scorer
+from pure_rllib.rewards.make import Lazy, make_step_scorer
 from pure_rllib.testing import HashScorer, byte_tokenizer, complete, tiny_model_config
 
 TOKENIZER = byte_tokenizer()
@@ -106,9 +106,7 @@ def test_wrong_settings_are_found_before_the_weights_are_read(
     TOKENIZER.save_pretrained(tmp_path)
     # Not the weights of any model.
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert isinstance(
-        make_step_scorer(str(tmp_path), None, None, TOKENIZER), DeferredScorer
-    )
+    assert isinstance(make_step_scorer(str(tmp_path), None, None, TOKENIZER), Lazy)
     with pytest.raises(error, match=match):
         make_step_scorer(str(tmp_path), settings, None, TOKENIZER)
 

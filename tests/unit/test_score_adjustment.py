@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pure_rllib.rewards.prm.score_adjustment import ScoreAdjustment
+from pure_rllib.rewards.prm.scoring import ScoreAdjustment
 
 SCORES = np.array([-1.0, -0.5, 0.0, 0.8, 1.0], np.float32)
 

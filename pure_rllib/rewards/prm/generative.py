@@ -1,21 +1,34 @@
-"""A causal language model that is asked about each step. N questions, S steps."""
+"""A causal language model that is asked about each step. S steps."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from transformers import AutoTokenizer
 
-from pure_rllib.credit.steps import own_bos_id, single_token_id
-from pure_rllib.generation.base import Generator, SamplingParams
+from pure_rllib.credit.steps import single_token_id
+from pure_rllib.generation.make_generator import (
+    GENERATORS,
+    check_generator,
+    make_generator,
+)
+from pure_rllib.generation.vllm_generator import VLLMGenerator
+from pure_rllib.models.loading import check_model_folder, load_policy, policy_config
 from pure_rllib.rewards.base import ScoringRequest, counts_of
-from pure_rllib.rewards.prm.inputs import PRMRow
-from pure_rllib.rewards.prm.rows import RowScorer
-from pure_rllib.rewards.prm.score_adjustment import LOWEST_SCORE, ScoreAdjustment
-from pure_rllib.rewards.prm.text import chat_ids, plain_ids
+from pure_rllib.rewards.prm.checkpoint import default_device
+from pure_rllib.rewards.prm.judges import (
+    Judge,
+    LogpJudge,
+    ModelJudge,
+    VoteJudge,
+    VoteSettings,
+)
+from pure_rllib.rewards.prm.rows import question_ids
+from pure_rllib.rewards.prm.scoring import LOWEST_SCORE, ScoreAdjustment, context_of
 
 QUESTION = """\
 You check a solution to a problem, one step at a time.
@@ -32,6 +45,8 @@ Step to check:
 Is the step to check correct? Answer {good} or {bad}."""
 
 _FIELD = re.compile(r"\{(problem|previous|step|good|bad)\}")
+# Of a model whose config names no number of positions.
+_NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +97,7 @@ class StepQuestion:
         }
         # In one pass: braces in a step mean nothing.
         text = _FIELD.sub(lambda found: fields[found[1]], self.template)
-        if getattr(tokenizer, "chat_template", None):
-            return chat_ids(tokenizer, text, self.system)
-        bos = own_bos_id(tokenizer)
-        return [*([] if bos is None else [bos]), *plain_ids(tokenizer, text + "\n")]
+        return question_ids(tokenizer, text, self.system)
 
     def verdict_ids(self, tokenizer: Any) -> tuple[int, int]:
         """Returns the verdicts' ids.
@@ -95,181 +107,6 @@ class StepQuestion:
         """
         good, bad = (single_token_id(tokenizer, word) for word in self.verdicts)
         return good, bad
-
-
-class Judge(Protocol):
-    """Anything that answers encoded questions."""
-
-    max_prompt_tokens: int | None
-
-    def judge(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Returns `[N]` float32 scores in [-1, 1], each by its own prompt only."""
-
-
-class ModelJudge:
-    """Reads p(good) - p(bad) off a model's next token, softmax over the two verdicts.
-
-    Args:
-        model: a causal language model.
-        verdict_ids: ids of the good and the bad verdict.
-        pad_token_id: fills the columns behind shorter questions.
-        micro_batch_tokens: see `RowScorer`.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        verdict_ids: tuple[int, int],
-        *,
-        pad_token_id: int = 0,
-        micro_batch_tokens: int | None = None,
-    ):
-        self.max_prompt_tokens: int | None = context_of(model.config)
-        self._scorer = RowScorer(
-            model,
-            verdict_ids,
-            pad_token_id=pad_token_id,
-            micro_batch_tokens=micro_batch_tokens,
-        )
-
-    def judge(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """See `Judge.judge`."""
-        rows = [PRMRow(np.array(ids), np.array([len(ids) - 1])) for ids in prompts]
-        return np.concatenate(self._scorer.score_rows(rows))
-
-
-class LogpJudge:
-    """The same through any generator, as an engine offers it: two logps per question.
-
-    Args:
-        generator: of the judging model.
-        verdict_ids: ids of the good and the bad verdict.
-        max_model_len: tokens of the longest question, its verdict, and one more, for
-            which engines want room.
-    """
-
-    def __init__(
-        self, generator: Generator, verdict_ids: tuple[int, int], max_model_len: int
-    ):
-        self.generator = generator
-        self.verdict_ids = verdict_ids
-        self.max_prompt_tokens: int | None = max_model_len - 2
-
-    def judge(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """See `Judge.judge`."""
-        asked = [[*ids, verdict] for ids in prompts for verdict in self.verdict_ids]
-        logps = np.array([rows[-1] for rows in self.generator.logps(asked)], np.float32)
-        good, bad = logps.reshape(-1, 2).T
-        return np.tanh((good - bad) / 2)
-
-
-@dataclass(frozen=True, slots=True)
-class VoteSettings:
-    """How verdicts are sampled.
-
-    Attributes:
-        num_votes: verdicts per step, >= 1; an odd number leaves no tie.
-        max_verdict_tokens: budget of a verdict with its reasons, >= 1.
-        temperature: of sampling, > 0 unless there is one vote.
-        seed: together with the question, it decides the votes.
-
-    Raises:
-        ValueError: a setting is out of range.
-    """
-
-    num_votes: int = 5
-    max_verdict_tokens: int = 256
-    temperature: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("num_votes", "max_verdict_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"`{name}` ({getattr(self, name)}) must be >= 1, because there is "
-                    "no verdict otherwise. Set it to 5 votes of 256 tokens."
-                )
-        if self.temperature < 0 or (self.temperature == 0 and self.num_votes > 1):
-            raise ValueError(
-                f"`temperature` ({self.temperature}) must be > 0 with `num_votes` "
-                f"({self.num_votes}), because greedy votes are all the same. Set it to "
-                "1.0, or num_votes to 1."
-            )
-
-
-class VoteJudge:
-    """Samples verdicts and counts them: (good votes - bad votes) / all votes.
-
-    The sign is the majority's, the size says how clear it was. A verdict is the last of
-    the two words in a sampled text, as a whole word in any case; a text without either
-    counts for neither side.
-
-    Args:
-        generator: of the judging model.
-        tokenizer: its tokenizer.
-        verdicts: the words for good and for bad.
-        settings: how verdicts are sampled.
-        max_model_len: tokens of the longest question and verdict together; None: no
-            limit.
-
-    Attributes:
-        counts: so far sampled `verdicts`, `unclear_verdicts` among them, with neither
-            word, and `ties`: questions whose votes cancel out, so that the score is 0.
-    """
-
-    def __init__(
-        self,
-        generator: Generator,
-        tokenizer: Any,
-        verdicts: Sequence[str],
-        settings: VoteSettings,
-        *,
-        max_model_len: int | None = None,
-    ):
-        self.generator = generator
-        self.tokenizer = tokenizer
-        self.settings = settings
-        self.max_prompt_tokens: int | None = None
-        if max_model_len is not None:
-            self.max_prompt_tokens = max_model_len - settings.max_verdict_tokens
-        self.counts: Counter[str] = Counter()
-        self._values = {
-            word.strip().lower(): value
-            for word, value in zip(verdicts, (1.0, -1.0), strict=True)
-        }
-        words = "|".join(re.escape(word) for word in self._values)
-        self._verdict = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
-
-    def judge(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """See `Judge.judge`."""
-        settings = self.settings
-        groups = self.generator.generate(
-            prompts,
-            settings.num_votes,
-            SamplingParams(settings.max_verdict_tokens, settings.temperature),
-            [self._seed(ids) for ids in prompts],
-        )
-        votes = [
-            [self._vote(response.token_ids.tolist()) for response in group]
-            for group in groups
-        ]
-        scores = np.array(votes, np.float32).reshape(len(prompts), -1).mean(1)
-        self.counts["verdicts"] += len(prompts) * settings.num_votes
-        self.counts["ties"] += int((scores == 0.0).sum())
-        return scores
-
-    def _vote(self, token_ids: list[int]) -> float:
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
-        found = self._verdict.findall(text)
-        if not found:
-            self.counts["unclear_verdicts"] += 1
-            return 0.0
-        return self._values[found[-1].lower()]
-
-    def _seed(self, prompt: Sequence[int]) -> int:
-        # Of the question alone: what else is in the call must not change a vote.
-        asked = repr((self.settings.seed, list(prompt))).encode()
-        return int.from_bytes(blake2b(asked, digest_size=7).digest(), "big")
 
 
 class GenerativePRM:
@@ -334,6 +171,161 @@ class GenerativePRM:
         ]
 
 
-def context_of(config: Any) -> int | None:
-    """Returns the number of positions in a Hugging Face config, if it says."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+class GenerativeLoader:
+    """Checks a generative PRM's settings at once, and loads the model when called.
+
+    Args:
+        model: folder or hub id of a causal language model, or a Hugging Face config.
+        tokenizer: the policy's; used with a config only.
+        votes: the fields of `VoteSettings`: verdicts are sampled and counted. None
+            reads the probabilities of the two verdicts instead.
+        template: see `StepQuestion`.
+        system: see `StepQuestion`.
+        verdicts: see `StepQuestion`; without `votes` each exactly one id.
+        generator: what answers, one of `GENERATORS`; "vllm" takes a local folder. None:
+            "transformers" for votes, and probabilities are read without a generator.
+        generator_kwargs: further settings of the generator. `max_model_len` of vLLM
+            also bounds the questions.
+        dtype: "float32", "bfloat16", "float16" or "auto".
+        device: where it runs; None: the GPU that this process sees, or the CPU.
+        micro_batch_tokens: see `RowScorer`; without a generator only.
+        attn_implementation: as in `from_pretrained`.
+        trust_remote_code: runs code that comes with the checkpoint.
+        label_smoothing: see `ScoreAdjustment`.
+        score_clamp: see `ScoreAdjustment`.
+
+    Raises:
+        ValueError: a setting is out of range or has no effect.
+        TypeError: an unknown setting.
+    """
+
+    def __init__(
+        self,
+        model: str | Mapping[str, Any],
+        tokenizer: Any,
+        *,
+        votes: Mapping[str, Any] | None = None,
+        template: str = QUESTION,
+        system: str | None = None,
+        verdicts: Sequence[str] = ("Yes", "No"),
+        generator: str | None = None,
+        generator_kwargs: Mapping[str, Any] | None = None,
+        dtype: str = "auto",
+        device: Any = None,
+        micro_batch_tokens: int | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        label_smoothing: float = 0.0,
+        score_clamp: Sequence[float] = (-1.0, 1.0),
+    ):
+        self.votes = None if votes is None else VoteSettings(**votes)
+        if votes is not None and generator is None:
+            generator = "transformers"
+        if generator is not None and micro_batch_tokens is not None:
+            raise ValueError(
+                f"`micro_batch_tokens` ({micro_batch_tokens}) must be left out with "
+                "`votes` or `generator`, because the generator makes its own batches."
+            )
+        self.generator = generator
+        self.generator_kwargs = dict(generator_kwargs or {})
+        self.question = StepQuestion(template, system, tuple(verdicts))
+        self.adjustment = ScoreAdjustment(label_smoothing, score_clamp)
+        is_folder = False
+        if isinstance(model, str):
+            files = check_model_folder(model, "prm")
+            model, is_folder = files.path, files.is_local
+            tokenizer = AutoTokenizer.from_pretrained(
+                model, trust_remote_code=trust_remote_code
+            )
+        self.model, self.tokenizer, self.device = model, tokenizer, device
+        if generator == "vllm":
+            _check_vllm(model, is_folder, device, attn_implementation)
+        self._check_generator()
+        if votes is None:
+            self.question.verdict_ids(tokenizer)
+        self.micro_batch_tokens = micro_batch_tokens
+        self.load_options: dict[str, Any] = {
+            "dtype": dtype,
+            "attn_implementation": attn_implementation,
+            "trust_remote_code": trust_remote_code,
+        }
+
+    def __call__(self) -> GenerativePRM:
+        """Loads the model."""
+        return GenerativePRM(
+            self._judge(), self.tokenizer, self.question, self.adjustment
+        )
+
+    def _check_generator(self) -> None:
+        kind, settings = self.generator, self.generator_kwargs
+        if kind is None:
+            if settings:
+                raise ValueError(
+                    f"`generator_kwargs` ({settings}) has no effect without a "
+                    f"generator. Set `generator` to one of {GENERATORS}."
+                )
+            return
+        if kind not in GENERATORS:
+            raise ValueError(
+                f"`generator` ({kind!r}) must be one of {GENERATORS}, because the "
+                "judge answers through it. Leave it out."
+            )
+        temperature = 1.0 if self.votes is None else self.votes.temperature
+        check_generator(kind, settings, temperature=temperature, top_p=1.0)
+
+    def _judge(self) -> Judge:
+        pad = self.tokenizer.pad_token_id or 0
+        if self.generator is None:
+            model = load_policy(self.model, **self.load_options)
+            return ModelJudge(
+                model.to(default_device(self.device)),
+                self.question.verdict_ids(self.tokenizer),
+                pad_token_id=pad,
+                micro_batch_tokens=self.micro_batch_tokens,
+            )
+        config = policy_config(
+            self.model, trust_remote_code=self.load_options["trust_remote_code"]
+        )
+        limits = [context_of(config), self.generator_kwargs.get("max_model_len")]
+        max_model_len = min((n for n in limits if n), default=_NO_LIMIT)
+        generator = make_generator(
+            self.generator,
+            {"model": self.model, "seed": 0, **self.load_options},
+            self.generator_kwargs,
+            pad_token_id=pad,
+            eos_token_ids=[self.tokenizer.eos_token_id],
+            max_model_len=max_model_len,
+            device=default_device(self.device),
+        )
+        if isinstance(generator, VLLMGenerator):
+            assert isinstance(self.model, str)  # a folder, see `_check_vllm`
+            generator.load_folder(Path(self.model))
+        if self.votes is None:
+            ids = self.question.verdict_ids(self.tokenizer)
+            return LogpJudge(generator, ids, max_model_len)
+        return VoteJudge(
+            generator,
+            self.tokenizer,
+            self.question.verdicts,
+            self.votes,
+            max_model_len=max_model_len,
+        )
+
+
+def _check_vllm(
+    model: Any, is_folder: bool, device: Any, attn_implementation: str | None
+) -> None:
+    """Refuses what vLLM cannot do or would not heed."""
+    if not is_folder:
+        raise ValueError(
+            f"`prm` ({model!r:.200}) must be a local folder with `generator` 'vllm', "
+            "because the engine reads the judge's weights there. Download it, or leave "
+            "`generator` out."
+        )
+    ignored = {"device": device, "attn_implementation": attn_implementation}
+    for name, value in ignored.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` ({value}) must be left out with `generator` 'vllm', because "
+                "the engine chooses it. See `generator_kwargs` for its own settings."
+            )

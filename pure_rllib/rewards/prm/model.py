@@ -5,7 +5,6 @@ S steps, L columns of a reward model's row.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,12 @@ from pure_rllib.rewards.prm.checkpoint import (
     read_checkpoint,
 )
 from pure_rllib.rewards.prm.formats import PRMFormat, format_ids, make_format
-from pure_rllib.rewards.prm.inputs import InputFormat, PRMInputBuilder, PRMRow
-from pure_rllib.rewards.prm.rows import RowScorer
-from pure_rllib.rewards.prm.score_adjustment import ScoreAdjustment
-from pure_rllib.rewards.prm.text import PRMTextBuilder
+from pure_rllib.rewards.prm.rows import (
+    InputFormat,
+    PRMRow,
+    make_builder,
+)
+from pure_rllib.rewards.prm.scoring import RowScorer, ScoreAdjustment
 
 logger = logging.getLogger(__name__)
 
@@ -177,71 +178,3 @@ class ProcessRewardModel:
     def score_rows(self, rows: Sequence[PRMRow]) -> list[np.ndarray]:
         """Scores rows that are built already; see `score`."""
         return self.scorer.score_rows(rows)
-
-
-def make_builder(
-    chosen: PRMFormat,
-    tokenizer: Any,
-    *,
-    separator_id: int,
-    policy_tokenizer: Any,
-    input_format: InputFormat,
-    retokenize: bool,
-    vocab_size: int,
-) -> PRMInputBuilder | PRMTextBuilder:
-    """Decides between the policy's ids and the texts of the steps.
-
-    Args:
-        chosen: the format.
-        tokenizer: the reward model's.
-        separator_id: the id that follows each step.
-        policy_tokenizer: None if the two are the same.
-        input_format: how rows of ids are built.
-        retokenize: whether texts may be encoded anew.
-        vocab_size: ids that the reward model has embeddings for.
-
-    Raises:
-        ValueError: the policy's ids are needed and mean something else here.
-    """
-    needs_ids = input_format != "pure_rllib"
-    if chosen.prompt == "policy":
-        difference = policy_tokenizer and differing_tokens(policy_tokenizer, tokenizer)
-        if not difference:
-            return PRMInputBuilder(tokenizer, separator_id, input_format, vocab_size)
-        if needs_ids or not retokenize:
-            raise ValueError(
-                f"The process reward model's vocabulary must be the policy's, because "
-                f"with `input_format` {input_format!r} and `retokenize` {retokenize} "
-                f"sampled ids are passed on as they are; {difference}. Use models of "
-                'one family, or input_format="pure_rllib" and retokenize=True.'
-            )
-        logger.warning("Steps are encoded anew for the PRM: %s.", difference)
-        has_chat = bool(getattr(tokenizer, "chat_template", None))
-        chosen = replace(chosen, prompt="chat" if has_chat else "text")
-    if needs_ids:
-        raise ValueError(
-            f"`input_format` ({input_format!r}) must be 'pure_rllib' with `prm_format` "
-            f"{chosen.name!r}, because the published formats replace ids of the policy "
-            "and this one shows text. Leave `input_format` out."
-        )
-    return PRMTextBuilder(chosen, tokenizer, separator_id, vocab_size)
-
-
-def differing_tokens(policy_tokenizer: Any, prm_tokenizer: Any) -> str | None:
-    """Tells in which ids two vocabularies differ; None if each id means the same."""
-    policy, prm = policy_tokenizer.get_vocab(), prm_tokenizer.get_vocab()
-    if policy == prm:
-        return None
-    differing = sorted(
-        set(policy.items()) ^ set(prm.items()), key=lambda item: (item[1], item[0])
-    )
-    tokens = list(dict.fromkeys(token for token, _ in differing))[:3]
-    named = "; ".join(
-        f"{token!r} is id {policy.get(token)} to the policy and {prm.get(token)} to "
-        "the reward model"
-        for token in tokens
-    )
-    return (
-        f"the vocabularies of policy ({len(policy)} tokens) and reward model "
-        f"({len(prm)} tokens) differ in {len(differing)} entries, first: {named}"
-    )

@@ -1,119 +1,373 @@
-"""The forward passes of a reward model. B rows, S steps, L columns."""
+r"""What a process reward model reads: the steps, each followed by a separator id.
 
-import inspect
+B rows, P prompt tokens, T response tokens, S steps, L columns. Separators are put in as
+ids, never as text: tokenizing a full stop and a newline again could give another token.
+"""
+
+import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from pure_rllib.models.batching import token_budget_batches
-from pure_rllib.rewards.prm.inputs import PRMRow, pad_rows
-from pure_rllib.rewards.prm.score_adjustment import LOWEST_SCORE, ScoreAdjustment
+from pure_rllib.credit.steps import StepSplitter, own_bos_id
+from pure_rllib.rewards.base import ScoringRequest
+from pure_rllib.rewards.prm.formats import PRMFormat
 
-# Padded tokens per forward pass. On the CPU measured: three times as fast as one large
-# batch, which has more padding and leaves the processor's cache.
-_CPU_MICRO_BATCH = 1_024
-_MICRO_BATCH = 16_384
+logger = logging.getLogger(__name__)
+
+InputFormat = Literal["pure_rllib", "pure_openrlhf", "pure_verl"]
+INPUT_FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
 
 
-class RowScorer:
-    """Reads two columns of a model's logits at given places of rows.
-
-    A score is p(good) - p(bad) under a softmax over the two columns, worked out in
-    float32 whatever the model's dtype. Rows are padded on the right and masked, so a
-    row's scores depend on nothing else in the call, up to the rounding of batched
-    products.
-
-    A row that is longer than the model's context keeps the score positions that fit;
-    those beyond get the lowest score, -1.0, and the row is counted.
-
-    Args:
-        model: anything causal whose output has `logits` `[B, L, columns]`.
-        columns: of the good and of the bad verdict.
-        pad_token_id: fills the columns behind shorter rows; never attended to.
-        micro_batch_tokens: padded tokens per forward pass, >= 1; a longer row runs
-            alone. None: 1,024 on the CPU, else 16,384.
-        adjustment: of the scores that the model gives; None leaves them.
+@dataclass(frozen=True, slots=True)
+class PRMRow:
+    """One response as a process reward model reads it, without padding.
 
     Attributes:
-        num_overlong: rows over the context so far.
+        input_ids: `[L]` int64.
+        score_positions: `[S]` int64, increasing columns whose logits are the steps'
+            scores.
+    """
+
+    input_ids: np.ndarray
+    score_positions: np.ndarray
+
+
+class PRMInputBuilder:
+    r"""Turns responses and their step spans into rows.
+
+    In our own format a step is shown as it reads: white space and special tokens around
+    it are left out, a token such as `.\n\n` is replaced by the ids of its visible part,
+    and the separator follows. The published formats (`make_experience` of PURE's main
+    branch, `_build_inputs_for_prm` of its verl branch) replace the last token of each
+    step by the separator, so the full stop is lost, and so is the last token of a
+    response that was cut by its budget.
+
+    Ids that the tokenizer or the reward model does not know have no text and no
+    embedding: they are left out of the row, wherever they stand.
+
+    Example (P is the prompt, | the separator)::
+
+        response    a  b  .\n\n  c  EOS      spans [0, 3) [3, 5)
+        pure_rllib  P  a  b  .  |  c  |      score positions 4, 6
+        published   P  a  b  |  c  |         score positions 3, 5
+
+    Args:
+        tokenizer: of the policy and the reward model.
+        separator_id: the id that follows each step.
+        input_format: `pure_rllib`, `pure_openrlhf` or `pure_verl`; the last two differ
+            in their padding only, so they give the same rows here.
+        vocab_size: ids that the reward model has embeddings for; None: as many as the
+            tokenizer has.
+
+    Raises:
+        ValueError: an unknown format.
     """
 
     def __init__(
         self,
-        model: Any,
-        columns: tuple[int, int],
-        *,
-        pad_token_id: int,
-        micro_batch_tokens: int | None = None,
-        adjustment: ScoreAdjustment | None = None,
+        tokenizer: Any,
+        separator_id: int,
+        input_format: InputFormat = "pure_rllib",
+        vocab_size: int | None = None,
     ):
-        if micro_batch_tokens is None:
-            on_cpu = next(model.parameters()).device.type == "cpu"
-            micro_batch_tokens = _CPU_MICRO_BATCH if on_cpu else _MICRO_BATCH
-        if micro_batch_tokens < 1:
+        if input_format not in INPUT_FORMATS:
             raise ValueError(
-                f"`micro_batch_tokens` ({micro_batch_tokens}) must be >= 1 because it "
-                f"bounds a forward pass. Set it to {_MICRO_BATCH}."
+                f"`input_format` ({input_format!r}) must be one of {INPUT_FORMATS} "
+                "because the reward model was trained on one of them. Set it to "
+                "'pure_rllib'."
             )
-        self.model = model.eval().requires_grad_(False)
-        self.columns = columns
-        self.pad_token_id = pad_token_id
-        self.micro_batch_tokens = micro_batch_tokens
-        self.adjustment = adjustment or ScoreAdjustment()
-        self.num_overlong = 0
-        self._context = getattr(
-            model.config.get_text_config(), "max_position_embeddings", None
-        )
-        accepted = inspect.signature(model.forward).parameters
-        self._takes_logits_to_keep = "logits_to_keep" in accepted
+        self.tokenizer = tokenizer
+        self.separator_id = separator_id
+        self.input_format = input_format
+        is_visible = StepSplitter.from_tokenizer(tokenizer).is_visible
+        self._is_visible = is_visible[:vocab_size]
+        # Filled on first use: most of a vocabulary is never sampled.
+        self._visible_parts: dict[int, list[int]] = {}
 
-    @torch.inference_mode()
-    def score_rows(self, rows: Sequence[PRMRow]) -> list[np.ndarray]:
-        """Returns one `[S]` float32 array in [-1, 1] per row, in their order."""
-        scores = [
-            np.full(len(row.score_positions), LOWEST_SCORE, dtype=np.float32)
-            for row in rows
+    def rows(self, requests: Sequence[ScoringRequest]) -> list[PRMRow]:
+        """Builds one row per request; each has as many score positions as steps."""
+        return [self.row(r.prompt_ids, r.response_ids, r.step_spans) for r in requests]
+
+    def row(
+        self,
+        prompt_ids: Sequence[int] | np.ndarray,
+        response_ids: Sequence[int] | np.ndarray,
+        step_spans: np.ndarray,
+    ) -> PRMRow:
+        """Builds one row.
+
+        Args:
+            prompt_ids: `[P]` ids that the policy was given; shown as they are, but for
+                unknown ones.
+            response_ids: `[T]` sampled ids.
+            step_spans: `[S, 2]` half-open ranges of the steps in the response.
+
+        Returns:
+            The row; it has S score positions.
+        """
+        tokens = np.asarray(response_ids, dtype=np.int64)
+        ids = self._known(np.asarray(prompt_ids, dtype=np.int64)).tolist()
+        positions = []
+        for start, end in np.asarray(step_spans, dtype=np.int64).tolist():
+            if self.input_format == "pure_rllib":
+                ids.extend(self.step_ids(tokens[start:end]))
+            else:
+                ids.extend(self._known(tokens[start : end - 1]).tolist())
+            positions.append(len(ids))
+            ids.append(self.separator_id)
+        return PRMRow(
+            np.asarray(ids, dtype=np.int64), np.asarray(positions, dtype=np.int64)
+        )
+
+    def step_ids(self, tokens: Sequence[int] | np.ndarray) -> list[int]:
+        """The visible part of one step in our format.
+
+        Args:
+            tokens: the step's ids, its separator or EOS included.
+
+        Returns:
+            Ids from the first to the last visible token, without newlines at the end.
+        """
+        tokens = self._known(np.asarray(tokens, dtype=np.int64))
+        places = np.flatnonzero(self._is_visible[tokens])
+        if len(places) == 0:
+            return []
+        first, last = int(places[0]), int(places[-1])
+        return [*tokens[first:last].tolist(), *self._visible_part(int(tokens[last]))]
+
+    def _known(self, tokens: np.ndarray) -> np.ndarray:
+        # A policy may have more embeddings than tokens, and may sample all of them.
+        return tokens[tokens < len(self._is_visible)]
+
+    def _visible_part(self, token: int) -> list[int]:
+        """The ids of a token's text without the newlines at its end."""
+        if token not in self._visible_parts:
+            text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+            visible = text.rstrip("\n")
+            # A token that holds part of a character does not survive decoding, so
+            # tokens without newlines are never encoded again.
+            self._visible_parts[token] = (
+                [token]
+                if visible == text
+                else self.tokenizer.encode(visible, add_special_tokens=False)
+            )
+        return self._visible_parts[token]
+
+
+class PRMTextBuilder:
+    r"""Turns the texts of steps into rows, in a reward model's own tokens.
+
+    The steps stay those of the policy: step k of the request is encoded by itself and
+    followed by one separator id, whose column is the k-th score position. So there is
+    one score per step of the policy's spans whatever the two tokenizers do, and no
+    separator is ever found by searching. A step's text is what the request says: white
+    space at both ends and special tokens left out. What a response says never becomes
+    a special token of the reward model, and ids for which the model has no embedding
+    are left out.
+
+    Example (`math_shepherd`)::
+
+        How much is 2+3? Step 1: 2+3=5 ки\nStep 2: So 5. ки
+
+    Args:
+        chosen: the format; its "policy" prompt is not possible here.
+        tokenizer: the reward model's.
+        separator_id: the id that follows each step.
+        vocab_size: ids that the reward model has embeddings for.
+    """
+
+    def __init__(
+        self, chosen: PRMFormat, tokenizer: Any, separator_id: int, vocab_size: int
+    ):
+        assert chosen.prompt != "policy", "a policy's ids mean nothing here"
+        self.format = chosen
+        self.tokenizer = tokenizer
+        self.separator_id = separator_id
+        self.vocab_size = vocab_size
+        self._bos = own_bos_id(tokenizer)
+
+    def rows(self, requests: Sequence[ScoringRequest]) -> list[PRMRow]:
+        """Builds one row per request; each has as many score positions as steps."""
+        prompts: dict[str, list[int]] = {}
+        rows = []
+        for request in requests:
+            if self.format.prompt == "chat" and request.prompt not in prompts:
+                prompts[request.prompt] = self._chat_prompt(request.prompt)
+            rows.append(self._row(request, prompts.get(request.prompt)))
+        return rows
+
+    def _row(self, request: ScoringRequest, chat_prompt: list[int] | None) -> PRMRow:
+        num_steps = len(request.step_spans)
+        assert len(request.step_texts) == num_steps, (
+            f"{len(request.step_texts)} texts for {num_steps} steps"
+        )
+        ids = list(chat_prompt or [])
+        positions = []
+        for number, text in enumerate(request.step_texts, 1):
+            shown = self.format.step_text(number, text)
+            if number > 1:
+                step = self._after_separator(self.format.between + shown)
+            elif chat_prompt is None:
+                # As one text: that is how such models were trained.
+                whole = request.prompt + self.format.prompt_end + shown
+                ids += [] if self._bos is None else [self._bos]
+                step = plain_ids(self.tokenizer, whole)
+            else:
+                step = plain_ids(self.tokenizer, shown)
+            ids += [i for i in step if i < self.vocab_size]
+            positions.append(len(ids))
+            ids.append(self.separator_id)
+        return PRMRow(np.array(ids, np.int64), np.array(positions, np.int64))
+
+    def _after_separator(self, text: str) -> list[int]:
+        """The ids of a text that follows a separator."""
+        # Some tokenizers put a space before every text; behind another one they don't.
+        joined = plain_ids(self.tokenizer, self.format.separator + text)
+        if joined[:1] == [self.separator_id]:
+            return joined[1:]
+        return plain_ids(self.tokenizer, text)
+
+    def _chat_prompt(self, problem: str) -> list[int]:
+        return chat_ids(self.tokenizer, problem, self.format.system)
+
+
+def make_builder(
+    chosen: PRMFormat,
+    tokenizer: Any,
+    *,
+    separator_id: int,
+    policy_tokenizer: Any,
+    input_format: InputFormat,
+    retokenize: bool,
+    vocab_size: int,
+) -> PRMInputBuilder | PRMTextBuilder:
+    """Decides between the policy's ids and the texts of the steps.
+
+    Args:
+        chosen: the format.
+        tokenizer: the reward model's.
+        separator_id: the id that follows each step.
+        policy_tokenizer: None if the two are the same.
+        input_format: how rows of ids are built.
+        retokenize: whether texts may be encoded anew.
+        vocab_size: ids that the reward model has embeddings for.
+
+    Raises:
+        ValueError: the policy's ids are needed and mean something else here.
+    """
+    needs_ids = input_format != "pure_rllib"
+    if chosen.prompt == "policy":
+        difference = policy_tokenizer and differing_tokens(policy_tokenizer, tokenizer)
+        if not difference:
+            return PRMInputBuilder(tokenizer, separator_id, input_format, vocab_size)
+        if needs_ids or not retokenize:
+            raise ValueError(
+                f"The process reward model's vocabulary must be the policy's, because "
+                f"with `input_format` {input_format!r} and `retokenize` {retokenize} "
+                f"sampled ids are passed on as they are; {difference}. Use models of "
+                'one family, or input_format="pure_rllib" and retokenize=True.'
+            )
+        logger.warning("Steps are encoded anew for the PRM: %s.", difference)
+        has_chat = bool(getattr(tokenizer, "chat_template", None))
+        chosen = replace(chosen, prompt="chat" if has_chat else "text")
+    if needs_ids:
+        raise ValueError(
+            f"`input_format` ({input_format!r}) must be 'pure_rllib' with `prm_format` "
+            f"{chosen.name!r}, because the published formats replace ids of the policy "
+            "and this one shows text. Leave `input_format` out."
+        )
+    return PRMTextBuilder(chosen, tokenizer, separator_id, vocab_size)
+
+
+def differing_tokens(policy_tokenizer: Any, prm_tokenizer: Any) -> str | None:
+    """Tells in which ids two vocabularies differ; None if each id means the same."""
+    policy, prm = policy_tokenizer.get_vocab(), prm_tokenizer.get_vocab()
+    if policy == prm:
+        return None
+    differing = sorted(
+        set(policy.items()) ^ set(prm.items()), key=lambda item: (item[1], item[0])
+    )
+    tokens = list(dict.fromkeys(token for token, _ in differing))[:3]
+    named = "; ".join(
+        f"{token!r} is id {policy.get(token)} to the policy and {prm.get(token)} to "
+        "the reward model"
+        for token in tokens
+    )
+    return (
+        f"the vocabularies of policy ({len(policy)} tokens) and reward model "
+        f"({len(prm)} tokens) differ in {len(differing)} entries, first: {named}"
+    )
+
+
+def pad_rows(
+    rows: Sequence[PRMRow], pad_token_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pads rows on the right.
+
+    Args:
+        rows: B rows.
+        pad_token_id: fills the columns behind each row.
+
+    Returns:
+        `[B, L]` int64 ids, and `[B, L]` int64 mask with 1 on the rows' own tokens.
+    """
+    width = max(len(row.input_ids) for row in rows)
+    ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.input_ids)] = row.input_ids
+        mask[i, : len(row.input_ids)] = 1
+    return ids, mask
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Encodes a text in which nothing is taken for a special token."""
+    return list(
+        tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
         ]
-        fitting = [self._cut(row) for row in rows]
-        # Nothing to score is nothing to run.
-        lengths = [len(r.input_ids) if len(r.score_positions) else 0 for r in fitting]
-        for batch in token_budget_batches(lengths, self.micro_batch_tokens):
-            results = self._forward([fitting[i] for i in batch])
-            for i, result in zip(batch, results, strict=True):
-                scores[i][: len(result)] = self.adjustment.apply(result)
-        return scores
+    )
 
-    def _cut(self, row: PRMRow) -> PRMRow:
-        """Leaves out the scores whose place lies beyond the model's context."""
-        if self._context is None or len(row.input_ids) <= self._context:
-            return row
-        self.num_overlong += 1
-        kept = row.score_positions[row.score_positions < self._context]
-        end = int(kept[-1]) + 1 if len(kept) else 0
-        return PRMRow(row.input_ids[:end], kept)
 
-    def _forward(self, rows: list[PRMRow]) -> list[np.ndarray]:
-        ids, mask = pad_rows(rows, self.pad_token_id)
-        device = next(self.model.parameters()).device
-        counts = [len(row.score_positions) for row in rows]
-        columns = torch.from_numpy(np.concatenate([r.score_positions for r in rows]))
-        arguments: dict[str, Any] = {}
-        if self._takes_logits_to_keep:
-            # The logits of a whole vocabulary at every column would not fit.
-            kept, columns = columns.unique(return_inverse=True)
-            arguments["logits_to_keep"] = kept.to(device)
-        output = self.model(
-            input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=torch.from_numpy(mask).to(device),
-            use_cache=False,
-            **arguments,
-        )
-        where = torch.arange(len(rows)).repeat_interleave(torch.tensor(counts))
-        picked: Tensor = output.logits[where.to(device), columns.to(device)]
-        good, bad = picked[:, list(self.columns)].float().unbind(1)
-        # p1 - p0 of a softmax over two classes is tanh of half the difference.
-        scores = torch.tanh((good - bad) / 2).cpu().numpy()
-        return np.split(scores, np.cumsum(counts)[:-1])
+def chat_ids(tokenizer: Any, message: str, system: str | None = None) -> list[int]:
+    """Encodes a user's message in the tokenizer's chat template, up to the answer.
+
+    The message's own text never becomes a special token.
+
+    Args:
+        tokenizer: with a chat template.
+        message: what the user says.
+        system: the system message; None leaves it to the template.
+    """
+    # A text that no template changes and that no message holds.
+    place = "\ufdd0message\ufdd1"
+    messages = [{"role": "user", "content": place}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    rendered = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    before, found, after = rendered.partition(place)
+    assert found, f"The chat template dropped the user's message: {rendered!r}"
+    before_ids, after_ids = (
+        list(tokenizer(part, add_special_tokens=False)["input_ids"])
+        for part in (before, after)
+    )
+    return [*before_ids, *plain_ids(tokenizer, message), *after_ids]
+
+
+def question_ids(tokenizer: Any, text: str, system: str | None = None) -> list[int]:
+    """Encodes a question to a language model, up to its answer.
+
+    Args:
+        tokenizer: the model's.
+        text: in its chat template, or, without one, as it is, with a newline behind.
+        system: see `chat_ids`; without a chat template it has no effect.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        return chat_ids(tokenizer, text, system)
+    bos = own_bos_id(tokenizer)
+    return [*([] if bos is None else [bos]), *plain_ids(tokenizer, text + "\n")]

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from pure_rllib.credit.steps import own_bos_id
 from pure_rllib.data.boxed import answer_text, last_box
 from pure_rllib.rewards.base import Verdict, Verifier
-from pure_rllib.rewards.prm.generative import Judge
-from pure_rllib.rewards.prm.text import chat_ids, plain_ids
+from pure_rllib.rewards.prm.judges import Judge
+from pure_rllib.rewards.prm.rows import question_ids
 from pure_rllib.rewards.verifier.guards import guard_reason
 
 QUESTION = """\
@@ -59,7 +58,7 @@ class GenerativeOpinion:
     """Asks a causal language model whether two answers are the same.
 
     Args:
-        judge: reads the model's verdict, through any generator: see `generative_prm`.
+        judge: reads the model's verdict, through any generator: see `prm.judges`.
         tokenizer: the model's. Nothing that an answer says becomes a special token.
         template: text with `{gold}`, `{answer}`, and as wanted `{good}` and `{bad}`.
         verdicts: the words for the same and for different.
@@ -113,13 +112,7 @@ class GenerativeOpinion:
         good, bad = self.verdicts
         fields = {"gold": gold, "answer": answer, "good": good, "bad": bad}
         text = _FIELD.sub(lambda found: fields[found[1]], self.template)
-        if getattr(self.tokenizer, "chat_template", None):
-            return chat_ids(self.tokenizer, text)
-        bos = own_bos_id(self.tokenizer)
-        return [
-            *([] if bos is None else [bos]),
-            *plain_ids(self.tokenizer, text + "\n"),
-        ]
+        return question_ids(self.tokenizer, text)
 
 
 class HybridVerifier:
