@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM
 from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import Verifier
 from pure_rllib.rewards.prm.judges import ModelJudge
-from pure_rllib.rewards.verifier.guards import guard_reason
 from pure_rllib.rewards.verifier.hybrid import (
     QUESTION,
     GenerativeOpinion,
     HybridVerifier,
+    guard_reason,
 )
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 from pure_rllib.testing import byte_tokenizer, tiny_model_config

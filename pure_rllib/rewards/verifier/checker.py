@@ -28,7 +28,7 @@ _SMALL_TOLERANCE = 1e-3
 class Checker:
     """Compares a response with a gold answer. Has no time limits: see the worker.
 
-    Both are rewritten by the rules of `answer_forms` where they are one answer; texts
+    Both are rewritten by the rules of `notation` where they are one answer; texts
     of several boxes or of sentences go to Math-Verify as they are. Boxed answers come
     first; without one, LaTeX and plain expressions are looked for.
     """

@@ -25,7 +25,7 @@ _MAX_GOLDS_LOOKED_AT = 256
 class MathVerifier:
     r"""Compares responses with gold answers by Math-Verify, in worker processes.
 
-    What Math-Verify reads has been through the rules of notation in `answer_forms`.
+    What Math-Verify reads has been through the rules of `notation`.
 
     A response's answer is its last complete `\boxed{...}`; what surrounds the box, and
     the prompt, are never looked at. Responses without a box are searched from their end
