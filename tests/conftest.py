@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -48,3 +49,18 @@ def shared_dir() -> Path:
             "tokenizer or the golden vectors was not run (set PURE_SHARED_DIR)"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(shared_dir: Path) -> Path:
+    """The real tokenizer of Qwen2.5; skips if absent."""
+    folder = shared_dir / "data" / "tokenizers" / "qwen2.5"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: the real Qwen2.5 tokenizer was not tried")
+    return folder
+
+
+@pytest.fixture
+def qwen_tokenizer(qwen_folder: Path) -> PreTrainedTokenizerBase:
+    """The same, loaded anew for a test that may change it."""
+    return AutoTokenizer.from_pretrained(qwen_folder)

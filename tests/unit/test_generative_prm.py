@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.math_env import MathEnv
+from pure_rllib.generation.base import SamplingParams
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import ScoringRequest, StepScorer
@@ -114,7 +115,7 @@ def test_votes_are_counted():
     (scores,) = prm.score([request(*steps)])
     prompts = [SHORT.ids(TOKENIZER, request(*steps), k) for k in range(2)]
     groups = judge.generator.generate(
-        prompts, 9, _params(60), [judge._seed(ids) for ids in prompts]
+        prompts, 9, SamplingParams(60, 1.0), [judge._seed(ids) for ids in prompts]
     )
     expected, unclear = [], 0
     for group in groups:
@@ -134,12 +135,6 @@ def test_votes_are_counted():
         "overlong": 0,
     }
     assert np.abs(scores).max() > 0
-
-
-def _params(budget: int):
-    from pure_rllib.generation.base import SamplingParams
-
-    return SamplingParams(budget, 1.0)
 
 
 def _last_verdict(text: str) -> str | None:
@@ -177,9 +172,12 @@ def test_questions_over_the_context_get_the_lowest_score():
     assert none.tolist() == [-1.0] and prm.num_overlong == 2
 
 
-def test_an_environment_takes_one_by_its_settings(tmp_path):
-    make_model().save_pretrained(tmp_path)
-    TOKENIZER.save_pretrained(tmp_path)
+@pytest.fixture
+def judge_folder(tmp_path, save_model) -> str:
+    return save_model(tmp_path, CONFIG, TOKENIZER, AutoModelForCausalLM)
+
+
+def test_an_environment_takes_one_by_its_settings(judge_folder):
 
     def make_env(prm, **kwargs) -> MathEnv:
         return MathEnv(
@@ -197,7 +195,7 @@ def test_an_environment_takes_one_by_its_settings(tmp_path):
             },
         )
 
-    env = make_env(str(tmp_path), label_smoothing=0.5, dtype="float32")
+    env = make_env(judge_folder, label_smoothing=0.5, dtype="float32")
     response = complete(env, TOKENIZER.encode("a\n\nbb\n\nc"))
     (episode,) = check_same_rewards(env, env.problems[0], [response], tolerance=1e-5)
     judge = ModelJudge(make_model(), SHORT.verdict_ids(TOKENIZER))
@@ -210,13 +208,11 @@ def test_an_environment_takes_one_by_its_settings(tmp_path):
     check_same_rewards(random, random.problems[0], [response])
 
 
-def test_settings_put_a_judge_on_a_generator(tmp_path):
+def test_settings_put_a_judge_on_a_generator(judge_folder):
     model = make_model()
-    model.save_pretrained(tmp_path)
-    TOKENIZER.save_pretrained(tmp_path)
     load = partial(
         GenerativeLoader,
-        str(tmp_path),
+        judge_folder,
         TOKENIZER,
         template=SHORT.template,
         verdicts=SHORT.verdicts,
@@ -266,13 +262,11 @@ def test_wrong_settings(settings, error, match):
 
 
 @pytest.mark.parametrize("name", ["device", "attn_implementation"])
-def test_settings_that_vllm_would_not_heed_are_refused(tmp_path, name):
-    make_model().save_pretrained(tmp_path)
-    TOKENIZER.save_pretrained(tmp_path)
+def test_settings_that_vllm_would_not_heed_are_refused(judge_folder, name):
     settings = {"prm_format": "generative", "verdicts": ("Y", "N"), name: "cpu"}
     with pytest.raises(ValueError, match=rf"`{name}` \(cpu\) must be left out"):
         make_step_scorer(
-            str(tmp_path), {**settings, "generator": "vllm"}, None, TOKENIZER
+            judge_folder, {**settings, "generator": "vllm"}, None, TOKENIZER
         )
 
 

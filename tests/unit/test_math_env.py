@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import AutoModelForCausalLM
 
 from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.math_env import MathEnv
-from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier
 from pure_rllib.rewards.make import Lazy
-from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.rewards.verifier.hybrid import HybridVerifier
 from pure_rllib.testing import (
     HashScorer,
@@ -25,6 +23,7 @@ from pure_rllib.testing import (
 )
 
 TOKENIZER = byte_tokenizer()
+CONFIG = tiny_model_config(len(TOKENIZER))
 ROWS = [
     {"question": "1+1?", "answer": "2", "level": 1},
     {"question": "What is the colour of a polar bear?", "answer": "\\text{white}"},
@@ -39,6 +38,11 @@ def problems(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.fixture
+def prm_folder(tmp_path: Path, save_model) -> str:
+    return save_model(tmp_path / "prm", CONFIG, TOKENIZER)
+
+
 def make_env(problems, **kwargs) -> MathEnv:
     settings = {
         "tokenizer": TOKENIZER,
@@ -49,14 +53,6 @@ def make_env(problems, **kwargs) -> MathEnv:
         **kwargs,
     }
     return MathEnv(**settings)
-
-
-def save_prm(folder: Path, tokenizer=TOKENIZER, **overrides) -> str:
-    config = tiny_model_config(len(tokenizer), num_labels=2, **overrides)
-    model = random_model(AutoModelForTokenClassification, policy_config(config), 0)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def encode(env: MathEnv, text: str) -> np.ndarray:
@@ -115,10 +111,9 @@ def test_math_verify_gives_the_verifiable_reward(problems):
         env.close()
 
 
-def test_a_saved_prm_scores_as_the_same_weights_from_a_config(problems, tmp_path):
-    folder = save_prm(tmp_path / "prm")
-    loaded = make_env(problems, prm=folder, verifier=None)
-    random = make_env(problems, prm=tiny_model_config(len(TOKENIZER)), verifier=None)
+def test_a_saved_prm_scores_as_the_same_weights_from_a_config(problems, prm_folder):
+    loaded = make_env(problems, prm=prm_folder, verifier=None)
+    random = make_env(problems, prm=CONFIG, verifier=None)
     response = encode(loaded, "a.\n\nb\n\nc")
     problem = loaded.problems[0]
     rewards = play(loaded, problem, response).rewards
@@ -127,12 +122,10 @@ def test_a_saved_prm_scores_as_the_same_weights_from_a_config(problems, tmp_path
 
 
 @pytest.mark.slow
-def test_prm_kwargs_reach_the_prm(problems, tmp_path):
-    config = tiny_model_config(len(TOKENIZER))
-    folder = save_prm(tmp_path / "prm")
+def test_prm_kwargs_reach_the_prm(problems, prm_folder):
     response = encode(make_env(problems), "a.\n\nb\n\nc")
     problem = Problem("1+1?")
-    for prm in (config, folder):
+    for prm in (CONFIG, prm_folder):
         default, other = (
             play(
                 make_env(problems, prm=prm, prm_kwargs=kwargs), problem, response
@@ -142,9 +135,9 @@ def test_prm_kwargs_reach_the_prm(problems, tmp_path):
         assert not np.allclose(default, other)
 
 
-def test_a_prm_is_loaded_when_it_is_first_used(problems, tmp_path):
-    env = make_env(problems, prm=save_prm(tmp_path / "prm"), verifier=None)
-    for file in (tmp_path / "prm").iterdir():
+def test_a_prm_is_loaded_when_it_is_first_used(problems, prm_folder):
+    env = make_env(problems, prm=prm_folder, verifier=None)
+    for file in Path(prm_folder).iterdir():
         file.unlink()
     env.reset(seed=0)
     # Nothing to score yet; the first step's end wants the weights.
@@ -218,8 +211,9 @@ def test_a_slip_is_found_before_the_prm_is_looked_for(problems):
         make_env(problems, prm="no/such/folder", max_response_tokens=0)
 
 
-def test_a_prm_with_another_vocabulary_reads_texts(problems, tmp_path):
-    folder = save_prm(tmp_path / "prm", byte_tokenizer(["\n\n"]))
+def test_a_prm_with_another_vocabulary_reads_texts(problems, tmp_path, save_model):
+    other = byte_tokenizer(["\n\n"])
+    folder = save_model(tmp_path / "prm", tiny_model_config(len(other)), other)
     env = make_env(problems, prm=folder, verifier=None)
     responses = [encode(env, text) for text in ("a.\n\nb}\n\nc", "é", ".\n\n" * 3)]
     for episode in check_same_rewards(env, env.problems[0], responses, tolerance=1e-5):
@@ -228,14 +222,7 @@ def test_a_prm_with_another_vocabulary_reads_texts(problems, tmp_path):
         make_env(problems, prm=folder, prm_kwargs={"retokenize": False})
 
 
-def test_a_prm_with_three_labels_is_refused(tmp_path):
-    config = policy_config(tiny_model_config(len(TOKENIZER), num_labels=3))
-    model = random_model(AutoModelForTokenClassification, config, 0)
-    with pytest.raises(ValueError, match=r"`num_labels` \(3\) must be 2"):
-        ProcessRewardModel(model, TOKENIZER)
-
-
-def test_a_deferred_scorer_is_made_once():
+def test_what_is_lazy_is_made_once():
     made = []
 
     def make() -> FunctionScorer:
@@ -283,11 +270,9 @@ def test_a_second_opinion_is_named_in_settings(problems, opinion, monkeypatch):
         assert verdict_of(env, text) == outcome
 
 
-def test_a_judging_model_is_loaded_when_it_is_asked(problems, tmp_path):
-    config = policy_config(tiny_model_config(len(TOKENIZER)))
-    random_model(AutoModelForCausalLM, config, 0).save_pretrained(tmp_path / "judge")
-    TOKENIZER.save_pretrained(tmp_path / "judge")
-    settings = {"model": str(tmp_path / "judge"), "verdicts": ["Y", "N"]}
+def test_a_judging_model_is_loaded_when_it_is_asked(problems, tmp_path, save_model):
+    folder = save_model(tmp_path / "judge", CONFIG, TOKENIZER, AutoModelForCausalLM)
+    settings = {"model": folder, "verdicts": ["Y", "N"]}
     kwargs = {"second_opinion": settings, "time_limit_s": 20.0}
     env = make_env(problems, verifier="hybrid", verifier_kwargs=kwargs)
     verifier = env.judge.verifier
@@ -313,12 +298,10 @@ def test_a_wrong_second_opinion_is_a_clear_error(problems, verifier, opinion, me
         make_env(problems, verifier=verifier, verifier_kwargs=kwargs)
 
 
-def test_golds_that_cannot_be_read_are_named_once(tmp_path, caplog):
-    rows = [{"question": f"{n}?", "answer": str(n)} for n in range(20)]
-    rows.append({"question": "broken?", "answer": r"\frac{1}{"})
-    path = tmp_path / "problems.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    env = make_env(str(path), verifier_kwargs={"time_limit_s": 20.0})
+def test_golds_that_cannot_be_read_are_named_once(caplog):
+    problems = [Problem(f"{n}?", str(n)) for n in range(20)]
+    source = ListProblems([*problems, Problem("broken?", r"\frac{1}{")])
+    env = make_env(source, verifier_kwargs={"time_limit_s": 20.0})
     first = env.judge.verify_one(env.problems[0], r"\boxed{0}")
     assert first is not None and first.outcome == "correct"
     (record,) = caplog.records

@@ -1,12 +1,9 @@
 """Rows of the reward model, token by token."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from pure_rllib.credit.steps import BlankSteps, StepSplitter
 from pure_rllib.rewards.prm.rows import (
@@ -17,12 +14,6 @@ from pure_rllib.rewards.prm.rows import (
 
 WORDS = ["<pad>", "<eos>", "\n", "\n\n", ".\n\n", ".", " ", "a", "b", "c", "P"]
 PAD, EOS, NL, BLANK, DOT_BLANK, DOT, SPACE, A, B, C, P = range(len(WORDS))
-QWEN = Path(
-    os.environ.get(
-        "PURE_TOKENIZER_DIR",
-        Path(__file__).resolve().parents[2] / "../shared/data/tokenizers",
-    )
-)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -110,11 +101,8 @@ def test_padding():
     assert ids.tolist() == [[7, 8], [9, PAD]] and mask.tolist() == [[1, 1], [1, 0]]
 
 
-def test_every_separator_of_qwen_keeps_its_visible_part():
-    folder = next(iter(sorted(QWEN.glob("*wen2.5*"))), None)
-    if folder is None:
-        pytest.skip(f"no Qwen2.5 tokenizer under {QWEN}: set PURE_TOKENIZER_DIR")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def test_every_separator_of_qwen_keeps_its_visible_part(qwen_tokenizer):
+    tokenizer = qwen_tokenizer
     splitter = StepSplitter.from_tokenizer(tokenizer)
     builder = PRMInputBuilder(tokenizer, 198)
     word = tokenizer.encode("word")

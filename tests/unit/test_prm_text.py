@@ -1,7 +1,5 @@
 """Rows of reward models that read text, against the whole text encoded at once."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from tokenizers import (
@@ -12,7 +10,7 @@ from tokenizers import (
     normalizers,
     processors,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.formats import FORMATS, PRMFormat, make_format
@@ -27,6 +25,8 @@ CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+EXTRA_0 = AddedToken("<extra_0>", special=True, normalized=False)
 
 
 def llama_like_tokenizer() -> PreTrainedTokenizerFast:
@@ -58,16 +58,6 @@ def llama_like_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def qwen_prm_tokenizer(shared_dir: Path):
-    folder = shared_dir / "data" / "tokenizers" / "qwen2.5"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent: the real Qwen2.5 tokenizer was not tried")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    marker = AddedToken("<extra_0>", special=True, normalized=False)
-    tokenizer.add_tokens([marker], special_tokens=True)
-    return tokenizer
-
-
 def request(*steps: str, prompt: str = "how much is 2+3?") -> ScoringRequest:
     spans = np.array([[k, k + 1] for k in range(len(steps))])
     ids = np.zeros(len(steps), np.int64)
@@ -96,8 +86,9 @@ def test_math_shepherd_rows_are_the_published_text():
     assert len(row.score_positions) == 3
 
 
-def test_extra_0_rows_are_the_published_text(shared_dir):
-    tokenizer = qwen_prm_tokenizer(shared_dir)
+def test_extra_0_rows_are_the_published_text(qwen_tokenizer):
+    tokenizer = qwen_tokenizer
+    tokenizer.add_tokens([EXTRA_0], special_tokens=True)
     steps = ("First, $2+3=5$.", "Then:\n\\boxed{5}", "é 中")
     (row, again), separator_id = build(
         FORMATS["extra_0"], tokenizer, request(*steps), request(*steps)
@@ -121,9 +112,7 @@ def test_extra_0_rows_are_the_published_text(shared_dir):
 def test_there_is_one_place_per_step_whatever_the_steps_say(name):
     tokenizer = llama_like_tokenizer()
     tokenizer.chat_template = CHAT
-    tokenizer.add_tokens(
-        [AddedToken("<extra_0>", special=True, normalized=False)], special_tokens=True
-    )
+    tokenizer.add_tokens([EXTRA_0], special_tokens=True)
     chosen = make_format(
         {"name": name, "prompt": "chat" if name == "extra_0" else "text"},
         architecture=None,

@@ -1,17 +1,13 @@
 """Tests of loading problems, on small files and on real ones where they are there."""
 
 import json
-import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from pure_rllib.data.problems import ListProblems, Problem, load_problems
-
-SHARED = Path(
-    os.environ.get("PURE_SHARED_DIR", Path(__file__).parents[2] / ".." / "shared")
-)
 
 ROWS: list[dict] = [
     {"question": "1+1=?", "answer": "2", "level": "1"},
@@ -156,19 +152,20 @@ def test_broken_sources_are_named(tmp_path: Path, name: str, text: str, message:
         load_problems(tmp_path / name)
 
 
-def test_broken_bytes_and_bad_settings_are_named(tmp_path: Path):
+def test_broken_bytes_are_named(tmp_path: Path):
     (tmp_path / "p.jsonl").write_bytes(b'{"problem": "x"}\n{"problem": "\xff"}\n')
     with pytest.raises(ValueError, match="line 2: not UTF-8"):
         load_problems(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("split", "test"), ("subset", "main"), ("answer_fraction", 1.5), ("limit", 0)],
+)
+def test_bad_settings_are_named(tmp_path: Path, name: str, value: object):
     path = write(tmp_path / "p.json", ROWS)
-    with pytest.raises(ValueError, match=r"`split` \('test'\)"):
-        load_problems(path, split="test")
-    with pytest.raises(ValueError, match=r"`subset` \('main'\)"):
-        load_problems(path, subset="main")
-    with pytest.raises(ValueError, match=r"`answer_fraction` \(1.5\)"):
-        load_problems(path, answer_fraction=1.5)
-    with pytest.raises(ValueError, match=r"`limit` \(0\)"):
-        load_problems(path, limit=0)
+    with pytest.raises(ValueError, match=re.escape(f"`{name}` ({value!r})")):
+        load_problems(path, **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "gone.json", "./gone", "a/b/c"])
@@ -194,9 +191,13 @@ def test_missing_sources_are_named(source: str):
     ],
 )
 def test_real_data_sets(
-    name: str, num_problems: int, num_answers: int, options: dict[str, str]
+    shared_dir: Path,
+    name: str,
+    num_problems: int,
+    num_answers: int,
+    options: dict[str, str],
 ):
-    path = SHARED / "data" / name
+    path = shared_dir / "data" / name
     if not path.exists():
         pytest.skip(f"no data set at {path}")
     problems = load_problems(path, **options)  # type: ignore[arg-type]

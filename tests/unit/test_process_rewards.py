@@ -5,12 +5,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForTokenClassification
 
 from pure_rllib.credit.returns import min_form_weights
 from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.math_env import MathEnv
-from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer
 from pure_rllib.rewards.make import Lazy, make_step_scorer
 from pure_rllib.testing import HashScorer, byte_tokenizer, complete, tiny_model_config
@@ -97,18 +95,14 @@ def test_what_is_no_step_scorer(given, error, match):
     ],
 )
 def test_wrong_settings_are_found_before_the_weights_are_read(
-    settings, error, match, tmp_path
+    settings, error, match, tmp_path, save_model
 ):
-    model = random_model(
-        AutoModelForTokenClassification, policy_config({**CONFIG, "num_labels": 2}), 0
-    )
-    model.save_pretrained(tmp_path)
-    TOKENIZER.save_pretrained(tmp_path)
+    folder = save_model(tmp_path, CONFIG, TOKENIZER)
     # Not the weights of any model.
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert isinstance(make_step_scorer(str(tmp_path), None, None, TOKENIZER), Lazy)
+    assert isinstance(make_step_scorer(folder, None, None, TOKENIZER), Lazy)
     with pytest.raises(error, match=match):
-        make_step_scorer(str(tmp_path), settings, None, TOKENIZER)
+        make_step_scorer(folder, settings, None, TOKENIZER)
 
 
 def test_smoothing_and_clamp_reach_the_scores():
@@ -120,13 +114,11 @@ def test_smoothing_and_clamp_reach_the_scores():
     assert not np.allclose(plain, adjusted)
 
 
-def test_of_several_prms_the_lowest_score_of_each_step_counts(tmp_path):
-    folders = [str(tmp_path / str(seed)) for seed in range(3)]
-    for seed, folder in enumerate(folders):
-        classifier = policy_config({**CONFIG, "num_labels": 2})
-        model = random_model(AutoModelForTokenClassification, classifier, seed)
-        model.save_pretrained(folder)
-        TOKENIZER.save_pretrained(folder)
+def test_of_several_prms_the_lowest_score_of_each_step_counts(tmp_path, save_model):
+    folders = [
+        save_model(tmp_path / str(seed), CONFIG, TOKENIZER, seed=seed)
+        for seed in range(3)
+    ]
     texts = ["a\n\nbc\n\nde\n\nf", "xyz\n\nq"]
     single = [rewards_of(make_env(prm=folder), *texts) for folder in folders]
     together = pickle.loads(pickle.dumps(make_env(prm=folders).judge.step_scorer))
@@ -143,13 +135,9 @@ def test_a_list_without_a_prm_is_refused():
         make_env(prm=[])
 
 
-def test_the_minimum_of_a_bfloat16_prm_is_taken_in_float32(tmp_path):
-    model = random_model(
-        AutoModelForTokenClassification, policy_config({**CONFIG, "num_labels": 2}), 0
-    )
-    model.save_pretrained(tmp_path)
-    TOKENIZER.save_pretrained(tmp_path)
-    env = make_env(prm=str(tmp_path), prm_kwargs={"dtype": "bfloat16"})
+def test_the_minimum_of_a_bfloat16_prm_is_taken_in_float32(tmp_path, save_model):
+    folder = save_model(tmp_path, CONFIG, TOKENIZER)
+    env = make_env(prm=folder, prm_kwargs={"dtype": "bfloat16"})
     (rewards,) = rewards_of(env, "a\n\nbc\n\nde\n\nf")
     assert rewards.dtype == np.float32
     steps = torch.from_numpy(rewards)[None]

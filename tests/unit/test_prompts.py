@@ -2,8 +2,6 @@
 
 import functools
 import json
-import os
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -17,9 +15,6 @@ from pure_rllib.data.prompts import (
     make_template,
 )
 
-SHARED = Path(
-    os.environ.get("PURE_SHARED_DIR", Path(__file__).parents[2] / ".." / "shared")
-)
 CHAT = "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
 
 
@@ -37,16 +32,6 @@ def byte_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=CHAT
     )
-
-
-@pytest.fixture(scope="module")
-def qwen() -> PreTrainedTokenizerFast:
-    path = SHARED / "data/tokenizers/qwen2.5"
-    if not path.exists():
-        pytest.skip(f"no tokenizer at {path}")
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(path)
 
 
 def test_braces_of_problems_and_templates():
@@ -140,12 +125,11 @@ def test_long_prompts_are_dropped_and_counted():
         drop_long_prompts(problems, encode, 0)
 
 
-def test_pure_prompts_of_qwen(qwen: PreTrainedTokenizerFast):
-    path = SHARED / "data/samples/math_cot_100.jsonl"
-    with path.open() as file:
+def test_pure_prompts_of_qwen(shared_dir, qwen_tokenizer):
+    with (shared_dir / "data/samples/math_cot_100.jsonl").open() as file:
         row = json.loads(file.readline())
-    ids = TEMPLATES["pure"].encode(row["query"], qwen)
-    assert qwen.decode(ids) == (
+    ids = TEMPLATES["pure"].encode(row["query"], qwen_tokenizer)
+    assert qwen_tokenizer.decode(ids) == (
         f"<|im_start|>system\n{row['system']}<|im_end|>\n"
         f"<|im_start|>user\n{row['query']}<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -153,9 +137,9 @@ def test_pure_prompts_of_qwen(qwen: PreTrainedTokenizerFast):
 
 
 @pytest.mark.slow
-def test_real_prompts_over_the_limit(qwen: PreTrainedTokenizerFast):
-    problems = load_problems(SHARED / "data/train/8k_math_879_answers.json")
-    encode = functools.partial(TEMPLATES["pure"].encode_batch, tokenizer=qwen)
+def test_real_prompts_over_the_limit(shared_dir, qwen_tokenizer):
+    problems = load_problems(shared_dir / "data/train/8k_math_879_answers.json")
+    encode = functools.partial(TEMPLATES["pure"].encode_batch, tokenizer=qwen_tokenizer)
     left, num_dropped = drop_long_prompts(problems, encode, 200)
     lengths = [len(ids) for ids in encode([p.prompt for p in left][:500])]
     assert len(left) + num_dropped == 8523

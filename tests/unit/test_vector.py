@@ -1,5 +1,6 @@
 """Many finished responses at once earn what one token at a time earns."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,8 @@ def small_envs() -> dict[str, MathEnv]:
 
 
 @pytest.fixture(scope="module")
-def qwen_envs(shared_dir: Path) -> dict[str, MathEnv]:
-    folder = shared_dir / "data" / "tokenizers" / "qwen2.5"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent: the real Qwen2.5 tokenizer was not tried")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def qwen_envs(qwen_folder: Path) -> dict[str, MathEnv]:
+    tokenizer = AutoTokenizer.from_pretrained(qwen_folder)
     prm = tiny_model_config(len(tokenizer))
     return {
         "function": make_env(tokenizer, step_scorer=HashScorer()),
@@ -82,31 +80,28 @@ responses_of_pieces = st.lists(
 )
 
 
+def check_both_paths(envs: dict[str, MathEnv], responses_of: Callable) -> None:
+    for name, env in envs.items():
+        tolerance = 0.0 if name == "function" else PRM_TOLERANCE
+        check_same_rewards(env, PROBLEM, responses_of(env), tolerance=tolerance)
+
+
 @settings(max_examples=40, derandomize=True)
 @given(responses_of_pieces)
 def test_both_paths_earn_the_same(small_envs, pieces):
-    for name, env in small_envs.items():
-        tolerance = 0.0 if name == "function" else PRM_TOLERANCE
-        responses = [pieces_to_ids(env, row) for row in pieces]
-        check_same_rewards(env, PROBLEM, responses, tolerance=tolerance)
+    check_both_paths(small_envs, lambda env: [pieces_to_ids(env, p) for p in pieces])
 
 
 @settings(max_examples=20, derandomize=True)
 @given(responses_of_pieces)
 def test_both_paths_earn_the_same_with_the_real_tokenizer(qwen_envs, pieces):
-    for name, env in qwen_envs.items():
-        tolerance = 0.0 if name == "function" else PRM_TOLERANCE
-        responses = [pieces_to_ids(env, row) for row in pieces]
-        check_same_rewards(env, PROBLEM, responses, tolerance=tolerance)
+    check_both_paths(qwen_envs, lambda env: [pieces_to_ids(env, p) for p in pieces])
 
 
 def test_both_paths_earn_the_same_on_any_ids(small_envs, qwen_envs):
     rng = np.random.default_rng(0)
     for envs in (small_envs, qwen_envs):
-        for name, env in envs.items():
-            tolerance = 0.0 if name == "function" else PRM_TOLERANCE
-            responses = random_responses(env, rng, 12)
-            check_same_rewards(env, PROBLEM, responses, tolerance=tolerance)
+        check_both_paths(envs, lambda env: random_responses(env, rng, 12))
 
 
 def test_qwen_separators_are_one_token_or_none(qwen_envs):

@@ -16,10 +16,6 @@ from pure_rllib.cli.verify import load_pairs, measure
 from pure_rllib.rewards.base import Verifier
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
-SHARED = Path(
-    os.environ.get("PURE_SHARED_DIR", Path(__file__).parents[2] / ".." / "shared")
-)
-
 HOSTILE = {
     "tower": r"\boxed{9^{9^{9^{9}}}}",
     "tower, no box": "answer: 9^9^9^9 ",
@@ -277,12 +273,13 @@ def test_lengths_must_agree(verifier: MathVerifier):
 )
 def test_labelled_pairs(
     verifier: MathVerifier,
+    shared_dir: Path,
     name: str,
     wrong_labels: int,
     precision: float,
     recall: float,
 ):
-    path = SHARED / f"data/verifier/{name}.json"
+    path = shared_dir / f"data/verifier/{name}.json"
     if not path.exists():
         pytest.skip(f"no file of labelled answers at {path}")
     report = measure(verifier, load_pairs(str(path)))

@@ -1,4 +1,6 @@
-"""The two-label process reward model on tiny random weights."""
+"""Scores of the two-label reward model on tiny random weights, adjusted and joined."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,8 +8,9 @@ import torch
 from tokenizers import AddedToken
 from transformers import Qwen2Config, Qwen2ForTokenClassification, Qwen2Tokenizer
 
-from pure_rllib.rewards.base import ScoringRequest, StepScorer
+from pure_rllib.rewards.base import FunctionScorer, ScoringRequest, StepScorer
 from pure_rllib.rewards.prm.model import ProcessRewardModel
+from pure_rllib.rewards.prm.scoring import MinimumScorer, ScoreAdjustment
 
 WORDS = ["<pad>", "<|endoftext|>", "\n", "\n\n", "a", "b", "c", "d"]
 EOS, NL, BLANK = 1, 2, 3
@@ -116,31 +119,99 @@ def test_three_labels_are_refused():
         ProcessRewardModel(make_model(num_labels=3), make_tokenizer())
 
 
-def test_a_separator_must_be_one_id():
-    with pytest.raises(ValueError, match="exactly one token"):
-        ProcessRewardModel(make_model(), make_tokenizer(), separator="ab")
-
-
-def test_loading_gives_the_same_scores(tmp_path):
+@pytest.fixture
+def folder(tmp_path) -> str:
     make_model().save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
-    loaded = ProcessRewardModel.from_pretrained(str(tmp_path), dtype="float32")
+    return str(tmp_path)
+
+
+def test_loading_gives_the_same_scores(folder):
+    loaded = ProcessRewardModel.from_pretrained(folder, dtype="float32")
     direct = ProcessRewardModel(make_model(), make_tokenizer())
     batch = requests(np.random.default_rng(3))
     for first, second in zip(loaded.score(batch), direct.score(batch), strict=True):
         np.testing.assert_allclose(first, second, atol=1e-6)
-    half = ProcessRewardModel.from_pretrained(str(tmp_path), dtype="bfloat16")
+    half = ProcessRewardModel.from_pretrained(folder, dtype="bfloat16")
     for first, second in zip(half.score(batch), direct.score(batch), strict=True):
         np.testing.assert_allclose(first, second, atol=0.1)
         assert first.dtype == np.float32
 
 
-def test_another_vocabulary_is_refused_where_ids_are_needed(tmp_path):
-    make_model().save_pretrained(tmp_path)
-    make_tokenizer().save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    "kwargs", [{"retokenize": False}, {"input_format": "pure_verl"}]
+)
+def test_another_vocabulary_is_refused_where_ids_are_needed(folder, kwargs):
     swapped = make_tokenizer((*WORDS[:6], "d", "c"))
-    for kwargs in ({"retokenize": False}, {"input_format": "pure_verl"}):
-        with pytest.raises(ValueError, match="'c' is id 7 to the policy and 6 to"):
-            ProcessRewardModel.from_pretrained(
-                str(tmp_path), tokenizer=swapped, **kwargs
-            )
+    with pytest.raises(ValueError, match="'c' is id 7 to the policy and 6 to"):
+        ProcessRewardModel.from_pretrained(folder, tokenizer=swapped, **kwargs)
+
+
+def text_request(*steps: str) -> ScoringRequest:
+    spans = np.array([[k, k + 1] for k in range(len(steps))])
+    ids = np.arange(len(steps))
+    return ScoringRequest("p", None, ids, ids, spans, steps)
+
+
+def constant(score: float) -> Any:
+    return FunctionScorer(lambda prompt, steps: [score] * len(steps))
+
+
+def test_each_step_gets_its_lowest_score():
+    short = FunctionScorer(lambda p, steps: [1.0 - 0.5 * len(s) for s in steps])
+    marked = FunctionScorer(
+        lambda p, steps: [-0.75 if "!" in s else 0.25 for s in steps]
+    )
+    scores = MinimumScorer([short, marked]).score(
+        [text_request("a", "!", "abc"), text_request("ab!")]
+    )
+    assert [row.tolist() for row in scores] == [[0.25, -0.75, -0.5], [-0.75]]
+    assert all(row.dtype == np.float32 for row in scores)
+
+
+def test_one_scorer_is_itself_and_no_request_is_no_score():
+    only = MinimumScorer([constant(0.5)])
+    assert only.score([text_request("a", "b")])[0].tolist() == [0.5, 0.5]
+    assert only.score([]) == []
+    assert only.counts["overlong"] == 0
+
+
+def test_a_response_that_is_too_long_for_all_counts_once():
+    scorers = [constant(1.0), constant(1.0)]
+    scorers[0].num_overlong, scorers[1].num_overlong = 2, 3
+    assert MinimumScorer(scorers).counts["overlong"] == 3
+
+
+SCORES = np.array([-1.0, -0.5, 0.0, 0.8, 1.0], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("adjustment", "expected"),
+    [
+        (ScoreAdjustment(), SCORES),
+        # p = 0.9 becomes 0.8 * 0.9 + 0.1 = 0.82, that is 0.8 becomes 0.64.
+        (ScoreAdjustment(0.2), [-0.8, -0.4, 0.0, 0.64, 0.8]),
+        (ScoreAdjustment(score_clamp=(-1.0, 0.0)), [-1.0, -0.5, 0.0, 0.0, 0.0]),
+        # Smoothed first.
+        (ScoreAdjustment(0.5, (-0.3, 0.45)), [-0.3, -0.25, 0.0, 0.4, 0.45]),
+    ],
+)
+def test_adjusted_scores(adjustment, expected):
+    adjusted = adjustment.apply(SCORES)
+    np.testing.assert_allclose(adjusted, expected, atol=1e-7)
+    assert adjusted.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"label_smoothing": 1.0}, r"`label_smoothing` \(1.0\) must lie in \[0, 1\)"),
+        ({"label_smoothing": float("nan")}, "`label_smoothing`"),
+        ({"score_clamp": (0.5, 0.5)}, r"`score_clamp` \(\(0.5, 0.5\)\) must be two"),
+        ({"score_clamp": (-2.0, 1.0)}, "`score_clamp`"),
+        ({"score_clamp": (-1.0,)}, "`score_clamp`"),
+    ],
+)
+def test_wrong_adjustments(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        ScoreAdjustment(**kwargs)

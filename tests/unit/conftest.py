@@ -1,0 +1,36 @@
+"""What several unit tests set up alike."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForTokenClassification
+
+from pure_rllib.models.loading import policy_config, random_model
+
+SaveModel = Callable[..., str]
+
+
+@pytest.fixture
+def save_model() -> SaveModel:
+    """Saves a model of random weights with a tokenizer, by default one of two labels.
+
+    Called with the folder, which is returned, the model's config and the tokenizer; and
+    maybe another `auto_class` and `seed`.
+    """
+
+    def save(
+        folder: Path,
+        config: Mapping[str, Any],
+        tokenizer: Any,
+        auto_class: Any = AutoModelForTokenClassification,
+        seed: int = 0,
+    ) -> str:
+        if auto_class is AutoModelForTokenClassification:
+            config = {"num_labels": 2, **config}
+        random_model(auto_class, policy_config(config), seed).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return save
