@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from pure_rllib.setting_types import Count, NaturalNumber, check_setting
+
 _Item = TypeVar("_Item")
 # The permutation of the last epoch is still needed where a batch crosses into the next.
 _NUM_CACHED_EPOCHS = 2
@@ -46,16 +48,8 @@ class ProblemOrder:
     """
 
     def __init__(self, num_problems: int, seed: int):
-        if num_problems < 1:
-            raise ValueError(
-                f"`num_problems` ({num_problems}) must be >= 1; because an empty data "
-                "set has no order. Set another source of problems."
-            )
-        if seed < 0:
-            raise ValueError(
-                f"`seed` ({seed}) must be >= 0; because NumPy takes no negative seeds. "
-                "Set seed=0 or more."
-            )
+        check_setting("num_problems", num_problems, Count)
+        check_setting("seed", seed, NaturalNumber)
         self.num_problems = operator.index(num_problems)
         self.seed = operator.index(seed)
         self._permutations: dict[int, np.ndarray] = {}
@@ -72,11 +66,8 @@ class ProblemOrder:
         Raises:
             ValueError: an argument is negative.
         """
-        if cursor < 0 or count < 0:
-            raise ValueError(
-                f"`cursor` ({cursor}) and `count` ({count}) must be >= 0; because they "
-                "count turns. Set cursor=0 to begin."
-            )
+        check_setting("cursor", cursor, NaturalNumber)
+        check_setting("count", count, NaturalNumber)
         tickets = []
         for turn in range(cursor, cursor + count):
             epoch, position = divmod(turn, self.num_problems)
@@ -115,9 +106,5 @@ def shard(items: Sequence[_Item], num_shards: int) -> list[list[_Item]]:
     Raises:
         ValueError: `num_shards` is below 1.
     """
-    if num_shards < 1:
-        raise ValueError(
-            f"`num_shards` ({num_shards}) must be >= 1; because every item goes "
-            "somewhere. Set num_shards=1."
-        )
+    check_setting("num_shards", num_shards, Count)
     return [list(items[start::num_shards]) for start in range(num_shards)]

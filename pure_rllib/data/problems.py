@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pure_rllib.data.boxed import last_box
 from pure_rllib.data.files import read_rows
+from pure_rllib.setting_types import Count, Share, check_setting
 
 PROMPT_FIELDS = ("question", "problem", "prompt")
 ANSWER_FIELDS = ("answer", "final_answer", "gold")
@@ -180,16 +181,8 @@ def _check_settings(
     answer_fraction: float,
     limit: int | None,
 ) -> None:
-    if not 0.0 <= answer_fraction <= 1.0:
-        raise ValueError(
-            f"`answer_fraction` ({answer_fraction}) must be in [0, 1]; because it is "
-            "the share of answers that are kept. Set answer_fraction=1.0 to keep all."
-        )
-    if limit is not None and limit < 1:
-        raise ValueError(
-            f"`limit` ({limit}) must be >= 1; because an empty data set cannot be "
-            "trained on. Set limit=None to take all problems."
-        )
+    check_setting("answer_fraction", answer_fraction, Share)
+    check_setting("limit", limit, Count | None)
     if answer_field is not None and answer_from_solution is not None:
         raise ValueError(
             f"`answer_field` ({answer_field!r}) must not be given together with "

@@ -18,6 +18,7 @@ from pure_rllib.data.problems import Problem, ProblemSource
 from pure_rllib.envs.math_env import MathEnv
 from pure_rllib.rewards.base import StepScorer
 from pure_rllib.rewards.make import PRMSetting
+from pure_rllib.setting_types import Share, check_setting
 
 TASKS: dict[str, tuple[ArithmeticTask, str, int]] = {
     "z": (TASK_Z, "embedded:arithmetic-policy", 80),
@@ -116,11 +117,7 @@ class PartlyAnswered:
     """
 
     def __init__(self, source: ProblemSource, answer_fraction: float):
-        if not 0.0 <= answer_fraction <= 1.0:
-            raise ValueError(
-                f"`answer_fraction` ({answer_fraction}) must be in [0, 1], because it "
-                "is a share of the problems. Set it to 1.0 to keep all answers."
-            )
+        check_setting("answer_fraction", answer_fraction, Share)
         self.source, self.answer_fraction = source, answer_fraction
         self.num_answers = round(answer_fraction * source.num_answers)
 

@@ -13,6 +13,7 @@ from pure_rllib.data.problems import Problem, ProblemSource
 from pure_rllib.data.prompts import PromptTemplate, make_template
 from pure_rllib.envs.vector import BLANK_RESPONSE_REWARD, ResponseJudge
 from pure_rllib.rewards.base import StepScorer, Verifier
+from pure_rllib.setting_types import Count, check_setting
 
 
 class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
@@ -92,12 +93,8 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         vocab_size: int | None = None,
         render_mode: str | None = None,
     ):
-        for name, value in (
-            ("max_prompt_tokens", max_prompt_tokens),
-            ("max_response_tokens", max_response_tokens),
-        ):
-            if value < 1:
-                raise ValueError(f"`{name}` ({value}) must be >= 1.")
+        check_setting("max_prompt_tokens", max_prompt_tokens, Count)
+        check_setting("max_response_tokens", max_response_tokens, Count)
         if len(problems) == 0:
             raise ValueError("`problems` (0 of them) must hold at least one problem.")
         if render_mode not in (None, "ansi"):

@@ -22,6 +22,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pure_rllib.models.batching import token_budget_batches
 from pure_rllib.rewards.base import ScoringRequest, StepScorer, counts_of
+from pure_rllib.setting_types import (
+    Count,
+    NaturalNumber,
+    NonNegativeFloat,
+    PositiveFloat,
+    check_fields,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +43,15 @@ class PRMPoolSettings:
     """How a pool's actors are made and used.
 
     Attributes:
-        num_cpus: of each actor, >= 0.
-        num_gpus: of each actor, >= 0; may be a fraction.
+        num_cpus: of each actor.
+        num_gpus: of each actor; may be a fraction.
         batch_tokens: tokens of prompts and responses that are sent, and scored,
-            together; >= 1. A longer response goes alone.
-        max_in_flight: batches that one env runner has with one actor at a time, >= 1;
-            the others wait with the env runner, so that no actor's memory fills up.
-        max_retries: how often a batch whose actor was lost is tried again, >= 0.
+            together. A longer response goes alone.
+        max_in_flight: batches that one env runner has with one actor at a time; the
+            others wait with the env runner, so that no actor's memory fills up.
+        max_retries: how often a batch whose actor was lost is tried again.
         timeout_s: an actor that takes longer for what it scores together is stuck: it
-            ends, and is started again; > 0. Loading the PRM counts. One that does not
+            ends, and is started again. Loading the PRM counts. One that does not
             even notice, or does not come up, is killed by an env runner that has heard
             of none of its batches for twice as long; allow for those of other env
             runners that wait before them.
@@ -53,26 +60,15 @@ class PRMPoolSettings:
         ValueError: a setting is out of range.
     """
 
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    batch_tokens: int = 16_384
-    max_in_flight: int = 2
-    max_retries: int = 3
-    timeout_s: float = 1800.0
+    num_cpus: NonNegativeFloat = 1.0
+    num_gpus: NonNegativeFloat = 0.0
+    batch_tokens: Count = 16_384
+    max_in_flight: Count = 2
+    max_retries: NaturalNumber = 3
+    timeout_s: PositiveFloat = 1800.0
 
     def __post_init__(self) -> None:
-        least = {"num_cpus": 0, "num_gpus": 0, "batch_tokens": 1, "max_in_flight": 1}
-        for name, low in {**least, "max_retries": 0}.items():
-            if not getattr(self, name) >= low:
-                raise ValueError(
-                    f"`{name}` ({getattr(self, name)}) of `prm_actor_kwargs` must be "
-                    f">= {low}. Leave it out for {PRMPoolSettings.__name__}'s default."
-                )
-        if not self.timeout_s > 0:
-            raise ValueError(
-                f"`timeout_s` ({self.timeout_s}) of `prm_actor_kwargs` must be > 0, "
-                "because every batch would be late. Set it to 1800."
-            )
+        check_fields(self)
 
     @property
     def bundle(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 from pure_rllib.generation.base import Generator, SamplingParams
 from pure_rllib.rewards.prm.rows import PRMRow
 from pure_rllib.rewards.prm.scoring import RowScorer, context_of
+from pure_rllib.setting_types import Count, NonNegativeFloat, check_fields
 
 
 class Judge(Protocol):
@@ -85,8 +86,8 @@ class VoteSettings:
     """How verdicts are sampled.
 
     Attributes:
-        num_votes: verdicts per step, >= 1; an odd number leaves no tie.
-        max_verdict_tokens: budget of a verdict with its reasons, >= 1.
+        num_votes: verdicts per step; an odd number leaves no tie.
+        max_verdict_tokens: budget of a verdict with its reasons.
         temperature: of sampling, > 0 unless there is one vote.
         seed: together with the question, it decides the votes.
 
@@ -94,19 +95,14 @@ class VoteSettings:
         ValueError: a setting is out of range.
     """
 
-    num_votes: int = 5
-    max_verdict_tokens: int = 256
-    temperature: float = 1.0
+    num_votes: Count = 5
+    max_verdict_tokens: Count = 256
+    temperature: NonNegativeFloat = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_votes", "max_verdict_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"`{name}` ({getattr(self, name)}) must be >= 1, because there is "
-                    "no verdict otherwise. Set it to 5 votes of 256 tokens."
-                )
-        if self.temperature < 0 or (self.temperature == 0 and self.num_votes > 1):
+        check_fields(self)
+        if self.temperature == 0 and self.num_votes > 1:
             raise ValueError(
                 f"`temperature` ({self.temperature}) must be > 0 with `num_votes` "
                 f"({self.num_votes}), because greedy votes are all the same. Set it to "

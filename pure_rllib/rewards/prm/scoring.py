@@ -15,6 +15,7 @@ from torch import Tensor
 from pure_rllib.models.batching import token_budget_batches
 from pure_rllib.rewards.base import ScoringRequest, StepScorer, counts_of
 from pure_rllib.rewards.prm.rows import PRMRow, pad_rows
+from pure_rllib.setting_types import Count, check_setting
 
 LOWEST_SCORE = -1.0
 """Score of a step that a reward model could not be shown; it is never adjusted."""
@@ -102,11 +103,7 @@ class RowScorer:
         if micro_batch_tokens is None:
             on_cpu = next(model.parameters()).device.type == "cpu"
             micro_batch_tokens = _CPU_MICRO_BATCH if on_cpu else _MICRO_BATCH
-        if micro_batch_tokens < 1:
-            raise ValueError(
-                f"`micro_batch_tokens` ({micro_batch_tokens}) must be >= 1 because it "
-                f"bounds a forward pass. Set it to {_MICRO_BATCH}."
-            )
+        check_setting("micro_batch_tokens", micro_batch_tokens, Count)
         self.model = model.eval().requires_grad_(False)
         self.columns = columns
         self.pad_token_id = pad_token_id

@@ -17,6 +17,12 @@ from typing import Any
 from pure_rllib.data.boxed import answer_text, gold_text
 from pure_rllib.rewards.base import Verdict
 from pure_rllib.rewards.verifier.workers import Pair, WorkerPool
+from pure_rllib.setting_types import (
+    Count,
+    NaturalNumber,
+    PositiveFloat,
+    check_setting,
+)
 
 logger = logging.getLogger(__name__)
 _MAX_GOLDS_LOOKED_AT = 256
@@ -62,26 +68,12 @@ class MathVerifier:
         cache_size: int = 65_536,
         start_limit_s: float = 120.0,
     ):
-        for name, value, minimum, way_out in (
-            ("num_workers", num_workers, 1, "num_workers=1"),
-            ("memory_limit_mb", memory_limit_mb, 1, "memory_limit_mb=1024"),
-            ("max_answer_chars", max_answer_chars, 1, "max_answer_chars=10_000"),
-            ("cache_size", cache_size, 0, "cache_size=0 to remember nothing"),
-        ):
-            if value < minimum:
-                raise ValueError(
-                    f"`{name}` ({value}) must be >= {minimum}; because it is a size. "
-                    f"Set {way_out}."
-                )
-        for name, seconds in (
-            ("time_limit_s", time_limit_s),
-            ("start_limit_s", start_limit_s),
-        ):
-            if not seconds > 0:
-                raise ValueError(
-                    f"`{name}` ({seconds}) must be > 0; because no worker answers in "
-                    f"no time. Set {name}=5.0 or more."
-                )
+        check_setting("num_workers", num_workers, Count)
+        check_setting("time_limit_s", time_limit_s, PositiveFloat)
+        check_setting("memory_limit_mb", memory_limit_mb, Count)
+        check_setting("max_answer_chars", max_answer_chars, Count)
+        check_setting("cache_size", cache_size, NaturalNumber)
+        check_setting("start_limit_s", start_limit_s, PositiveFloat)
         self.num_workers = num_workers
         self.time_limit_s = time_limit_s
         self.memory_limit_mb = memory_limit_mb
