@@ -1,5 +1,7 @@
 """Graded verdicts: the score is the reward, the outcome says what is correct."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -48,7 +50,7 @@ def test_a_score_out_of_its_range_is_an_error(score):
 def graded(gold: str, text: str) -> Verdict:
     form, value = 0.5 * ("box" in text), 0.5 * (gold in text)
     outcome: Outcome = "correct" if value else "incorrect"
-    parts = {"form": form, "value": np.float32(value)}
+    parts: dict[str, Any] = {"form": form, "value": np.float32(value)}
     return Verdict(outcome, score=form + value, parts=parts if text != "x" else {})
 
 

@@ -92,6 +92,9 @@ class Scored(NamedTuple):
     pid: int
 
 
+_Call = tuple[Sequence[ScoringRequest], "asyncio.Future[Scored]"]
+
+
 class PRMActor:
     """Scores what several env runners send, together where it waits together.
 
@@ -105,9 +108,7 @@ class PRMActor:
 
     def __init__(self, scorer: StepScorer, settings: PRMPoolSettings):
         self._scorer, self._settings = scorer, settings
-        self._waiting: deque[
-            tuple[Sequence[ScoringRequest], asyncio.Future[Scored]]
-        ] = deque()
+        self._waiting: deque[_Call] = deque()
         self._turn = asyncio.Lock()
         # The event loop stays free to take calls and to see that scoring is late.
         self._thread = ThreadPoolExecutor(1)
@@ -156,8 +157,9 @@ class PRMActor:
             answer.set_result(Scored(scores, new, os.getpid()))
             new = Counter()
 
-    def _take(self) -> list[tuple[Sequence[ScoringRequest], asyncio.Future[Scored]]]:
-        batch, budget = [], self._settings.batch_tokens
+    def _take(self) -> list[_Call]:
+        batch: list[_Call] = []
+        budget = self._settings.batch_tokens
         while self._waiting:
             budget -= sum(map(num_tokens, self._waiting[0][0]))
             if batch and budget < 0:
