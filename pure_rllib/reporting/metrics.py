@@ -353,7 +353,6 @@ def _parse(registry: str) -> dict[str, Metric]:
 
 _REGISTERED = _parse(_REGISTRY + FLAG_METRICS + SIGNAL_METRICS)
 METRICS = {name: metric for name, metric in _REGISTERED.items() if "<" not in name}
-_FAMILIES = tuple(name.split("<")[0] for name in _REGISTERED if "<" in name)
 
 
 def metrics_markdown() -> str:
