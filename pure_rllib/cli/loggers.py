@@ -17,7 +17,7 @@ from ray.tune.logger import (
 from ray.tune.utils import flatten_dict
 
 from pure_rllib.cli.experiment import BOOKKEEPING, Experiment
-from pure_rllib.reporting.metrics import METRICS
+from pure_rllib.reporting.metrics import FAMILIES, METRICS
 from pure_rllib.reporting.records import ResponseRecord
 from pure_rllib.reporting.rollouts import rollout_table
 
@@ -30,7 +30,8 @@ COLUMNS = (*BOOKKEEPING, *METRICS)
 def row_of(result: Mapping[str, Any]) -> Row:
     """Picks the registered metrics out of a nested result; NaN where there is none."""
     flat = flatten_dict(dict(result), delimiter="/")
-    values = {name: flat.get(name) for name in COLUMNS}
+    of_families = [name for name in flat if name.startswith(FAMILIES)]
+    values = {name: flat.get(name) for name in (*COLUMNS, *of_families)}
     return {
         name: math.nan if v is None else v if isinstance(v, int) else float(v)
         for name, v in values.items()

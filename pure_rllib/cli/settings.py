@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pure_rllib.setting_types import check_setting
 
@@ -149,7 +149,7 @@ def make_config(
             f"{nearest(run, ALGORITHMS)}"
         )
     config: LLMConfig = ALGORITHMS[run].get_default_config()
-    config_class = type(config)
+    config_class: Any = type(config)
     hint = f"A section is a setter of {config_class.__name__}: {', '.join(SECTIONS)}."
     check_known(settings, SECTIONS, "section `{}`", hint)
     for section, values in settings.items():
@@ -171,11 +171,11 @@ def make_config(
 def resolved(config: "LLMConfig") -> dict[str, dict[str, Any]]:
     """Returns every setting of a config by section, defaults included."""
     # Not by getattr: a property such as `is_atari` would make an environment.
-    stored = vars(config)
+    stored, config_class = vars(config), cast(Any, type(config))
     return {
         section: {
             key: stored.get(key, stored.get(f"_{key}"))
-            for key in section_keys(type(config), section)
+            for key in section_keys(config_class, section)
             if f"{section}.{key}" not in _NO_EFFECT
             and (key in stored or f"_{key}" in stored)
         }
@@ -214,9 +214,7 @@ def _outer(annotation: Any) -> Any:
     return functools.reduce(operator.or_, outer)
 
 
-def _check_key(
-    run: str, config_class: "type[LLMConfig]", section: str, key: str
-) -> None:
+def _check_key(run: str, config_class: Any, section: str, key: str) -> None:
     instead = _NO_EFFECT.get(f"{section}.{key}")
     if instead is not None:
         raise ValueError(

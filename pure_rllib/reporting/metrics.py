@@ -353,6 +353,8 @@ def _parse(registry: str) -> dict[str, Metric]:
 
 _REGISTERED = _parse(_REGISTRY + FLAG_METRICS + SIGNAL_METRICS)
 METRICS = {name: metric for name, metric in _REGISTERED.items() if "<" not in name}
+FAMILIES = tuple(name.split("<")[0] for name in _REGISTERED if "<" in name)
+"""How metrics begin whose last part an environment names."""
 
 
 def metrics_markdown() -> str:
