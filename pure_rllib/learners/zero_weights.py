@@ -4,14 +4,14 @@ Every function here is collective: all learners call it together, in the same or
 What it gathers, one tensor or one shard at a time, counts on the first learner only.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pure_rllib.distributed.collectives import collective, num_ranks, rank
-from pure_rllib.models.export import CPU
+from pure_rllib.models.export import CPU, cut_into_shards
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -65,7 +65,7 @@ class ZeroPolicy:
         state: dict[str, Tensor] = {}
         copies: dict[int, Tensor] = {}
         for name, tensor in self._named_tensors():
-            with _gathered([tensor]):
+            with _gathered(tensor):
                 if rank() == 0:
                     # Tied tensors stay tied.
                     if id(tensor) not in copies:
@@ -90,33 +90,36 @@ class ZeroPolicy:
             )
         with collective("load state"):
             for name, tensor in named.items():
-                with _gathered([tensor], modified=True), torch.no_grad():
+                with _gathered(tensor, modified=True), torch.no_grad():
                     if tensor.numel():
                         tensor.data.copy_(state[name])
             self._engine.optimizer.refresh_fp32_params()
 
     def num_bytes(self) -> int:
         """Returns the size of the whole policy, tied tensors counted once."""
-        return sum(_num_bytes(tensor) for _, tensor in self._untied_tensors())
+        return sum(
+            _shape(tensor).numel() * tensor.element_size()
+            for _, tensor in self._untied_tensors()
+        )
 
     def shards(
         self, max_shard_bytes: int, *, device: torch.device = CPU
     ) -> Iterator[dict[str, Tensor]]:
         """Yields the policy's tensors, each of tied ones once.
 
-        At most one shard is whole at a time, on the device and on the CPU.
+        At most one shard and one tensor are whole at a time.
 
         Args:
             max_shard_bytes: of a shard; a tensor that alone is larger is a shard.
             device: of the shards.
         """
-        for names, tensors in _cut(self._untied_tensors(), max_shard_bytes):
-            with _gathered(tensors):
-                yield {
-                    # A GPU sends later than it is told to.
-                    name: tensor.detach().to(device, copy=device != CPU)
-                    for name, tensor in zip(names, tensors, strict=True)
-                }
+        return cut_into_shards(self._whole(device), max_shard_bytes, device=device)
+
+    def _whole(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self._untied_tensors():
+            with _gathered(tensor):
+                is_partitioned = hasattr(tensor, "ds_id")
+                yield name, tensor.detach().to(device, copy=is_partitioned)
 
     def optimizer_state(self) -> tuple[dict[str, Any], list[Tensor]]:
         """Returns AdamW's state as of one optimiser, and master weights, all whole.
@@ -228,39 +231,19 @@ class ZeroPolicy:
                 yield name, tensor
 
 
-def _gathered(tensors: Sequence[Tensor], *, modified: bool = False) -> Any:
-    """A context in which partitioned parameters are whole."""
+def _gathered(tensor: Tensor, *, modified: bool = False) -> Any:
+    """A context in which a tensor is whole; parameters may be partitioned."""
     import deepspeed
 
-    partitioned = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
     return deepspeed.zero.GatheredParameters(
-        partitioned, modifier_rank=0 if modified else None, enabled=bool(partitioned)
+        [tensor],
+        modifier_rank=0 if modified else None,
+        enabled=hasattr(tensor, "ds_id"),
     )
 
 
 def _shape(tensor: Tensor) -> torch.Size:
     return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
-
-
-def _num_bytes(tensor: Tensor) -> int:
-    return _shape(tensor).numel() * tensor.element_size()
-
-
-def _cut(
-    named: Iterable[tuple[str, Tensor]], max_shard_bytes: int
-) -> Iterator[tuple[list[str], list[Tensor]]]:
-    names: list[str] = []
-    tensors: list[Tensor] = []
-    size = 0
-    for name, tensor in named:
-        if names and size + _num_bytes(tensor) > max_shard_bytes:
-            yield names, tensors
-            names, tensors, size = [], [], 0
-        names.append(name)
-        tensors.append(tensor)
-        size += _num_bytes(tensor)
-    if names:
-        yield names, tensors
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:
