@@ -15,7 +15,7 @@ from pydantic import Field
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
-from pure_rllib.prm_training.losses import StepLoss
+from pure_rllib.prm_training.losses import LossName, StepLoss
 from pure_rllib.prm_training.prm800k import Neutral
 from pure_rllib.prm_training.solutions import AfterFirstError
 from pure_rllib.prm_training.zero import (
@@ -35,6 +35,7 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 _NAMES = {
     "neutral": get_args(Neutral),
     "after_first_error": get_args(AfterFirstError),
+    "loss": get_args(LossName),
     "lr_scheduler_type": tuple(scheduler.value for scheduler in SchedulerType),
 }
 
@@ -74,8 +75,8 @@ class PRMTrainingArguments(TrainingArguments):
         "drop", "keep or drop the steps after the first wrong one"
     )
     loss: str = _setting("cross_entropy", "cross_entropy or taylor")
-    taylor_order: int = _setting(2, "terms of the Taylor cross-entropy")
-    label_smoothing_factor: float = _setting(
+    taylor_order: Count = _setting(2, "terms of the Taylor cross-entropy")
+    label_smoothing_factor: _Share = _setting(
         0.0, "weight of the uniform target, in [0, 1)", "--label-smoothing"
     )
     head_dropout: _Share = _setting(0.1, "dropout before the head while training")
@@ -223,7 +224,6 @@ class PRMTrainingArguments(TrainingArguments):
                 "`epochs` (0) must be > 0 where `head_epochs` is 0, because nothing "
                 "would be trained. Set one of them."
             )
-        self.make_loss()
 
 
 OPTIONS: Mapping[str, str] = {

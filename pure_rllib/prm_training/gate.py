@@ -1,6 +1,5 @@
 """Is a process reward model good enough to be the only reward of a policy?"""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +31,7 @@ class GateCheck:
     @property
     def passed(self) -> bool:
         """Whether the figure is reached; an unknown one is not."""
-        return not math.isnan(self.value) and self.value >= self.needed
+        return self.value >= self.needed
 
 
 def gate_checks(figures: Mapping[str, Any]) -> list[GateCheck]:
@@ -51,17 +50,13 @@ def gate_checks(figures: Mapping[str, Any]) -> list[GateCheck]:
             continue
         found = figures[part]
         aucs = found["auc"] if part == "arithmetic" else {"errors": found["auc"]}
-        checks += [
-            GateCheck(f"{part}: AUC of {kind}", auc, MIN_AUC)
-            for kind, auc in aucs.items()
+        rows = [(f"AUC of {kind}", auc, MIN_AUC) for kind, auc in aucs.items()]
+        rows += [
+            ("first-error F1", found["first_error_f1"], MIN_FIRST_ERROR_F1),
+            ("AUC of the minimum", found["auc_minimum"], MIN_AUC_OF_MINIMUM),
         ]
         checks += [
-            GateCheck(
-                f"{part}: first-error F1", found["first_error_f1"], MIN_FIRST_ERROR_F1
-            ),
-            GateCheck(
-                f"{part}: AUC of the minimum", found["auc_minimum"], MIN_AUC_OF_MINIMUM
-            ),
+            GateCheck(f"{part}: {name}", value, needed) for name, value, needed in rows
         ]
     return checks
 

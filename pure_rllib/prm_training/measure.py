@@ -1,13 +1,13 @@
 """Scores benchmarks with a process reward model and reports its figures."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 from transformers import Qwen2ForCausalLM
 
 from pure_rllib.arithmetic.prm_quality import evaluate_prm, format_quality
@@ -26,8 +26,6 @@ from pure_rllib.reporting.tables import format_table
 from pure_rllib.rewards.base import StepScorer
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.rewards.prm.rows import differing_tokens
-
-POLICY = "embedded:arithmetic-policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +113,15 @@ def write(measured: Measured, folder: Path, settings: Mapping[str, Any]) -> None
 
     folder.mkdir(parents=True, exist_ok=True)
     report = {"settings": dict(settings), **measured.figures}
-    (folder / "prm_eval.json").write_text(_json(report))
+    _write_json(folder / "prm_eval.json", report)
     lines = [json.dumps(row) + "\n" for row in measured.predictions]
     (folder / "predictions.jsonl").write_text("".join(lines))
     draw_quality(measured.figures, folder / "prm_eval.png")
 
 
-def _json(figures: Any) -> str:
-    return json.dumps(_known(figures), indent=1, allow_nan=False) + "\n"
-
-
-def _known(figures: Any) -> Any:
-    """Puts null, which JSON has, in place of NaN."""
-    if isinstance(figures, Mapping):
-        return {key: _known(value) for key, value in figures.items()}
-    if isinstance(figures, list | tuple):
-        return [_known(value) for value in figures]
-    return None if isinstance(figures, float) and math.isnan(figures) else figures
+def _write_json(path: Path, figures: Any) -> None:
+    """Writes null, which JSON has, in place of NaN."""
+    path.write_bytes(to_json(figures, indent=1, inf_nan_mode="null") + b"\n")
 
 
 def summary(figures: Mapping[str, Any]) -> str:
@@ -198,7 +188,7 @@ def measure_on_arithmetic(prms: Sequence[ProcessRewardModel]) -> dict[str, Any]:
                 f"`prm_format` newline; it has {prm.format.name}, {difference}. Leave "
                 "it out and give labelled steps."
             )
-    folder = resolve_model(POLICY)
+    folder = resolve_model("embedded:arithmetic-policy")
     policy = Qwen2ForCausalLM.from_pretrained(folder).eval()
     return evaluate_prm([prm.model for prm in prms], policy, tokenizer, TASK_Z)
 
@@ -214,11 +204,8 @@ def measure_held_out(
         A line of text.
     """
     prm = ProcessRewardModel.from_pretrained(str(folder))
-    measured = measure(
-        prm,
-        prm.tokenizer,
-        Benchmarks(steps=solutions),
-        template=make_template(template),
-    )
-    (folder / "held_out.json").write_text(_json(measured.figures["steps"]))
+    benchmarks = Benchmarks(steps=solutions)
+    made = make_template(template)
+    measured = measure(prm, prm.tokenizer, benchmarks, template=made)
+    _write_json(folder / "held_out.json", measured.figures["steps"])
     return "held-out " + _steps_summary(measured.figures["steps"])

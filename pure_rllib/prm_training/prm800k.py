@@ -10,14 +10,13 @@ from typing import Any, Literal, get_args
 
 Neutral = Literal["good", "bad", "ignore"]
 Path = tuple[str, ...]
-_UNKNOWN: Literal["unknown"] = "unknown"
 
 
 class StepTree:
     """The rated steps of one problem."""
 
     def __init__(self) -> None:
-        self._labels: dict[Path, bool | Literal["unknown"] | None] = {}
+        self._labels: dict[Path, set[bool]] = {}
 
     def add(self, path: Path, label: bool | None) -> None:
         """Adds a step with the steps before it.
@@ -25,11 +24,9 @@ class StepTree:
         Steps before it that nobody rated need not be added. Where two raters disagree,
         the label is unknown; an unknown one says nothing against a known one.
         """
-        known = self._labels.get(path)
-        if known is None:
-            self._labels[path] = label
-        elif label is not None and label != known:
-            self._labels[path] = _UNKNOWN
+        given = self._labels.setdefault(path, set())
+        if label is not None:
+            given.add(label)
 
     def branches(self) -> Iterator[tuple[Path, tuple[bool | None, ...]]]:
         """Yields every solution that is not the beginning of another, with labels.
@@ -52,8 +49,8 @@ class StepTree:
                 yield path, labels
 
     def _label(self, path: Path) -> bool | None:
-        label = self._labels.get(path)
-        return label if isinstance(label, bool) else None
+        given = self._labels.get(path, set())
+        return min(given) if len(given) == 1 else None
 
 
 def phase_tree(

@@ -8,8 +8,6 @@ import numpy as np
 from pure_rllib.arithmetic.prm_quality import area_under_curve, first_error_accuracy
 from pure_rllib.prm_training.benchmarks import BenchmarkItem
 
-NUM_BINS = 10
-
 
 def best_threshold(scores: Sequence[np.ndarray], first_errors: Sequence[int]) -> float:
     """Finds the threshold with the highest ProcessBench F1; exact, no grid.
@@ -75,14 +73,10 @@ def processbench_figures(
     Returns:
         `subsets`: name -> `error_accuracy`, `correct_accuracy`, `f1`, `threshold`,
         `threshold_from`, `num_error`, `num_correct`; `average_f1` over the subsets.
-
-    Raises:
-        ValueError: `threshold_subset` is no subset.
     """
     names = list(dict.fromkeys(item.subset for item in items))
     if threshold_subset is None:
         threshold_subset = "gsm8k" if "gsm8k" in names else names[0]
-    check_threshold_subset(threshold_subset, names)
     parts = {
         name: (
             [s for i, s in zip(items, scores, strict=True) if i.subset == name],
@@ -174,7 +168,7 @@ def f1_score(said: np.ndarray, true: np.ndarray) -> float:
 
 
 def calibration(
-    scores: np.ndarray, right: np.ndarray, num_bins: int = NUM_BINS
+    scores: np.ndarray, right: np.ndarray, num_bins: int = 10
 ) -> dict[str, Any]:
     """Says how far probabilities of right steps can be believed, by equal bins.
 

@@ -22,7 +22,6 @@ from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.rows import plain_ids
 
 ARITHMETIC_STEPS = "embedded:arithmetic-steps"
-_NUM_ARITHMETIC_SOLUTIONS = 20_000
 AfterFirstError = Literal["keep", "drop"]
 
 
@@ -39,22 +38,6 @@ class LabelledSolution:
     prompt: str
     steps: tuple[str, ...]
     labels: tuple[bool | None, ...]
-
-    @property
-    def first_error(self) -> int:
-        """Index of the first step that is labelled wrong; -1 if there is none."""
-        return self.labels.index(False) if False in self.labels else -1
-
-    def without_steps_after_error(self) -> "LabelledSolution":
-        """Ends the solution with its first wrong step.
-
-        Whether a step that builds on a wrong one is right is often a matter of taste;
-        ProcessBench and Math-Shepherd only look at the first error.
-        """
-        if self.first_error < 0:
-            return self
-        end = self.first_error + 1
-        return LabelledSolution(self.prompt, self.steps[:end], self.labels[:end])
 
 
 def read_solutions(
@@ -154,17 +137,14 @@ def _plain(
     )
 
 
-def arithmetic_steps(number: int = _NUM_ARITHMETIC_SOLUTIONS) -> list[LabelledSolution]:
+def arithmetic_steps(number: int = 20_000) -> list[LabelledSolution]:
     """Writes solutions of chain arithmetic, made as those of the embedded PRM are.
 
     Most of them hold errors, of every kind; they are the same ones always.
 
-    Args:
-        number: how many.
-
     Returns:
-        Solutions of training problems; each step is labelled by the exact checker on
-        what was written before it.
+        `number` solutions of training problems; each step is labelled by the exact
+        checker on what was written before it.
     """
     maker = TraceMaker(TASK_Z, build_tokenizer(TASK_Z).get_vocab())
     # A seed of its own: not the solutions that the embedded PRM has seen already.
@@ -179,10 +159,17 @@ def arithmetic_steps(number: int = _NUM_ARITHMETIC_SOLUTIONS) -> list[LabelledSo
 def prepared(
     solutions: Sequence[LabelledSolution], after_first_error: AfterFirstError
 ) -> list[LabelledSolution]:
-    """Keeps or drops what follows the first wrong step of each solution."""
-    if after_first_error == "keep":
-        return list(solutions)
-    return [solution.without_steps_after_error() for solution in solutions]
+    """Keeps or drops what follows the first wrong step of each solution.
+
+    Whether a step that builds on a wrong one is right is often a matter of taste;
+    ProcessBench and Math-Shepherd only look at the first error.
+    """
+    made = []
+    for s in solutions:
+        is_cut = after_first_error == "drop" and False in s.labels
+        end = s.labels.index(False) + 1 if is_cut else len(s.labels)
+        made.append(LabelledSolution(s.prompt, s.steps[:end], s.labels[:end]))
+    return made
 
 
 def split_by_prompt(

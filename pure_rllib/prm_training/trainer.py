@@ -110,7 +110,6 @@ def training_rows(
     taken = list(solutions)
     if arguments.limit and arguments.limit < len(taken):
         taken = random.Random(arguments.seed).sample(taken, arguments.limit)
-    after_first_error: Any = arguments.after_first_error
     kept, held_out = split_by_prompt(taken, arguments.holdout, arguments.seed)
     if not kept:
         raise ValueError(
@@ -126,6 +125,7 @@ def training_rows(
         retokenize=True,
         vocab_size=base.vocab_size,
     )
+    after_first_error: Any = arguments.after_first_error
     rows = step_rows(
         prepared(kept, after_first_error),
         builder,
@@ -153,15 +153,18 @@ def train(
     """
     out = Path(arguments.output_dir)
     path, history = base.path, {}
+    pad = base.tokenizer.pad_token_id
     # Before each model: DeepSpeed's ZeRO 3 loads weights straight into shards.
     for stage, stage_arguments in arguments.stages():
         model = _load(path, base, arguments)
         if stage == "head":
-            _freeze_body(model)
+            body = f"{model.base_model_prefix}."
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(not name.startswith(body))
         trainer = Trainer(
             model=model,
             args=stage_arguments,
-            data_collator=Collator(_pad_id(base)),
+            data_collator=Collator(base.separator_id if pad is None else pad),
             train_dataset=rows.rows,  # type: ignore[arg-type]
             compute_loss_func=arguments.make_loss(),
             processing_class=base.tokenizer,
@@ -205,14 +208,3 @@ def _load(path: str, base: PRMBase, arguments: PRMTrainingArguments) -> Any:
     return AutoModelForTokenClassification.from_pretrained(
         path, config=config, dtype="float32"
     )
-
-
-def _freeze_body(model: Any) -> None:
-    body = f"{model.base_model_prefix}."
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(body))
-
-
-def _pad_id(base: PRMBase) -> int:
-    pad = base.tokenizer.pad_token_id
-    return base.separator_id if pad is None else pad

@@ -98,15 +98,7 @@ def start_processes() -> dict[str, Any]:
 
 
 def check_agreement(source: str, config: HfTrainerDeepSpeedConfig) -> None:
-    """Checks the config's numbers against the settings of training.
-
-    Args:
-        source: the config's file.
-        config: as `TrainingArguments` keeps it.
-
-    Raises:
-        ValueError: they differ.
-    """
+    """Raises a ValueError if the config's numbers differ from training's settings."""
     if differing := config.mismatches:
         raise _error(
             source,

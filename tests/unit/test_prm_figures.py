@@ -102,8 +102,6 @@ def test_a_single_subset_does_not_choose_for_itself():
     assert figures["error_accuracy"] == 0.0
     fixed = processbench_figures(items, scores, threshold=0.6)["subsets"]["math"]
     assert (fixed["threshold"], fixed["error_accuracy"]) == (0.6, 1.0)
-    with pytest.raises(ValueError, match="--threshold-subset"):
-        processbench_figures(items, scores, threshold_subset="gsm8k")
 
 
 def test_prmbench_is_counted_right(shared_dir: Path):

@@ -27,7 +27,6 @@ def test_trl_rows(tmp_path: Path):
     rows = [{"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}]
     [solution] = read_solutions(write(tmp_path / "trl.jsonl", rows))
     assert solution == LabelledSolution("p", ("a", "b"), (True, False))
-    assert solution.first_error == 1
 
 
 def test_a_folder_of_our_own_rows_is_read_in_order(tmp_path: Path):
