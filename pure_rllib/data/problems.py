@@ -119,7 +119,14 @@ def load_problems(
         FileNotFoundError: no such file, folder or data set.
         ValueError: wrong field, broken line, empty data set, setting out of range.
     """
-    _check_settings(answer_field, answer_from_solution, answer_fraction, limit)
+    check_setting("answer_fraction", answer_fraction, Share)
+    check_setting("limit", limit, Count | None)
+    if answer_field is not None and answer_from_solution is not None:
+        raise ValueError(
+            f"`answer_field` ({answer_field!r}) must not be given together with "
+            f"`answer_from_solution` ({answer_from_solution!r}); because both say "
+            "where the answer is. Set one of them."
+        )
     rows = read_rows(str(source), split=split, subset=subset, limit=limit)
     where = str(source)
     prompt_field = _find_field(prompt_field, "prompt_field", PROMPT_FIELDS, rows, where)
@@ -173,22 +180,6 @@ def _with_unique_ids(problems: Iterable[Problem]) -> list[Problem]:
             problem = replace(problem, problem_id=name)
         unique.append(problem)
     return unique
-
-
-def _check_settings(
-    answer_field: str | None,
-    answer_from_solution: str | None,
-    answer_fraction: float,
-    limit: int | None,
-) -> None:
-    check_setting("answer_fraction", answer_fraction, Share)
-    check_setting("limit", limit, Count | None)
-    if answer_field is not None and answer_from_solution is not None:
-        raise ValueError(
-            f"`answer_field` ({answer_field!r}) must not be given together with "
-            f"`answer_from_solution` ({answer_from_solution!r}); because both say "
-            "where the answer is. Set one of them."
-        )
 
 
 def _find_field(

@@ -36,7 +36,7 @@ class PromptTemplate:
     system: str | None = None
 
     def __post_init__(self) -> None:
-        self._parts()
+        self._check_template()
         if self.system is not None and not self.chat:
             raise ValueError(
                 f"`system` ({self.system!r:.60}) must be left out without `chat`; "
@@ -44,8 +44,7 @@ class PromptTemplate:
                 "it into the template."
             )
 
-    def _parts(self) -> tuple[str, str]:
-        """Returns the text before and after the problem."""
+    def _check_template(self) -> None:
         try:
             parsed = list(string.Formatter().parse(self.template))
         except ValueError as error:
@@ -53,11 +52,8 @@ class PromptTemplate:
         fields = [field for _, field, _, _ in parsed if field is not None]
         if fields != ["problem"]:
             raise self._template_error(f"its fields are {fields}")
-        number = next(n for n, part in enumerate(parsed) if part[1] is not None)
-        if parsed[number][2] or parsed[number][3]:
+        if any(spec or conversion for _, _, spec, conversion in parsed):
             raise self._template_error("{problem} takes no conversion or format")
-        literals = [literal for literal, _, _, _ in parsed]
-        return "".join(literals[: number + 1]), "".join(literals[number + 1 :])
 
     def _template_error(self, reason: str) -> ValueError:
         return ValueError(
@@ -68,8 +64,7 @@ class PromptTemplate:
 
     def fill(self, problem: str) -> str:
         """Returns the template with the problem's text in its place."""
-        before, after = self._parts()
-        return before + problem + after
+        return self.template.format(problem=problem)
 
     def encode(self, problem: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """Returns the prompt's token ids. See `encode_batch`."""

@@ -111,7 +111,8 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
             tokenizer, StepSplitter.from_tokenizer(tokenizer), step_scorer, verifier
         )
         self.set_vocab_size(len(tokenizer) if vocab_size is None else vocab_size)
-        self.pad_token_id = _pad_id(tokenizer, self.eos_token_ids)
+        pad = tokenizer.pad_token_id
+        self.pad_token_id = min(self.eos_token_ids) if pad is None else int(pad)
         self._problem: Problem | None = None
         self._prompt = np.zeros(0, np.int64)
         self._response: list[int] = []
@@ -301,8 +302,3 @@ def _eos_ids(
             "has no end-of-sequence token. Set `env_config={'eos_token_ids': [...]}`."
         )
     return frozenset(int(i) for i in ids)
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase, eos: Collection[int]) -> int:
-    pad = tokenizer.pad_token_id
-    return int(pad) if pad is not None else min(eos)

@@ -143,15 +143,21 @@ def _prm_scorer(
     tokenizer: PreTrainedTokenizerBase,
 ) -> StepScorer:
     """Checks one PRM and makes its scorer."""
-    settings = dict(settings)
     if settings.get("prm_format") == GENERATIVE:
-        del settings["prm_format"]
+        settings = {k: v for k, v in settings.items() if k != "prm_format"}
         model = prm if isinstance(prm, Mapping) else resolve_model(prm)
         return Lazy(GenerativeLoader(model, tokenizer, **settings))
     # A wrong argument must not wait for the first responses to be found out.
     _check_arguments(settings)
     if isinstance(prm, Mapping):
-        return _deferred_random_prm(prm, settings, tokenizer)
+        size = policy_config(prm).get_text_config().vocab_size
+        if size < len(tokenizer):
+            raise ValueError(
+                f"`prm` (vocab_size {size}) must cover the tokenizer's "
+                f"{len(tokenizer)} ids, because sampled ids are passed on as they are. "
+                f"Set its vocab_size to {len(tokenizer)} or more."
+            )
+        return Lazy(partial(_random_prm, prm, tokenizer, settings))
     folder = resolve_model(prm)
     _check_prm(folder, settings, tokenizer)
     return Lazy(
@@ -207,21 +213,6 @@ def _check_prm(
         retokenize=settings.get("retokenize", True),
         vocab_size=len(checkpoint.tokenizer),
     )
-
-
-def _deferred_random_prm(
-    config: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-) -> Lazy:
-    size = policy_config(config).get_text_config().vocab_size
-    if size < len(tokenizer):
-        raise ValueError(
-            f"`prm` (vocab_size {size}) must cover the tokenizer's "
-            f"{len(tokenizer)} ids, because sampled ids are passed on as they are. "
-            f"Set its vocab_size to {len(tokenizer)} or more."
-        )
-    return Lazy(partial(_random_prm, config, tokenizer, settings))
 
 
 def _random_prm(

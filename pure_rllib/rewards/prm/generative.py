@@ -1,6 +1,5 @@
 """A causal language model that is asked about each step. S steps."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ Step to check:
 
 Is the step to check correct? Answer {good} or {bad}."""
 
-_FIELD = re.compile(r"\{(problem|previous|step|good|bad)\}")
 # Of a model whose config names no number of positions.
 _NO_LIMIT = 2**31
 
@@ -95,9 +93,7 @@ class StepQuestion:
             "good": good.strip(),
             "bad": bad.strip(),
         }
-        # In one pass: braces in a step mean nothing.
-        text = _FIELD.sub(lambda found: fields[found[1]], self.template)
-        return question_ids(tokenizer, text, self.system)
+        return question_ids(tokenizer, self.template, fields, self.system)
 
     def verdict_ids(self, tokenizer: Any) -> tuple[int, int]:
         """Returns the verdicts' ids.

@@ -5,7 +5,8 @@ ids, never as text: tokenizing a full stop and a newline again could give anothe
 """
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -359,14 +360,24 @@ def chat_ids(tokenizer: Any, message: str, system: str | None = None) -> list[in
     return [*before_ids, *plain_ids(tokenizer, message), *after_ids]
 
 
-def question_ids(tokenizer: Any, text: str, system: str | None = None) -> list[int]:
+def question_ids(
+    tokenizer: Any,
+    template: str,
+    fields: Mapping[str, str],
+    system: str | None = None,
+) -> list[int]:
     """Encodes a question to a language model, up to its answer.
 
     Args:
         tokenizer: the model's.
-        text: in its chat template, or, without one, as it is, with a newline behind.
+        template: text with `{name}` where a field goes; shown in the model's chat
+            template, or, without one, as it is, with a newline behind.
+        fields: texts by name; braces in them mean nothing.
         system: see `chat_ids`; without a chat template it has no effect.
     """
+    # In one pass: a text that is put in is not looked through again.
+    names = re.compile(r"\{(" + "|".join(fields) + r")\}")
+    text = names.sub(lambda found: fields[found[1]], template)
     if getattr(tokenizer, "chat_template", None):
         return chat_ids(tokenizer, text, system)
     bos = own_bos_id(tokenizer)

@@ -29,7 +29,6 @@ Other answer:
 {answer}
 
 Do both state the same value, whatever their notation? Reply {good} or {bad}."""
-_FIELD = re.compile(r"\{(gold|answer|good|bad)\}")
 
 _MAX_CHARS = 300
 _MAX_WORDS = 25
@@ -140,8 +139,7 @@ class GenerativeOpinion:
     def _ids(self, gold: str, answer: str) -> list[int]:
         good, bad = self.verdicts
         fields = {"gold": gold, "answer": answer, "good": good, "bad": bad}
-        text = _FIELD.sub(lambda found: fields[found[1]], self.template)
-        return question_ids(self.tokenizer, text)
+        return question_ids(self.tokenizer, self.template, fields)
 
 
 class HybridVerifier:

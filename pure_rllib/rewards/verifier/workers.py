@@ -4,13 +4,13 @@ import contextlib
 import json
 import logging
 import os
-import selectors
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,6 +68,10 @@ class _Worker:
         self.since = time.monotonic()
         self.unsent = bytearray()
         self.unread = bytearray()
+
+    def fileno(self) -> int:
+        """The pipe that replies come from, for `wait`."""
+        return self.stdout.fileno()
 
     def send(self, pair: Pair) -> None:
         """Queues one pair; the clock starts now if it is the only one."""
@@ -160,37 +164,30 @@ class WorkerPool:
         """
         for worker in [w for w in self._workers if w.process.poll() is not None]:
             # Killed from outside while it was idle: no pair is to blame.
-            self._workers.remove(worker)
-            worker.close()
+            self._drop(worker)
         waiting = deque(pairs)
-        with selectors.DefaultSelector() as selector:
-            for worker in self._workers:
-                selector.register(worker.stdout, selectors.EVENT_READ, worker)
-            try:
-                while waiting or any(worker.in_flight for worker in self._workers):
-                    self._start_workers(selector, len(waiting))
-                    self._deal(waiting)
-                    for event, _ in selector.select(self._seconds_to_next_limit()):
-                        self._receive(selector, event.data, waiting)
-                    self._enforce_limits(selector, waiting)
-            finally:
-                if any(worker.in_flight for worker in self._workers):
-                    # Interrupted: replies that come later belong to nobody.
-                    self.close()
+        try:
+            while waiting or any(worker.in_flight for worker in self._workers):
+                self._start_workers(len(waiting))
+                self._deal(waiting)
+                workers: list[Any] = list(self._workers)
+                ready: list[Any] = wait(workers, self._seconds_to_next_limit())
+                for worker in ready:
+                    self._receive(worker, waiting)
+                self._enforce_limits(waiting)
+        finally:
+            if any(worker.in_flight for worker in self._workers):
+                # Interrupted: replies that come later belong to nobody.
+                self.close()
 
-    def _start_workers(
-        self, selector: selectors.BaseSelector, num_waiting: int
-    ) -> None:
+    def _start_workers(self, num_waiting: int) -> None:
         num_wanted = min(self.num_workers, len(self._workers) + num_waiting)
         num_starting = sum(not worker.ready for worker in self._workers)
         for _ in range(num_wanted - len(self._workers) - num_starting):
-            worker = _Worker(self.memory_limit_mb, self.time_limit_s)
-            self._workers.append(worker)
-            selector.register(worker.stdout, selectors.EVENT_READ, worker)
+            self._workers.append(_Worker(self.memory_limit_mb, self.time_limit_s))
 
-    def _drop(self, selector: selectors.BaseSelector, worker: _Worker) -> None:
+    def _drop(self, worker: _Worker) -> None:
         self._workers.remove(worker)
-        selector.unregister(worker.stdout)
         worker.close()
 
     def _deal(self, waiting: deque[Pair]) -> None:
@@ -215,12 +212,7 @@ class WorkerPool:
         longest = 0.01 if blocked else 1.0
         return min(max(limit - time.monotonic(), 0.0), longest)
 
-    def _receive(
-        self,
-        selector: selectors.BaseSelector,
-        worker: _Worker,
-        waiting: deque[Pair],
-    ) -> None:
+    def _receive(self, worker: _Worker, waiting: deque[Pair]) -> None:
         messages, alive = worker.read()
         now = time.monotonic()
         retire = False
@@ -237,16 +229,11 @@ class WorkerPool:
             worker.since = now
         if retire:
             waiting.extendleft(reversed(worker.in_flight))
-            self._drop(selector, worker)
+            self._drop(worker)
         elif not alive:
-            self._bury(selector, worker, waiting)
+            self._bury(worker, waiting)
 
-    def _bury(
-        self,
-        selector: selectors.BaseSelector,
-        worker: _Worker,
-        waiting: deque[Pair],
-    ) -> None:
+    def _bury(self, worker: _Worker, waiting: deque[Pair]) -> None:
         """Replaces a worker that has died by itself; its pair gets one more try."""
         was_ready, tail = worker.ready, worker.stderr_tail()
         if worker.in_flight:
@@ -262,7 +249,7 @@ class WorkerPool:
                 )
                 self._give_up(pair, "error", worker.since)
         waiting.extendleft(reversed(worker.in_flight))
-        self._drop(selector, worker)
+        self._drop(worker)
         self._start_failures += not was_ready
         if self._start_failures >= _MAX_START_FAILURES:
             self._start_failures = 0
@@ -276,14 +263,12 @@ class WorkerPool:
         answer = (pair.key[1] or "")[:_MAX_SHOWN_CHARS]
         pair.verdict = Verdict(outcome, answer, time.monotonic() - since)
 
-    def _enforce_limits(
-        self, selector: selectors.BaseSelector, waiting: deque[Pair]
-    ) -> None:
+    def _enforce_limits(self, waiting: deque[Pair]) -> None:
         for worker in list(self._workers):
             if time.monotonic() < self._limit(worker):
                 continue
             if not worker.ready:
-                self._drop(selector, worker)
+                self._drop(worker)
                 raise RuntimeError(
                     f"A verifier worker took longer than `start_limit_s` "
                     f"({self.start_limit_s}) to start; because importing sympy is slow "
@@ -291,8 +276,8 @@ class WorkerPool:
                 )
             # Its reply may have come while this process was busy elsewhere.
             num_before = len(worker.in_flight)
-            self._receive(selector, worker, waiting)
+            self._receive(worker, waiting)
             if worker in self._workers and len(worker.in_flight) == num_before:
                 self._give_up(worker.in_flight.popleft(), "timeout", worker.since)
                 waiting.extendleft(reversed(worker.in_flight))
-                self._drop(selector, worker)
+                self._drop(worker)
