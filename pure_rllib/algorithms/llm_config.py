@@ -43,6 +43,8 @@ SETTERS = ("env_runners", "training", "learners", "evaluation", "reporting")
 """The setters that settings of ours were added to."""
 
 RLLIB_RULES: dict[str, Any] = {
+    "num_env_runners": NaturalNumber,
+    "num_learners": NaturalNumber,
     "gamma": FiniteFloat,
     "grad_clip": PositiveFloat | None,
     "num_epochs": Count,

@@ -121,6 +121,8 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("env_runners", "group_size", 1, ">= 2, because the baseline compares"),
     ("env_runners", "group_size", 2.5, "a whole number"),
     ("env_runners", "num_prompts", 0, ">= 1"),
+    ("env_runners", "num_env_runners", -1, ">= 0"),
+    ("learners", "num_learners", -1, ">= 0"),
     ("env_runners", "num_prompts", 2.5, "a whole number"),
     ("env_runners", "temperature", 0.0, "> 0"),
     ("env_runners", "temperature", None, "a number"),
