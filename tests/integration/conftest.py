@@ -1,12 +1,18 @@
 """Ray, started once for all integration tests."""
 
+import importlib.util
+import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
 
-from pure_rllib.algorithms import PUREConfig
+from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.cli.main import main
 
 TrainHere = Callable[..., tuple[int, str, str]]
@@ -43,6 +49,49 @@ TINY_POLICY = {
     "tie_word_embeddings": True,
 }
 NUM_CPUS = 4
+NEEDS_VLLM = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None,
+    reason="vLLM is not installed: not run (make engines)",
+)
+
+
+@contextmanager
+def stopping(algo: Any) -> Iterator[Any]:
+    """Stops an algorithm at the end, whatever happens."""
+    try:
+        yield algo
+    finally:
+        algo.stop()
+
+
+def built(config: PUREConfig) -> AbstractContextManager[PURE]:
+    return stopping(config.build_algo())
+
+
+def flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in result.items():
+        if isinstance(value, dict):
+            values |= flat(value, f"{prefix}{name}/")
+        else:
+            values[prefix + name] = value
+    return values
+
+
+def weights(algo: PURE) -> dict[str, np.ndarray]:
+    state = algo.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    return {name: np.array(array) for name, array in state.items()}
+
+
+def env_runner(algo: PURE, index: int) -> Any:
+    return algo.env_runner_group._worker_manager.actors()[index]
+
+
+def process_of(algo: PURE, index: int) -> int:
+    """The process id of an env runner."""
+    call = env_runner(algo, index).__ray_call__.remote(lambda _: os.getpid())
+    pid: int = ray.get(call, timeout=60.0)
+    return pid
 
 
 def start_ray() -> None:

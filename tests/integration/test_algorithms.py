@@ -17,6 +17,7 @@ from torch import Tensor
 from pure_rllib.algorithms import ALGORITHMS, GRPOConfig, LLMConfig, RLOOConfig
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.models import columns
+from tests.integration.conftest import built
 
 REPO = Path(__file__).resolve().parents[2]
 PAGE = REPO / "docs" / "algorithms.md"
@@ -34,13 +35,10 @@ def verified(config: LLMConfig, like: LLMConfig) -> LLMConfig:
 
 
 def trained(config: Any, iterations: int = 1) -> dict[str, Any]:
-    algo = config.build_algo()
-    try:
+    with built(config) as algo:
         for _ in range(iterations):
             result: dict[str, Any] = algo.train()
         return result
-    finally:
-        algo.stop()
 
 
 @pytest.mark.parametrize("config", [GRPOConfig(), RLOOConfig()], ids=["GRPO", "RLOO"])

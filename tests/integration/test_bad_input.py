@@ -2,15 +2,12 @@
 
 import json
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from transformers import (
     AutoConfig,
@@ -19,11 +16,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms import PUREConfig
 from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.learners.torch_learner import NonFiniteLossError
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier, ScoringRequest
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
+from tests.integration.conftest import built, weights
 
 TOKENIZER = byte_tokenizer()
 KNOWN = ListProblems([Problem(f"{i}+1=?", str(i + 1)) for i in range(8)])
@@ -57,15 +55,6 @@ def math_config(model: Any = None, **env_config: Any) -> PUREConfig:
         .training(lr=1.0e-3)
         .debugging(seed=3)
     )
-
-
-@contextmanager
-def built(config: PUREConfig) -> Iterator[PURE]:
-    algo = config.build_algo()
-    try:
-        yield algo
-    finally:
-        algo.stop()
 
 
 @pytest.fixture
@@ -208,47 +197,24 @@ class NaNScorer:
         return [np.full(len(r.step_texts), math.nan, np.float32) for r in requests]
 
 
-def test_a_step_scorer_that_raises_is_raised(ray_cluster: None) -> None:
-    with (
-        built(math_config(step_scorer=BrokenScorer())) as algo,
-        pytest.raises(OSError, match="the scorer's disk is full"),
-    ):
-        algo.train()
-
-
-def test_a_step_scorer_that_returns_nan_is_raised(ray_cluster: None) -> None:
-    with (
-        built(math_config(step_scorer=NaNScorer())) as algo,
-        pytest.raises(
-            ValueError, match=r"returned \[.*nan.* one finite number per step"
+@pytest.mark.parametrize(
+    ("scorer", "num_env_runners", "message"),
+    [
+        (BrokenScorer(), 0, "the scorer's disk is full"),
+        (NaNScorer(), 0, r"returned \[.*nan.* one finite number per step"),
+        pytest.param(
+            BrokenScorer(), 1, "the scorer's disk is full", marks=pytest.mark.slow
         ),
-    ):
-        algo.train()
-
-
-@pytest.mark.slow
-def test_a_step_scorer_that_raises_in_an_env_runner_is_raised(
-    ray_cluster: None,
+    ],
+)
+def test_a_step_scorer_that_fails_is_raised(
+    ray_cluster: None, scorer: Any, num_env_runners: int, message: str
 ) -> None:
-    config = math_config(step_scorer=BrokenScorer())
-    config.env_runners(num_env_runners=1, num_cpus_per_env_runner=0.5)
-    with (
-        built(config) as algo,
-        pytest.raises(OSError, match="the scorer's disk is full"),
-    ):
+    error = OSError if isinstance(scorer, BrokenScorer) else ValueError
+    config = math_config(step_scorer=scorer)
+    config.env_runners(num_env_runners=num_env_runners, num_cpus_per_env_runner=0.5)
+    with built(config) as algo, pytest.raises(error, match=message):
         algo.train()
-
-
-@pytest.mark.slow
-def test_the_only_env_runner_is_waited_for_when_it_was_lost(ray_cluster: None) -> None:
-    config = math_config().env_runners(num_env_runners=1, num_cpus_per_env_runner=0.5)
-    with built(config) as algo:
-        algo.train()
-        victim = algo.env_runner_group._worker_manager.actors()[1]
-        os.kill(ray.get(victim.__ray_call__.remote(lambda _: os.getpid())), 9)
-        result = algo.train()
-    assert result["problems_seen"] == 8
-    assert result["groups"]["resampled"] == 4
 
 
 def unigram_policy(folder: Path, shares: dict[int, float]) -> str:
@@ -285,10 +251,10 @@ def test_odd_responses_are_ordinary_data(tmp_path: Path, ray_cluster: None) -> N
     policy = unigram_policy(tmp_path / "policy", {eos: 0.3, separator: 0.4, one: 0.3})
     config = math_config(policy).training(minibatch_size=4)
     with built(config) as algo:
-        before = algo.learner_group.get_weights()
+        before = weights(algo)
         result = algo.train()
         groups = algo.rollouts(4)
-        after = algo.learner_group.get_weights()
+        after = weights(algo)
     responses = [record for group in groups for record in group]
     kinds = [set(np.asarray(r.token_ids).tolist()) for r in responses]
     assert {eos} in kinds, "an empty response"
@@ -306,9 +272,8 @@ def test_odd_responses_are_ordinary_data(tmp_path: Path, ray_cluster: None) -> N
     assert result["response"]["blank_share"] == pytest.approx(blank_share)
     assert 0.0 < blank_share < 1.0
     assert math.isfinite(result["loss"]["total"])
-    (old,), (new,) = before.values(), after.values()
-    assert all(np.isfinite(array).all() for array in new.values())
-    assert any((old[name] != new[name]).any() for name in old)
+    assert all(np.isfinite(array).all() for array in after.values())
+    assert any((before[name] != after[name]).any() for name in before)
 
 
 def test_a_batch_of_empty_responses_only_is_learned_from(
@@ -324,21 +289,22 @@ def test_a_batch_of_empty_responses_only_is_learned_from(
     assert result["loss"]["policy"] == 0.0
 
 
+@pytest.mark.parametrize("num_learners", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_batch_that_is_all_masked_teaches_nothing(
-    tmp_path: Path, ray_cluster: None
+    tmp_path: Path, ray_cluster: None, num_learners: int
 ) -> None:
     (one,) = TOKENIZER("1")["input_ids"]
     policy = unigram_policy(tmp_path / "policy", {one: 1.0})
     config = math_config(policy).training(mask_truncated=True, weight_decay=0.1)
+    config.learners(num_learners=num_learners, num_cpus_per_learner=0.5)
     with built(config) as algo:
-        before = algo.learner_group.get_weights()
+        before = weights(algo)
         result = algo.train()
-        after = algo.learner_group.get_weights()
+        after = weights(algo)
     assert result["response"]["truncated_share"] == 1.0
     assert result["gradient_norm"] == 0.0
-    (old,), (new,) = before.values(), after.values()
-    for name, array in old.items():
-        np.testing.assert_array_equal(array, new[name])
+    for name, array in before.items():
+        np.testing.assert_array_equal(array, after[name])
 
 
 @pytest.mark.slow
@@ -359,8 +325,8 @@ def test_two_learners_raise_together_and_report_what_one_of_them_cannot_do(
     def named(learner: Any) -> Any:
         return learner._policy.state_dict().items()
 
-    def unchanged(learner: Any, weights: dict[str, Any]) -> bool:
-        return all((p.numpy() == weights[name]).all() for name, p in named(learner))
+    def unchanged(learner: Any, before: dict[str, Any]) -> bool:
+        return all((p.numpy() == before[name]).all() for name, p in named(learner))
 
     with built(config) as algo:
         learners = algo.learner_group
@@ -371,23 +337,6 @@ def test_two_learners_raise_together_and_report_what_one_of_them_cannot_do(
             algo.train()
         # RLlib takes learners that have raised out of service.
         results = learners.foreach_learner(
-            unchanged, weights=before[0], healthy_only=False
+            unchanged, before=before[0], healthy_only=False
         )
         assert [result.get() for result in results] == [True, True]
-
-
-@pytest.mark.slow
-def test_learners_without_a_loss_token_leave_the_weights(
-    tmp_path: Path, ray_cluster: None
-) -> None:
-    (one,) = TOKENIZER("1")["input_ids"]
-    policy = unigram_policy(tmp_path / "policy", {one: 1.0})
-    config = math_config(policy).training(mask_truncated=True, weight_decay=0.1)
-    config.learners(num_learners=2, num_cpus_per_learner=0.5)
-    with built(config) as algo:
-        before = algo.learner_group.get_weights()
-        algo.train()
-        after = algo.learner_group.get_weights()
-    (old,), (new,) = before.values(), after.values()
-    for name, array in old.items():
-        np.testing.assert_array_equal(array, new[name])

@@ -6,6 +6,7 @@ import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from pure_rllib.algorithms import PUREConfig
+from tests.integration.conftest import built
 
 SEEN: list[str] = []
 
@@ -35,11 +36,8 @@ def test_evaluation_and_training_call_the_users_callbacks(
         Notes,
         on_evaluate_start=lambda algorithm, **_: SEEN.append(type(algorithm).__name__),
     )
-    algo = tiny_config.build_algo()
-    try:
+    with built(tiny_config) as algo:
         result = algo.train()
-    finally:
-        algo.stop()
     assert SEEN == ["evaluate start", "PURE", "evaluate end", "train result"]
     assert result["evaluation"]["mine"] == 1.0
     assert result["mine"] == result["response"]["tokens"]

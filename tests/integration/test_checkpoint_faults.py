@@ -18,7 +18,7 @@ from pure_rllib.distributed.calls import on_learners
 from pure_rllib.distributed.collectives import CollectiveBrokenError
 from pure_rllib.learners.learner_group import PURELearnerGroup, _stamp
 from pure_rllib.learners.zero_weights import ZeroPolicy
-from tests.integration.conftest import TINY_POLICY
+from tests.integration.conftest import TINY_POLICY, built, weights
 
 pytestmark = pytest.mark.slow
 
@@ -41,23 +41,15 @@ def make_config(deepspeed: dict[str, Any] | None) -> PUREConfig:
     )
 
 
-def weights(algo: PURE) -> dict[str, np.ndarray]:
-    state: dict[str, np.ndarray] = algo.learner_group.get_weights()[DEFAULT_MODULE_ID]
-    return state
-
-
 class Runs:
     """A run that was never interrupted, and one restored from its checkpoint."""
 
     def __init__(self, folder: Path, deepspeed: dict[str, Any] | None):
-        algo = make_config(deepspeed).build_algo()
-        try:
+        with built(make_config(deepspeed)) as algo:
             algo.train()
             self.checkpoint = Path(algo.save_to_path(folder / "checkpoint"))
             algo.train()
             self.uninterrupted = weights(algo)
-        finally:
-            algo.stop()
         self.restored = PURE.from_checkpoint(str(self.checkpoint))
 
     def damaged(self, folder: Path) -> tuple[Path, Path]:

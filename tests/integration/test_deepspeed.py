@@ -24,6 +24,7 @@ from pure_rllib.learners.torch_learner import NonFiniteLossError
 from pure_rllib.learners.train_batch import plan_mini_batches
 from pure_rllib.rollouts.group import SampledResponse
 from pure_rllib.testing import tiny_model_config
+from tests.integration.conftest import built
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make engines")
 pytestmark = pytest.mark.slow
@@ -345,27 +346,20 @@ def test_a_run_under_stage_3_goes_on_without_deepspeed(
 ) -> None:
     """A real run: sampling, publication, checkpoint, export, and a resumed one."""
     tiny_config.training(minibatch_size=8, kl_coeff=0.01, micro_batch_tokens=128)
-    sharded = (
-        tiny_config.copy(copy_frozen=False)
-        .learners(num_learners=2, num_cpus_per_learner=0.5, deepspeed=STAGES["stage 3"])
-        .build_algo()
+    sharded = tiny_config.copy(copy_frozen=False).learners(
+        num_learners=2, num_cpus_per_learner=0.5, deepspeed=STAGES["stage 3"]
     )
-    try:
-        sharded.train()
-        path = sharded.save_to_path(tmp_path / "checkpoint")
-        result = sharded.train()
-        final = module_state(sharded.learner_group.get_state())
-        folder = sharded.export_policy(tmp_path / "policy")
-    finally:
-        sharded.stop()
+    with built(sharded) as algo:
+        algo.train()
+        path = algo.save_to_path(tmp_path / "checkpoint")
+        result = algo.train()
+        final = module_state(algo.learner_group.get_state())
+        folder = algo.export_policy(tmp_path / "policy")
     assert result["generator_learner_logp_gap"] <= 1e-4
     assert result["ratio"]["first_minibatch_max_deviation"] <= 1e-4
     exported = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     assert_close({name: t.numpy() for name, t in exported.items()}, final, 0.0)
-    plain = tiny_config.build_algo()
-    try:
+    with built(tiny_config) as plain:
         plain.restore_from_path(path)
         plain.train()
         assert_close(module_state(plain.learner_group.get_state()), final, 1e-4)
-    finally:
-        plain.stop()

@@ -9,8 +9,7 @@ import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from pure_rllib.algorithms import PURE, PUREConfig, RewardHackingMonitor
-from tests.integration.conftest import TINY_POLICY
-from tests.integration.test_pure import built, flat, weights
+from tests.integration.conftest import TINY_POLICY, built, flat, weights
 
 pytestmark = pytest.mark.slow
 HACK_STARTS = 5

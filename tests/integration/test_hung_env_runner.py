@@ -6,19 +6,11 @@ import signal
 from collections import Counter
 from contextlib import suppress
 from time import monotonic, sleep
-from typing import Any
 
 import pytest
-import ray
 
 from pure_rllib.algorithms import PUREConfig
-from tests.integration.test_pure import built, flat
-
-
-def process_of(algo: Any, index: int) -> int:
-    actor = algo.env_runner_group._worker_manager.actors()[index]
-    pid: int = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=60.0)
-    return pid
+from tests.integration.conftest import built, flat, process_of
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from pure_rllib.distributed.collectives import CollectiveTimeoutError, rank
 from pure_rllib.learners.delivery import deliver
 from pure_rllib.learners.train_batch import MiniBatchPlan
 from pure_rllib.rollouts.group import Group
-from tests.integration.test_pure import built, weights
+from tests.integration.conftest import built, weights
 
 Weights = dict[str, np.ndarray]
 Deal = Callable[[Any, Sequence[Group], MiniBatchPlan], None]

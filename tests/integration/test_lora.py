@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pure_rllib.algorithms import PUREConfig
-from tests.integration.test_pure import built, flat, weights
+from tests.integration.conftest import built, flat, weights
 
 LORA = {"r": 4, "lora_alpha": 16, "target_modules": "all-linear"}
 

@@ -2,14 +2,11 @@
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,28 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.learners.torch_learner import NonFiniteLossError
 from pure_rllib.reporting.metrics import METRICS
+from tests.integration.conftest import built, flat, process_of, stopping, weights
 
 # Wall-clock times differ between runs; everything else must not.
 _TIMES = ("seconds/", "throughput/", "time", "date", "perf/", "iterations_since")
-
-
-@contextmanager
-def built(config: PUREConfig) -> Iterator[PURE]:
-    algo = config.build_algo()
-    try:
-        yield algo
-    finally:
-        algo.stop()
-
-
-def flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in result.items():
-        if isinstance(value, dict):
-            values |= flat(value, f"{prefix}{name}/")
-        else:
-            values[prefix + name] = value
-    return values
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, float]:
@@ -58,9 +37,9 @@ def assert_same(first: dict[str, float], second: dict[str, float]) -> None:
         assert both_nan or value == second[name], name
 
 
-def weights(algo: PURE) -> dict[str, np.ndarray]:
-    state = algo.learner_group.get_weights()[DEFAULT_MODULE_ID]
-    return {name: np.array(array) for name, array in state.items()}
+def reference_of(algo: PURE) -> Any:
+    module = algo.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+    return module.reference
 
 
 def test_an_iteration_logs_every_metric_of_the_registry(
@@ -72,6 +51,8 @@ def test_an_iteration_logs_every_metric_of_the_registry(
         before = weights(algo)
         result = flat(algo.train())
         after = weights(algo)
+        assert reference_of(algo) is not None
+        assert flat(algo.train())["kl/reference"] > 0.0
     missing = [name for name in METRICS if name not in result]
     assert missing == []
     assert result["ratio/first_minibatch_max_deviation"] <= 1e-4
@@ -82,54 +63,40 @@ def test_an_iteration_logs_every_metric_of_the_registry(
 
 
 @pytest.mark.slow
-def test_reference_policy_exists_only_for_a_kl_term(tiny_config: PUREConfig) -> None:
-    with built(tiny_config) as algo:
-        module = algo.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
-        assert module.reference is None
-    with built(tiny_config.copy(copy_frozen=False).training(kl_coeff=0.1)) as algo:
-        module = algo.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
-        assert module.reference is not None
-        result = flat(algo.train())
-        assert result["kl/reference"] == pytest.approx(0.0, abs=1e-6)
-        assert flat(algo.train())["kl/reference"] > 0.0
-
-
-@pytest.mark.slow
 def test_a_resumed_run_equals_one_that_never_stopped(
     tiny_config: PUREConfig, tmp_path: Path
 ) -> None:
     # 6 problems and 4 prompts an iteration: the second one crosses into epoch 1.
-    tiny_config.training(lr_warmup_updates=3, minibatch_size=8)
+    tiny_config.training(
+        lr=[[0, 1.0e-3], [4000, 0.0]], lr_warmup_updates=3, minibatch_size=8
+    )
+    asked, results = [], []
     with built(tiny_config) as algo:
-        algo.train()
-        path = algo.save_to_path(tmp_path / "checkpoint")
-        through = [metrics_of(algo.train()) for _ in range(2)]
+        for i in range(3):
+            if i == 1:
+                path = algo.save_to_path(tmp_path / "checkpoint")
+            results.append(algo.train())
+            asked += [
+                group.records[0].metadata["problem_id"]
+                for group in algo._last_batch.groups
+            ]
         final = weights(algo)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-    restored = PURE.from_checkpoint(path)
-    try:
+    # Every problem is asked once per epoch.
+    assert len(asked) == 12
+    assert sorted(asked[:6]) == sorted(asked[6:]) == sorted(set(asked))
+    # By the last iteration the tokens of two have been sampled, of the 4,000 to zero.
+    num_tokens = results[1]["num_env_steps_sampled_lifetime"]
+    expected_lr = 1.0e-3 * (1 - num_tokens / 4000)
+    assert results[2]["learning_rate"] == pytest.approx(expected_lr)
+    through = [metrics_of(result) for result in results[1:]]
+    with stopping(PURE.from_checkpoint(path)) as restored:
         resumed = [metrics_of(restored.train()) for _ in range(2)]
         assert restored.training_iteration == 3
         for one, other in zip(through, resumed, strict=True):
             assert_same(one, other)
         for name, array in weights(restored).items():
             np.testing.assert_array_equal(array, final[name])
-    finally:
-        restored.stop()
-
-
-@pytest.mark.slow
-def test_every_problem_is_asked_once_per_epoch(tiny_config: PUREConfig) -> None:
-    asked = []
-    with built(tiny_config) as algo:
-        for _ in range(3):
-            algo.train()
-            asked += [
-                group.records[0].metadata["problem_id"]
-                for group in algo._last_batch.groups
-            ]
-    assert len(asked) == 12
-    assert sorted(asked[:6]) == sorted(asked[6:]) == sorted(set(asked))
 
 
 @pytest.mark.slow
@@ -157,17 +124,19 @@ def test_two_env_runners_and_two_learners_make_the_same_updates(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("num_env_runners", [1, 2])
 def test_a_lost_env_runner_is_replaced_and_its_prompts_asked_again(
-    tiny_config: PUREConfig,
+    tiny_config: PUREConfig, num_env_runners: int
 ) -> None:
-    tiny_config.env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)
+    tiny_config.env_runners(
+        num_env_runners=num_env_runners, num_cpus_per_env_runner=0.5
+    )
     with built(tiny_config) as algo:
         algo.train()
-        victim = algo.env_runner_group._worker_manager.actors()[1]
-        os.kill(ray.get(victim.__ray_call__.remote(lambda _: os.getpid())), 9)
+        os.kill(process_of(algo, 1), 9)
         result = flat(algo.train())
         assert result["problems_seen"] == 8
-        assert result["groups/resampled"] == 2
+        assert result["groups/resampled"] == 4 / num_env_runners
         assert flat(algo.train())["problems_seen"] == 12
 
 
@@ -226,21 +195,19 @@ def test_exported_policy_loads_and_is_the_learners(
 
 
 @pytest.mark.slow
-def test_evaluation_is_repeatable_and_has_intervals(tiny_config: PUREConfig) -> None:
+def test_evaluation_is_repeatable_and_rollouts_hold_the_advantages_of_the_loss(
+    tiny_config: PUREConfig,
+) -> None:
     with built(tiny_config) as algo:
+        assert reference_of(algo) is None  # without a KL term
         first, second = algo.evaluate(), algo.evaluate()
-    assert first == second
-    for kind in ("greedy_accuracy", "sampled_accuracy"):
-        assert first[f"{kind}_low"] <= first[kind] <= first[f"{kind}_high"]
-
-
-@pytest.mark.slow
-def test_rollouts_hold_the_advantages_of_the_loss(tiny_config: PUREConfig) -> None:
-    with built(tiny_config) as algo:
         algo.train()
         groups = algo.rollouts(num_groups=2)
         mean = flat(algo.train())["advantage/mean"]
         both = [record for group in algo.rollouts(4) for record in group]
+    assert first == second
+    for kind in ("greedy_accuracy", "sampled_accuracy"):
+        assert first[f"{kind}_low"] <= first[kind] <= first[f"{kind}_high"]
     assert [len(group) for group in groups] == [4, 4]
     record = groups[0][0]
     assert record.response_tokens is not None
@@ -251,30 +218,20 @@ def test_rollouts_hold_the_advantages_of_the_loss(tiny_config: PUREConfig) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_checkpoints_hold_every_dtype(
+def test_checkpoints_hold_every_dtype_and_steps_start_without_gradients(
     tiny_config: PUREConfig, tmp_path: Path, dtype: str
-) -> None:
-    tiny_config.rl_module(model_config={**tiny_config.model_config, "dtype": dtype})
-    with built(tiny_config) as algo:
-        algo.train()
-        path = algo.save_to_path(tmp_path / "checkpoint")
-        expected = weights(algo)
-        algo.train()
-        algo.restore_from_path(path)
-        for name, array in weights(algo).items():
-            np.testing.assert_array_equal(array, expected[name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_starts_without_the_gradients_of_the_last(
-    tiny_config: PUREConfig, dtype: str
 ) -> None:
     tiny_config.rl_module(model_config={**tiny_config.model_config, "dtype": dtype})
     with built(tiny_config) as algo:
         algo.train()
         policy = algo.learner_group._learner._policy
         assert all(p.grad is None for p in policy.parameters())
+        path = algo.save_to_path(tmp_path / "checkpoint")
+        expected = weights(algo)
+        algo.train()
+        algo.restore_from_path(path)
+        for name, array in weights(algo).items():
+            np.testing.assert_array_equal(array, expected[name])
 
 
 @pytest.mark.slow

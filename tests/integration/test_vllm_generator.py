@@ -1,7 +1,6 @@
 """vLLM as a generator, on real engines with tiny random policies."""
 
 import copy
-import importlib.util
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -27,16 +26,11 @@ from pure_rllib.weight_sync.check import (
     SyncCheck,
 )
 from pure_rllib.weight_sync.object_store import LiveWeights
+from tests.integration.conftest import NEEDS_VLLM
 from tests.integration.gloo import GlooBackend
 from tests.integration.test_weight_broadcast import Client, open_gloo
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM is not installed: not run (make engines)",
-    ),
-]
+pytestmark = [pytest.mark.slow, NEEDS_VLLM]
 
 VOCAB_SIZE, PAD = 48, 0
 EOS = (3, 4)

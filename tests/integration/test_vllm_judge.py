@@ -1,6 +1,5 @@
 """A generative PRM whose questions a real vLLM engine answers."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,9 @@ from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.generative import GenerativeLoader
 from pure_rllib.rewards.prm.judges import LogpJudge, VoteJudge
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
+from tests.integration.conftest import NEEDS_VLLM
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM is not installed: not run (make engines)",
-    ),
-]
+pytestmark = [pytest.mark.slow, NEEDS_VLLM]
 
 TOKENIZER = byte_tokenizer()
 ENGINE = {"enforce_eager": True, "max_model_len": 96}

@@ -1,6 +1,5 @@
 """PURE with vLLM as its generator, in this process and in an env runner's."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.testing import tiny_model_config
-from tests.integration.test_pure import flat
+from tests.integration.conftest import NEEDS_VLLM, built, flat
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM is not installed: not run (make engines)",
-    ),
-]
+pytestmark = [pytest.mark.slow, NEEDS_VLLM]
 
 # Like `conftest.TINY_POLICY`, with a head that vLLM's attention has on CPUs.
 POLICY = tiny_model_config(32, num_attention_heads=1, num_key_value_heads=1)
@@ -32,12 +25,9 @@ MEASURED = (
 
 
 def train(config: PUREConfig, folder: Path) -> tuple[list[dict[str, Any]], Any]:
-    algo = config.build_algo()
-    try:
+    with built(config) as algo:
         results = [flat(algo.train()) for _ in range(2)]
         policy = AutoModelForCausalLM.from_pretrained(algo.export_policy(folder))
-    finally:
-        algo.stop()
     return results, policy
 
 

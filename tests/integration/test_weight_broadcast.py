@@ -28,16 +28,15 @@ from pure_rllib.weight_sync.nccl import (
     open_trainer,
 )
 from tests.integration import gloo
-from tests.integration.test_hung_env_runner import process_of
-from tests.integration.test_pure import built, flat
+from tests.integration.conftest import (
+    NEEDS_VLLM,
+    built,
+    env_runner,
+    flat,
+    process_of,
+)
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM is not installed: not run (make engines)",
-    ),
-]
+pytestmark = [pytest.mark.slow, NEEDS_VLLM]
 
 
 # These cannot be imported where learners and env runners run.
@@ -96,10 +95,6 @@ def count_gathers(learner: Any) -> None:
         return shards(**kwargs)
 
     learner.weight_shards = counted
-
-
-def env_runner(algo: PURE, index: int) -> Any:
-    return algo.env_runner_group._worker_manager.actors()[index]
 
 
 def test_an_env_runner_is_lost_between_batches_and_within_a_transfer(

@@ -17,8 +17,7 @@ from pure_rllib.generation import transformers_generator
 from pure_rllib.models.export import MAX_SHARD_BYTES
 from pure_rllib.weight_sync.check import StaleWeightsError
 from pure_rllib.weight_sync.object_store import LiveWeights, StoredWeights
-from tests.integration.conftest import start_ray
-from tests.integration.test_pure import built
+from tests.integration.conftest import built, start_ray
 
 pytestmark = pytest.mark.slow
 
@@ -112,13 +111,12 @@ def test_weights_that_do_not_arrive_stop_the_run(
     tiny_config: PUREConfig, monkeypatch: pytest.MonkeyPatch, lr: float
 ) -> None:
     """The fault of an engine that packs tensors when it loads, and not again."""
-    algo = tiny_config.training(lr=lr).build_algo()
-    algo.train()
-    monkeypatch.setattr(transformers_generator, "copy_weights", lambda *_: None)
-    with pytest.raises(StaleWeightsError, match=r"weights version \d+ both"):
-        for _ in range(8):
-            algo.train()
-    algo.stop()
+    with built(tiny_config.training(lr=lr)) as algo:
+        algo.train()
+        monkeypatch.setattr(transformers_generator, "copy_weights", lambda *_: None)
+        with pytest.raises(StaleWeightsError, match=r"weights version \d+ both"):
+            for _ in range(8):
+                algo.train()
 
 
 class Memory:
