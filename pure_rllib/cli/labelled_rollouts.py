@@ -1,7 +1,6 @@
 """The responses of a run as labelled solutions: a PRM learns from its own hacks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +11,11 @@ from pure_rllib.prm_training.solutions import LabelledSolution
 from pure_rllib.rewards.make import import_named
 
 Labeller = Callable[[str, tuple[str, ...]], Sequence[float]]
-_ARITHMETIC = "pure_rllib/Arithmetic-v0"
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledRollouts:
-    """Solutions of a run.
-
-    Attributes:
-        solutions: each response once, in the order of sampling.
-        num_left_out: responses without a step, or whose text does not split into the
-            steps that were scored.
-    """
-
-    solutions: list[LabelledSolution]
-    num_left_out: int
-
-
-def labelled_rollouts(run: str, labeller: str | None = None) -> LabelledRollouts:
+def labelled_rollouts(
+    run: str, labeller: str | None = None
+) -> tuple[list[LabelledSolution], int]:
     """Reads the rollouts that a run kept and has their steps labelled.
 
     Args:
@@ -37,6 +23,10 @@ def labelled_rollouts(run: str, labeller: str | None = None) -> LabelledRollouts
         labeller: `module:name` of a function from the problem and the steps' texts to
             one number per step: right from 0 on, wrong below; a judge goes here. None:
             the environment's exact checker, which the arithmetic environment has.
+
+    Returns:
+        Each response once, in the order of sampling; and how many were left out, being
+        without a step or not splitting into the steps that were scored.
 
     Raises:
         FileNotFoundError: the folder is no run, or has no rollouts.
@@ -75,7 +65,7 @@ def labelled_rollouts(run: str, labeller: str | None = None) -> LabelledRollouts
                 )
             labels = tuple(bool(number >= 0) for number in numbers)
             solutions[key] = LabelledSolution(record.prompt, steps, labels)
-    return LabelledRollouts(list(solutions.values()), num_left_out)
+    return list(solutions.values()), num_left_out
 
 
 def _checker(folder: RunFolder, run: str) -> Labeller:
@@ -84,7 +74,7 @@ def _checker(folder: RunFolder, run: str) -> Labeller:
     from pure_rllib.envs.arithmetic import TASKS
 
     environment = stored_experiment(folder).config.get("environment", {})
-    if environment.get("env") != _ARITHMETIC:
+    if environment.get("env") != "pure_rllib/Arithmetic-v0":
         raise ValueError(
             f"`--labeller` (not set) must name a function for {run}, because its "
             f"environment, {environment.get('env')}, has no checker of steps. Set "

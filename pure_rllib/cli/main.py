@@ -66,16 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, RuntimeError, FloatingPointError) as error:
         if options.traceback:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        return _USER_ERROR
-    except (RuntimeError, FloatingPointError) as error:
+        if isinstance(error, ValueError | FileNotFoundError):
+            return _USER_ERROR
         # Ours name what went wrong; others are found by their traceback.
-        if options.traceback:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
         if not options.traceback:
             print("(--traceback shows where)", file=sys.stderr)
         return 1
@@ -122,11 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--verbose", action="store_true", help="show what Ray's processes write"
     )
-    train.add_argument(
-        "--traceback", action="store_true", help="show tracebacks of errors"
-    )
     for module in (verify, prm_train, prm_eval):
         module.add_command(commands)
+    for name in ("train", "verify", "prm-eval"):
+        commands.choices[name].add_argument(
+            "--traceback", action="store_true", help="show tracebacks of errors"
+        )
     listing = commands.add_parser("list", help="list the tuned examples")
     listing.set_defaults(function=_list)
     return parser

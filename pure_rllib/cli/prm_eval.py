@@ -76,9 +76,6 @@ def add_command(commands: Any) -> None:
         metavar="FORMAT",
         help="a name, or a mapping as in docs/rewards.md (default: by checkpoint)",
     )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show tracebacks of errors"
-    )
 
 
 def _run(options: argparse.Namespace) -> int:

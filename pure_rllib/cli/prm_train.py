@@ -163,12 +163,9 @@ def _solutions(options: argparse.Namespace) -> "list[LabelledSolution]":
         for solution in read_solutions(source, neutral=options.neutral)
     ]
     for run in options.rollouts:
-        rollouts = labelled_rollouts(run, options.labeller)
-        print(
-            f"{len(rollouts.solutions)} different responses of {run}, "
-            f"{rollouts.num_left_out} left out"
-        )
-        solutions += rollouts.solutions
+        labelled, num_left_out = labelled_rollouts(run, options.labeller)
+        print(f"{len(labelled)} different responses of {run}, {num_left_out} left out")
+        solutions += labelled
     return solutions
 
 

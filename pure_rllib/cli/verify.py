@@ -44,9 +44,6 @@ def add_command(commands: Any) -> None:
         "--limit-s", type=float, default=5.0, metavar="S", help="seconds per pair"
     )
     parser.add_argument("--json", metavar="OUT", help="write all figures to a file")
-    parser.add_argument(
-        "--traceback", action="store_true", help="show tracebacks of errors"
-    )
 
 
 def _run(options: argparse.Namespace) -> int:

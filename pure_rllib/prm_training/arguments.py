@@ -15,7 +15,7 @@ from pydantic import Field
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
-from pure_rllib.prm_training.losses import LossName, StepLoss
+from pure_rllib.prm_training.losses import LossName
 from pure_rllib.prm_training.prm800k import Neutral
 from pure_rllib.prm_training.solutions import AfterFirstError
 from pure_rllib.prm_training.zero import (
@@ -152,11 +152,6 @@ class PRMTrainingArguments(TrainingArguments):
         values = {option: getattr(self, name) for name, option in OPTIONS.items()}
         del values["out"], values["deepspeed"]
         return values | {"lr_scheduler": SchedulerType(self.lr_scheduler_type).value}
-
-    def make_loss(self) -> StepLoss:
-        """Returns the loss that the settings name."""
-        name: Any = self.loss
-        return StepLoss(name, self.taylor_order, self.label_smoothing_factor)
 
     def passes_per_update(self, num_processes: int) -> int:
         """Works out the forward passes of each process per update.

@@ -16,16 +16,13 @@ _LABELS = {"f1": "F1", "negative_f1": "F1 of wrong steps", "prm_score": "PRM-Sco
 
 
 def draw_quality(figures: Mapping[str, Any], path: str | Path) -> Path:
-    """Draws one panel per benchmark that was measured.
+    """Draws one panel per benchmark that was measured, and returns the path.
 
     Args:
         figures: as `measure` computes them; at least one benchmark.
         path: PNG file to write.
-
-    Returns:
-        The path.
     """
-    panels: dict[str, Callable[[Axes, Mapping[str, Any]], None]] = {
+    panels: dict[str, Callable[[Axes, Mapping[str, Any]], str]] = {
         "processbench": _processbench,
         "prmbench": _prmbench,
         "steps": _calibration,
@@ -38,21 +35,23 @@ def draw_quality(figures: Mapping[str, Any], path: str | Path) -> Path:
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
-            panels[name](axis, figures[name])
+            title = panels[name](axis, figures[name])
+            # A line stands between title and axes: a legend or a note.
+            axis.set_title(title, pad=24)
 
     return save_figure(draw, path, size=(5.2 * len(names), 4.6))
 
 
-def _processbench(axis: "Axes", figures: Mapping[str, Any]) -> None:
+def _processbench(axis: "Axes", figures: Mapping[str, Any]) -> str:
     keys = ("error_accuracy", "correct_accuracy", "f1")
     _bars(axis, figures["subsets"], keys)
-    _title(axis, "ProcessBench")
+    return "ProcessBench"
 
 
-def _prmbench(axis: "Axes", figures: Mapping[str, Any]) -> None:
+def _prmbench(axis: "Axes", figures: Mapping[str, Any]) -> str:
     parts = {**figures["subsets"], "overall": figures["overall"]}
     _bars(axis, parts, ("f1", "negative_f1", "prm_score"))
-    _title(axis, "PRMBench")
+    return "PRMBench"
 
 
 def _bars(
@@ -74,7 +73,7 @@ def _bars(
     axis.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
-def _arithmetic(axis: "Axes", figures: Mapping[str, Any]) -> None:
+def _arithmetic(axis: "Axes", figures: Mapping[str, Any]) -> str:
     parts = {**figures["auc"], "all errors": figures["auc_all"]}
     names = [name.replace("_", " ") for name in parts]
     axis.barh(names, list(parts.values()), color=BLUE)
@@ -83,15 +82,10 @@ def _arithmetic(axis: "Axes", figures: Mapping[str, Any]) -> None:
     axis.set_xlim(0, 1)
     axis.set_xlabel("AUC of right steps against errors of the kind")
     axis.grid(visible=False, axis="y")
-    _title(axis, "Chain arithmetic")
+    return "Chain arithmetic"
 
 
-def _title(axis: "Axes", text: str) -> None:
-    """Leaves a line between title and axes."""
-    axis.set_title(text, pad=24)
-
-
-def _calibration(axis: "Axes", figures: Mapping[str, Any]) -> None:
+def _calibration(axis: "Axes", figures: Mapping[str, Any]) -> str:
     curve = figures["calibration"]
     counts = np.asarray(curve["counts"], dtype=float)
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, dashes=(4, 2))
@@ -108,6 +102,6 @@ def _calibration(axis: "Axes", figures: Mapping[str, Any]) -> None:
     axis.set_ylim(0, 1)
     axis.set_xlabel("p(right) of the PRM")
     axis.set_ylabel("share of steps that are right")
-    _title(axis, f"Calibration, error {curve['error']:.3f}")
     note = "area of a point: how many steps"
     axis.text(0, 1.02, note, transform=axis.transAxes, color=GREY)
+    return f"Calibration, error {curve['error']:.3f}"

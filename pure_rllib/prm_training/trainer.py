@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import (
     AutoConfig,
@@ -20,6 +20,7 @@ from pure_rllib.data.prompts import PromptTemplate, make_template
 from pure_rllib.models.loading import check_model_folder, read_config, resolve_model
 from pure_rllib.prm_training.arguments import PRMTrainingArguments
 from pure_rllib.prm_training.dataset import Collator, StepRows, step_rows
+from pure_rllib.prm_training.losses import StepLoss
 from pure_rllib.prm_training.progress import StageProgress
 from pure_rllib.prm_training.solutions import (
     LabelledSolution,
@@ -125,9 +126,8 @@ def training_rows(
         retokenize=True,
         vocab_size=base.vocab_size,
     )
-    after_first_error: Any = arguments.after_first_error
     rows = step_rows(
-        prepared(kept, after_first_error),
+        prepared(kept, cast(Any, arguments.after_first_error)),
         builder,
         template=base.template,
         columns=base.columns,
@@ -154,6 +154,8 @@ def train(
     out = Path(arguments.output_dir)
     path, history = base.path, {}
     pad = base.tokenizer.pad_token_id
+    loss_name: Any = arguments.loss
+    loss = StepLoss(loss_name, arguments.taylor_order, arguments.label_smoothing_factor)
     # Before each model: DeepSpeed's ZeRO 3 loads weights straight into shards.
     for stage, stage_arguments in arguments.stages():
         model = _load(path, base, arguments)
@@ -166,7 +168,7 @@ def train(
             args=stage_arguments,
             data_collator=Collator(base.separator_id if pad is None else pad),
             train_dataset=rows.rows,  # type: ignore[arg-type]
-            compute_loss_func=arguments.make_loss(),
+            compute_loss_func=loss,
             processing_class=base.tokenizer,
             callbacks=[StageProgress(stage)],
         )

@@ -78,7 +78,15 @@ def write_rollouts_page(
         {
             "iteration": iteration,
             "summary": _summary(all_groups),
-            "groups": [_group_data(g) for g in all_groups[: counts[iteration]]],
+            "groups": [
+                {
+                    "id": group[0].group_id,
+                    "prompt": group[0].prompt,
+                    "answer": group[0].answer,
+                    "responses": [_response_data(record) for record in group],
+                }
+                for group in all_groups[: counts[iteration]]
+            ],
         }
         for iteration, all_groups in by_iteration.items()
     ]
@@ -135,19 +143,8 @@ def _summary(groups: Groups) -> dict[str, Any]:
     }
 
 
-def _group_data(group: Sequence[ResponseRecord]) -> dict[str, Any]:
-    first = group[0]
-    return {
-        "id": first.group_id,
-        "prompt": first.prompt,
-        "answer": first.answer,
-        "responses": [_response_data(record) for record in group],
-    }
-
-
 def _response_data(record: ResponseRecord) -> dict[str, Any]:
     spans = [(int(start), int(end)) for start, end in record.step_spans]
-    rewards = record.step_rewards
     tokens = record.response_tokens
     if tokens is None:
         raise ValueError(
@@ -159,7 +156,7 @@ def _response_data(record: ResponseRecord) -> dict[str, Any]:
         "ids": [int(i) for i in record.token_ids],
         "texts": span_texts(record.response_text, tokens, spans),
         "spans": spans,
-        "rewards": None if rewards is None else [_number(r) for r in rewards],
+        "rewards": _numbers(record.step_rewards),
         "min": _number(record.min_reward),
         "total": _number(record.total_reward),
         "correct": record.correct,

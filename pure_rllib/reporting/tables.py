@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_ENDS = ("low", "high")
-
 
 def format_table(
     headers: Sequence[str],
@@ -82,7 +80,7 @@ def accuracy_table(before: Mapping[str, float], after: Mapping[str, float]) -> s
         cells = [f"{value:.{decimals}f}" for value in values]
         for i, metrics in enumerate((before, after)):
             if f"evaluation/{key}_low" in metrics:
-                low, high = (metrics[f"evaluation/{key}_{end}"] for end in _ENDS)
+                low, high = (metrics[f"evaluation/{key}_{e}"] for e in ("low", "high"))
                 cells[i] += f" [{low:.3f}, {high:.3f}]"
         rows.append([label, *cells, f"{values[1] - values[0]:+.{decimals}f}"])
     headers = ["held-out problems", "before [95% interval]", "after [95% interval]"]

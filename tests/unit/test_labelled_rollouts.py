@@ -46,10 +46,10 @@ def test_the_checker_labels_the_steps(tmp_path: Path):
         record("", 1),
     ]
     run = make_run(tmp_path / "run", "pure_rllib/Arithmetic-v0", records)
-    found = labelled_rollouts(run)
-    assert [s.labels for s in found.solutions] == [(True, False, True)]
-    assert found.solutions[0].steps == ("3-2=1", "1+4=6", "\\boxed{6}")
-    assert found.num_left_out == 1
+    [solution], num_left_out = labelled_rollouts(run)
+    assert solution.labels == (True, False, True)
+    assert solution.steps == ("3-2=1", "1+4=6", "\\boxed{6}")
+    assert num_left_out == 1
 
 
 def test_another_labeller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -60,8 +60,8 @@ def test_another_labeller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     run = make_run(tmp_path / "run", "pure_rllib/Math-v0", [record("a\n\nlong", 2)])
-    found = labelled_rollouts(run, "judge_of_a_test:judge")
-    assert [s.labels for s in found.solutions] == [(False, True)]
+    [solution], _ = labelled_rollouts(run, "judge_of_a_test:judge")
+    assert solution.labels == (False, True)
     for labeller, message in (
         (None, "has no checker"),
         ("judge_of_a_test", "module:name"),
