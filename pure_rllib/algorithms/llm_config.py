@@ -208,18 +208,7 @@ class LLMConfig(AlgorithmConfig):
                 runner that it waits for any longer. None: no limit.
         """
         super().env_runners(**kwargs)
-        return self._set(
-            num_prompts=num_prompts,
-            group_size=group_size,
-            temperature=temperature,
-            top_p=top_p,
-            max_response_tokens=max_response_tokens,
-            generator=generator,
-            generator_kwargs=generator_kwargs,
-            max_logp_gap=max_logp_gap,
-            num_prm_actors=num_prm_actors,
-            prm_actor_kwargs=prm_actor_kwargs,
-        )
+        return self._set(locals())
 
     @override(AlgorithmConfig)
     def training(
@@ -288,28 +277,7 @@ class LLMConfig(AlgorithmConfig):
                 (None: all of an iteration), a multiple of `group_size`.
         """
         super().training(**kwargs)
-        return self._set(
-            mask_truncated=mask_truncated,
-            normalize_advantages=normalize_advantages,
-            no_signal_groups=no_signal_groups,
-            max_refill_rounds=max_refill_rounds,
-            clip_param=clip_param,
-            clip_param_high=clip_param_high,
-            dual_clip=dual_clip,
-            ratio_level=ratio_level,
-            loss_aggregation=loss_aggregation,
-            kl_coeff=kl_coeff,
-            kl_estimator=kl_estimator,
-            entropy_coeff=entropy_coeff,
-            micro_batch_tokens=micro_batch_tokens,
-            lr_warmup_updates=lr_warmup_updates,
-            adam_betas=adam_betas,
-            adam_epsilon=adam_epsilon,
-            weight_decay=weight_decay,
-            rollout_correction=rollout_correction,
-            rollout_correction_cap=rollout_correction_cap,
-            max_weight_lag=max_weight_lag,
-        )
+        return self._set(locals())
 
     @override(AlgorithmConfig)
     def learners(
@@ -335,11 +303,7 @@ class LLMConfig(AlgorithmConfig):
             **kwargs: RLlib's own, such as `num_learners`.
         """
         super().learners(**kwargs)
-        return self._set(
-            deepspeed=deepspeed,
-            collective_timeout_s=collective_timeout_s,
-            weight_transport=weight_transport,
-        )
+        return self._set(locals())
 
     def weight_backend(self) -> NCCLBackend | None:
         """Returns what sends weights to env runners; None: by the object store."""
@@ -357,7 +321,7 @@ class LLMConfig(AlgorithmConfig):
             **kwargs: RLlib's own. `evaluation_duration` counts problems.
         """
         super().evaluation(**kwargs)
-        return self._set(num_samples_per_problem=num_samples_per_problem)
+        return self._set(locals())
 
     @override(AlgorithmConfig)
     def reporting(
@@ -378,14 +342,13 @@ class LLMConfig(AlgorithmConfig):
             **kwargs: RLlib's own.
         """
         super().reporting(**kwargs)
-        return self._set(
-            hacking_monitor=hacking_monitor, hacking_thresholds=hacking_thresholds
-        )
+        return self._set(locals())
 
-    def _set(self, **settings: Any) -> Self:
+    def _set(self, arguments: Mapping[str, Any]) -> Self:
+        """Takes over a setter's arguments that are settings and were given."""
         rules = self.rules()
-        for name, value in settings.items():
-            if value is not NotProvided:
+        for name, value in arguments.items():
+            if name in rules and value is not NotProvided:
                 if not is_search_space(value):
                     check_setting(name, value, rules[name])
                 setattr(self, name, value)

@@ -11,7 +11,6 @@ import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from torch import Tensor
@@ -41,7 +40,6 @@ class EpisodesToRows(ConnectorV2):
     def __call__(
         self,
         *,
-        rl_module: RLModule,
         batch: dict[str, Any],
         episodes: Sequence[SingleAgentEpisode],
         **kwargs: Any,

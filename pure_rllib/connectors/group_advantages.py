@@ -3,13 +3,11 @@
 B responses, T response tokens.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.credit.baselines import GroupBaseline, group_advantages
@@ -34,14 +32,7 @@ class GroupAdvantages(ConnectorV2):
         self.scale = scale
 
     @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        rl_module: Any,
-        batch: dict[str, Any],
-        episodes: Sequence[SingleAgentEpisode],
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds the columns to the batch of the default module."""
         rows = batch[DEFAULT_MODULE_ID]
         rewards = rows[columns.VERIFIABLE_REWARDS]

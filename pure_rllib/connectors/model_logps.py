@@ -13,7 +13,6 @@ import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
@@ -50,12 +49,7 @@ class _ModelLogps(ConnectorV2):
 
     @override(ConnectorV2)
     def __call__(
-        self,
-        *,
-        rl_module: Any,
-        batch: dict[str, Any],
-        episodes: Sequence[SingleAgentEpisode],
-        **kwargs: Any,
+        self, *, rl_module: Any, batch: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
         """Adds the column to the batch of the default module."""
         rows = batch[DEFAULT_MODULE_ID]

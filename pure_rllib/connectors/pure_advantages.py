@@ -3,7 +3,6 @@
 B responses, T response tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.credit.pipeline import CreditBatch, assign_credit
@@ -40,14 +38,7 @@ class PUREAdvantages(ConnectorV2):
         self.credit = replace(credit, normalize_advantages=False)
 
     @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        rl_module: Any,
-        batch: dict[str, Any],
-        episodes: Sequence[SingleAgentEpisode],
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds the columns to the batch of the default module."""
         rows = batch[DEFAULT_MODULE_ID]
         groups = torch.unique(rows[columns.GROUP_ID], return_inverse=True)[1]

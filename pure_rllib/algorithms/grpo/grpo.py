@@ -43,7 +43,7 @@ class GRPOConfig(LLMConfig):
             **kwargs: `LLMConfig`'s, and RLlib's own.
         """
         super().training(**kwargs)
-        return self._set(scale_by_std=scale_by_std)
+        return self._set(locals())
 
     @override(LLMConfig)
     def advantage_connectors(self) -> list[ConnectorV2]:

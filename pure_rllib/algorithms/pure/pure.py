@@ -112,19 +112,7 @@ class PUREConfig(LLMConfig):
         if preset is not NotProvided and preset is not None:
             self._apply_preset(preset)
         super().training(**kwargs)
-        return self._set(
-            preset=preset,
-            formulas=formulas,
-            credit_assignment=credit_assignment,
-            credit_temperature=credit_temperature,
-            baseline=baseline,
-            process_reward_coeff=process_reward_coeff,
-            verifiable_reward_coeff=verifiable_reward_coeff,
-            mask_separators=mask_separators,
-            kl_placement=kl_placement,
-            hack_caps=hack_caps,
-            hack_limits=hack_limits,
-        )
+        return self._set(locals())
 
     def _apply_preset(self, preset: str) -> None:
         if preset not in PRESETS:
