@@ -4,7 +4,7 @@ A step ends at a token whose own decoding ends with two newlines, and the last s
 at the last token. B responses, T response tokens, S steps (padded), V vocabulary.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,18 +16,6 @@ BlankSteps = Literal["merge", "keep"]
 
 _splitters: "WeakKeyDictionary[Any, dict[tuple[int, int], StepSplitter]]"
 _splitters = WeakKeyDictionary()
-
-
-class PaddedSteps(NamedTuple):
-    """The steps of B responses.
-
-    Attributes:
-        step_ends: `[B, S]` int64, position of each step's last token; -1 off mask.
-        step_mask: `[B, S]` bool, True on real steps, which come first in each row.
-    """
-
-    step_ends: Tensor
-    step_mask: Tensor
 
 
 class StepSplitter:
@@ -141,46 +129,13 @@ class StepSplitter:
                 f"`response_ids` (shape {ids.shape}) must be one row of at least one "
                 "token: even an empty response holds its EOS."
             )
-        lengths = np.array([len(ids)], dtype=np.int64)
-        ends = np.flatnonzero(self._is_step_end(ids[None], lengths, blank_steps)[0]) + 1
+        ends = np.flatnonzero(self._is_step_end(ids, blank_steps)) + 1
         return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
 
-    def step_ends_padded(
-        self,
-        response_ids: np.ndarray | Tensor,
-        lengths: np.ndarray | Tensor,
-        *,
-        blank_steps: BlankSteps = "merge",
-    ) -> PaddedSteps:
-        """Splits many responses at once, as `step_spans` splits each.
-
-        Args:
-            response_ids: `[B, T]` token ids, padded on the right with any ids.
-            lengths: `[B]` valid tokens per row, >= 1.
-            blank_steps: as in `step_spans`.
-
-        Returns:
-            The step ends on the CPU, with S = the largest number of steps.
-        """
-        ids = np.asarray(response_ids, dtype=np.int64)
-        lengths = np.asarray(lengths, dtype=np.int64)
-        if not (lengths >= 1).all():
-            raise ValueError(
-                f"`lengths` ({lengths.tolist()}) must all be >= 1: even an empty "
-                "response holds its EOS."
-            )
-        is_end = self._is_step_end(ids, lengths, blank_steps)
-        return pack_step_ends(torch.from_numpy(is_end))
-
-    def _is_step_end(
-        self, ids: np.ndarray, lengths: np.ndarray, blank_steps: BlankSteps
-    ) -> np.ndarray:
-        """`[B, T]` bool, True on the last token of each step."""
-        positions = np.arange(ids.shape[1])
-        valid = positions < lengths[:, None]
-        ids = np.where(valid, ids, 0)
-        is_last = positions == lengths[:, None] - 1
-        candidate = (self.is_separator[ids] & valid) | is_last
+    def _is_step_end(self, ids: np.ndarray, blank_steps: BlankSteps) -> np.ndarray:
+        """`[T]` bool, True on the last token of each step."""
+        is_last = np.arange(len(ids)) == len(ids) - 1
+        candidate = self.is_separator[ids] | is_last
         if blank_steps == "keep":
             return candidate
         if blank_steps != "merge":
@@ -190,30 +145,11 @@ class StepSplitter:
         # A candidate ends a step if a visible token lies between it and the candidate
         # before: whether that one ended a step does not matter, for if it did not,
         # there was nothing visible before it either.
-        num_visible = (self.is_visible[ids] & valid).cumsum(axis=1)
-        seen = np.maximum.accumulate(np.where(candidate, num_visible, 0), axis=1)
-        seen_before = np.concatenate([np.zeros_like(seen[:, :1]), seen[:, :-1]], axis=1)
-        has_none = num_visible[:, -1:] == 0
+        num_visible = self.is_visible[ids].cumsum()
+        seen = np.maximum.accumulate(np.where(candidate, num_visible, 0))
+        seen_before = np.concatenate([[0], seen[:-1]])
+        has_none = num_visible[-1] == 0
         return (candidate & (num_visible > seen_before)) | (is_last & has_none)
-
-
-def pack_step_ends(is_step_end: Tensor) -> PaddedSteps:
-    """Turns flags on tokens into padded positions.
-
-    Args:
-        is_step_end: `[B, T]` bool, True on the last token of each step.
-
-    Returns:
-        The steps of every row, in order; S = the largest number of steps.
-    """
-    num_steps = is_step_end.sum(1)
-    max_steps = int(num_steps.max()) if len(is_step_end) else 0
-    slots = torch.arange(max_steps, device=is_step_end.device)
-    step_mask = slots < num_steps[:, None]
-    step_ends = torch.full_like(step_mask, -1, dtype=torch.int64)
-    # Both sides run over rows first, then upwards within a row.
-    step_ends[step_mask] = is_step_end.nonzero()[:, 1]
-    return PaddedSteps(step_ends, step_mask)
 
 
 def step_lengths(step_ends: Tensor, step_mask: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from pure_rllib.credit.baselines import group_advantages
 from pure_rllib.credit.policy_loss import clipped_policy_loss
-from pure_rllib.credit.steps import StepSplitter, pack_step_ends, single_token_id
+from pure_rllib.credit.steps import StepSplitter, single_token_id
 from pure_rllib.credit.text_metrics import (
     num_text_steps,
     reflection,
@@ -24,6 +24,7 @@ from pure_rllib.credit.text_metrics import (
     repetition,
 )
 from tests.reference import openrlhf, verl
+from tests.reference.padded_steps import pack_step_ends
 from tests.reference.verl import adapt_kl_coeff
 
 # Tests are not a package: the shared module is found beside this file.

@@ -15,8 +15,8 @@ from pure_rllib.credit.normalize import (
     advantage_moments,
     normalize_advantages,
 )
-from pure_rllib.credit.steps import pack_step_ends
 from tests.reference import openrlhf, verl
+from tests.reference.padded_steps import pack_step_ends
 from tests.reference.verl import adapt_kl_coeff
 
 # Tests are not a package: the shared module is found beside this file.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pure_rllib.credit.kl import KLEstimator, kl_estimate
-from pure_rllib.credit.steps import PaddedSteps, pack_step_ends
+from tests.reference.padded_steps import PaddedSteps, pack_step_ends
 
 KL_PENALTIES: dict[str, KLEstimator] = {
     "kl": "k1",

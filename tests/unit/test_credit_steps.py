@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pure_rllib.credit.steps import (
     StepSplitter,
-    pack_step_ends,
     single_token_id,
     step_lengths,
 )
@@ -102,27 +101,12 @@ def spans_one_token_at_a_time(splitter, ids):
     return spans
 
 
-RESPONSES = st.lists(
-    st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=12),
-    min_size=1,
-    max_size=5,
-)
-
-
 @settings(max_examples=60, deadline=None)
-@given(RESPONSES)
-def test_three_forms_agree(responses):
+@given(st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=12))
+def test_both_forms_agree(ids):
     splitter = StepSplitter.from_tokenizer(ListTokenizer())
-    lengths = np.array([len(ids) for ids in responses])
-    padded = np.full((len(responses), lengths.max() + 2), A)
-    for row, ids in zip(padded, responses, strict=True):
-        row[: len(ids)] = ids
-    ends, mask = splitter.step_ends_padded(padded, lengths)
-    for i, ids in enumerate(responses):
-        spans = splitter.step_spans(np.array(ids)).tolist()
-        assert spans == spans_one_token_at_a_time(splitter, ids)
-        assert ends[i][mask[i]].tolist() == [end - 1 for _, end in spans]
-        assert (ends[i][~mask[i]] == -1).all()
+    spans = splitter.step_spans(np.array(ids)).tolist()
+    assert spans == spans_one_token_at_a_time(splitter, ids)
 
 
 def test_ids_beyond_the_tokenizer_are_neither():
@@ -152,15 +136,11 @@ def test_single_token_id():
 def test_empty_row_is_an_error(splitter):
     with pytest.raises(ValueError, match="at least one"):
         splitter.step_spans(np.array([], dtype=np.int64))
-    with pytest.raises(ValueError, match="lengths"):
-        splitter.step_ends_padded(np.array([[A]]), np.array([0]))
 
 
-def test_pack_and_lengths():
-    flags = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 1, 0, 0]]).bool()
-    ends, mask = pack_step_ends(flags)
-    assert ends.tolist() == [[1, 3, 4], [2, -1, -1]]
-    assert mask.tolist() == [[True, True, True], [True, False, False]]
+def test_lengths():
+    ends = torch.tensor([[1, 3, 4], [2, -1, -1]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
     assert step_lengths(ends, mask).tolist() == [[2, 2, 1], [3, 0, 0]]
 
 
