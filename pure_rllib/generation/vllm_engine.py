@@ -11,7 +11,7 @@ import random
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -275,30 +274,6 @@ def parameter_sizes(
     return {name: parameter.numel() for name, parameter in made.named_parameters()}
 
 
-def tensor_names(folder: Path) -> set[str]:
-    """Names of the tensors in a folder of safetensors; their data is not read."""
-    names: set[str] = set()
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            names.update(file.keys())
-    return names
-
-
-def load_from_folder(llm: Any, folder: Path) -> None:
-    """Has every worker of an engine read its part of the weights."""
-    llm.collective_rpc(
-        "update_config", args=({"load_config": {"load_format": "safetensors"}},)
-    )
-    llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-    finish_loading(llm)
-
-
-def load_from_tensors(llm: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Gives an engine of this process weights, one tensor at a time."""
-    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
-    finish_loading(llm)
-
-
 @contextmanager
 def temporary_folder(num_bytes: int) -> Iterator[Path]:
     """A folder for as long as an engine reads it, in shared memory if there is room.
@@ -312,20 +287,6 @@ def temporary_folder(num_bytes: int) -> Iterator[Path]:
         prefix="pure-rllib-weights-", dir=memory if has_room else None
     ) as folder:
         yield Path(folder)
-
-
-def join_transfer(llm: Any, init_info: Mapping[str, Any]) -> None:
-    """Has an engine's workers join a transfer, and leave the one before it."""
-    llm.shutdown_weight_transfer_engine()
-    llm.init_weight_transfer_engine({"init_info": dict(init_info)})
-
-
-def load_from_transfer(llm: Any, update_info: Mapping[str, Any]) -> None:
-    """Has an engine's workers load what a trainer sends meanwhile."""
-    llm.start_weight_update()
-    llm.update_weights({"update_info": dict(update_info)})
-    llm.finish_weight_update()
-    finish_loading(llm)
 
 
 def finish_loading(llm: Any) -> None:

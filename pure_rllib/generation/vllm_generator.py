@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from pure_rllib.generation.base import (
@@ -20,16 +21,12 @@ from pure_rllib.generation.base import (
 from pure_rllib.generation.vllm_engine import (
     check_engine_settings,
     check_vllm_installed,
+    finish_loading,
     import_vllm,
     is_in_process,
-    join_transfer,
-    load_from_folder,
-    load_from_tensors,
-    load_from_transfer,
     make_engine,
     parameter_sizes,
     temporary_folder,
-    tensor_names,
 )
 from pure_rllib.models.export import WeightSource, write_shards
 from pure_rllib.models.loading import policy_config
@@ -127,7 +124,8 @@ class VLLMGenerator:
             return
         self._is_loaded = False
         seen: set[str] = set()
-        load_from_tensors(self._llm, _tensors(weights, seen))
+        tensors = _tensors(weights, seen)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
         self._hold(seen, weights.version)
 
     def load_folder(self, folder: Path, version: int = 0) -> None:
@@ -136,14 +134,21 @@ class VLLMGenerator:
         Raises:
             ValueError: a parameter is missing.
         """
-        names = tensor_names(folder)
+        names: set[str] = set()
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                names.update(file.keys())
         self._check_names(names)
-        load_from_folder(self._llm, folder)
+        self._llm.collective_rpc(
+            "update_config", args=({"load_config": {"load_format": "safetensors"}},)
+        )
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self._hold(names, version)
 
     def join_transfer(self, init_info: Mapping[str, Any]) -> None:
         """Gets ready for weights of a learner that calls with `init_info`."""
-        join_transfer(self._llm, init_info)
+        self._llm.shutdown_weight_transfer_engine()
+        self._llm.init_weight_transfer_engine({"init_info": dict(init_info)})
 
     def receive_weights(self, version: int, update_info: Mapping[str, Any]) -> None:
         """Takes over weights that a learner sends at the same time.
@@ -156,11 +161,14 @@ class VLLMGenerator:
             ValueError: a parameter is missing.
         """
         self._is_loaded = False
-        load_from_transfer(self._llm, update_info)
+        self._llm.start_weight_update()
+        self._llm.update_weights({"update_info": dict(update_info)})
+        self._llm.finish_weight_update()
         self._hold(set(update_info["names"]), version)
 
     def _hold(self, names: set[str], version: int) -> None:
-        """Says that weights of these names and this version were loaded."""
+        """Brings the engine up to weights that were just loaded into it."""
+        finish_loading(self._llm)
         self._check_names(names)
         self._is_loaded = True
         self.weights_version = version
