@@ -12,7 +12,6 @@ from pure_rllib.models.loading import DTYPES, check_model_folder, policy_config
 from pure_rllib.models.lora import check_lora
 from pure_rllib.rewards.prm.actors import check_prm_actors
 from pure_rllib.rollouts.env_summary import EnvSummary
-from pure_rllib.weight_sync.transport import check_weight_transport
 
 _WITHOUT_EFFECT = (
     "min_time_s_per_iteration",
@@ -59,6 +58,40 @@ def check_config(config: Any) -> None:
     _check_model_config(config.model_config)
     if config.deepspeed is not None:
         check_deepspeed(config)
+
+
+def check_weight_transport(config: Any) -> None:
+    """Checks that weights can be sent between learners and env runners, if they are to.
+
+    Raises:
+        ValueError: naming the setting that cannot work, and why.
+    """
+    # RLlib validates a copy for evaluation, whose env runners are never made.
+    if config.weight_transport != "broadcast" or config.in_evaluation:
+        return
+    asked = '`weight_transport` ("broadcast")'
+    else_files = 'or set `.learners(weight_transport="files")`'
+    if config.generator != "vllm":
+        raise ValueError(
+            f'{asked} must be "auto" or "files" with `generator` '
+            f'("{config.generator}"), because vLLM\'s engines receive what is sent. '
+            f'Set `.env_runners(generator="vllm")`, {else_files}.'
+        )
+    for setter in ("env_runners", "learners"):
+        name = f"num_{setter}"
+        if not getattr(config, name):
+            raise ValueError(
+                f"{asked} needs a `{name}` ({getattr(config, name)}) of at least 1, "
+                "because sender and receivers wait for each other in processes of "
+                f"their own. Set `.{setter}({name}=1)`, {else_files}."
+            )
+    if not config.has_own_gpus:
+        raise ValueError(
+            f"{asked} needs whole GPUs: `num_gpus_per_learner` "
+            f"({config.num_gpus_per_learner}) and `num_gpus_per_env_runner` "
+            f"({config.num_gpus_per_env_runner}) must both be at least 1, because NCCL "
+            f"connects different GPUs only. Set them so, {else_files}."
+        )
 
 
 def _check_correction(config: Any) -> None:

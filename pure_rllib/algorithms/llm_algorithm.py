@@ -9,11 +9,13 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.utils import make_callback
-from ray.rllib.core import COMPONENT_LEARNER_GROUP
+from ray.rllib.core import COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune import PlacementGroupFactory
+from torch import Tensor
 
 from pure_rllib.algorithms import checkpoints
 from pure_rllib.algorithms.config_rules import check_against_env
@@ -24,7 +26,6 @@ from pure_rllib.algorithms.metrics import (
     nested,
 )
 from pure_rllib.algorithms.placement import held_creator, warn_of_missing_cpus
-from pure_rllib.algorithms.rollouts import records_with_advantages
 from pure_rllib.connectors.pipeline import report_connectors
 from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
 from pure_rllib.distributed.calls import on_learners
@@ -35,11 +36,17 @@ from pure_rllib.learners.train_batch import (
     groups_to_learn_from,
     plan_mini_batches,
 )
-from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.models import columns
+from pure_rllib.reporting.records import ResponseNumbers, ResponseRecord
 from pure_rllib.rewards.prm.actors import start_prm_actors, with_prm_bundles
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
-from pure_rllib.rollouts.group import Group
-from pure_rllib.rollouts.sampler import SampledBatch, Sampler, mark_lags
+from pure_rllib.rollouts.group import Group, SampledResponse
+from pure_rllib.rollouts.sampler import (
+    SampledBatch,
+    Sampler,
+    episodes_of,
+    mark_lags,
+)
 from pure_rllib.weight_sync.handle import Weights
 from pure_rllib.weight_sync.sync import WeightSync
 
@@ -276,12 +283,49 @@ class LLMAlgorithm(Algorithm):
             num_groups: at most so many, the first ones.
 
         Returns:
-            Groups of records; advantages as the loss saw them, but for normalisation
-            and a KL penalty, which need the whole batch and the reference policy.
+            Groups of records, without those whose episodes are lost; advantages as the
+            loss saw them, but for normalisation and a KL penalty, which need the whole
+            batch and the reference policy.
         """
-        groups = self._last_batch.groups[:num_groups]
-        connectors = report_connectors(self.config)
-        return records_with_advantages(groups, connectors, self._tokenizer)
+        found = [
+            (group, episodes)
+            for group in self._last_batch.groups[:num_groups]
+            if (episodes := episodes_of(group)) is not None
+        ]
+        if not found:
+            return []
+        batch = report_connectors(self.config)(
+            rl_module=None,
+            batch={},
+            episodes=[episode for _, episodes in found for episode in episodes],
+            shared_data={},
+            metrics=None,
+        )
+        rows = batch[DEFAULT_MODULE_ID]
+        of_tokens = zip(rows[columns.RETURNS], rows[Columns.ADVANTAGES], strict=True)
+        return [
+            [
+                self._record(SampledResponse.of(episode), numbers, *next(of_tokens))
+                for episode, numbers in zip(episodes, group.records, strict=True)
+            ]
+            for group, episodes in found
+        ]
+
+    def _record(
+        self,
+        sampled: SampledResponse,
+        numbers: ResponseNumbers,
+        returns: Tensor,
+        advantages: Tensor,
+    ) -> ResponseRecord:
+        """Makes a response's record; returns and advantages are padded."""
+        token_ids, size = sampled.response.token_ids, numbers.num_tokens
+        return sampled.record(
+            numbers,
+            response_tokens=self._tokenizer.batch_decode([[int(i)] for i in token_ids]),
+            returns=returns[:size].tolist(),
+            advantages=advantages[:size].tolist(),
+        )
 
     def export_policy(self, folder: str | Path) -> str:
         """Writes the policy and its tokenizer in Hugging Face layout.

@@ -29,12 +29,14 @@ from pure_rllib.setting_types import (
     rules_of,
 )
 from pure_rllib.weight_sync.nccl import NCCLBackend
-from pure_rllib.weight_sync.transport import WeightTransport, choose_backend
 
 # Two implementations of a forward pass differ by rounding: by some 1e-6 nats in
 # float32, by tenths on improbable tokens in bfloat16. A stale tensor costs more.
 _MAX_LOGP_GAP = 0.01
 _MAX_LOGP_GAP_HALF = 1.0
+
+WeightTransport = Literal["auto", "files", "broadcast"]
+"""How weights get to env runners; "files" is the object store."""
 
 MonitorAction = Literal["warn", "stop", "go_back"]
 """What the monitor of reward hacking does about an alarm."""
@@ -307,7 +309,15 @@ class LLMConfig(AlgorithmConfig):
 
     def weight_backend(self) -> NCCLBackend | None:
         """Returns what sends weights to env runners; None: by the object store."""
-        return choose_backend(self)
+        if self.weight_transport == "files" or self.generator != "vllm":
+            return None
+        are_apart = self.num_env_runners and self.num_learners
+        return NCCLBackend() if are_apart and self.has_own_gpus else None
+
+    @property
+    def has_own_gpus(self) -> bool:
+        """Whether learners and env runners have GPUs that they share with nobody."""
+        return bool(self.num_gpus_per_learner >= 1 <= self.num_gpus_per_env_runner)
 
     @override(AlgorithmConfig)
     def evaluation(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.weight_sync.transport import check_weight_transport
+from pure_rllib.algorithms.config_rules import check_weight_transport
 
 
 def config(transport: str, gpus: float = 0, **changes: Any) -> PUREConfig:
