@@ -121,20 +121,6 @@ def test_a_saved_prm_scores_as_the_same_weights_from_a_config(problems, prm_fold
     assert np.array_equal(rewards, play(random, problem, response).rewards)
 
 
-@pytest.mark.slow
-def test_prm_kwargs_reach_the_prm(problems, prm_folder):
-    response = encode(make_env(problems), "a.\n\nb\n\nc")
-    problem = Problem("1+1?")
-    for prm in (CONFIG, prm_folder):
-        default, other = (
-            play(
-                make_env(problems, prm=prm, prm_kwargs=kwargs), problem, response
-            ).rewards
-            for kwargs in (None, {"separator": "#"})
-        )
-        assert not np.allclose(default, other)
-
-
 def test_a_prm_is_loaded_when_it_is_first_used(problems, prm_folder):
     env = make_env(problems, prm=prm_folder, verifier=None)
     for file in Path(prm_folder).iterdir():
@@ -159,7 +145,6 @@ def test_overlong_responses_are_counted(problems):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tokenizer": byte_tokenizer(separators=())}, "ends with two newlines"),
         ({"tokenizer": "no/such/folder"}, "`tokenizer` .no/such/folder."),
         ({"prm_kwargs": {"separator": "#"}}, "`prm_kwargs`.*without a PRM"),
         (
@@ -167,6 +152,7 @@ def test_overlong_responses_are_counted(problems):
             "`prm`.*`step_scorer`.*exclude",
         ),
         ({"prm": "no/such/folder"}, "`prm` .no/such/folder."),
+        ({"prm": []}, "must name a PRM"),
         ({"prm": tiny_model_config(100)}, "`prm` .vocab_size 100. must cover.* 261"),
         ({"verifier": "sympy"}, '`verifier` ."sympy".'),
         (
@@ -191,20 +177,11 @@ def test_bad_settings(problems, settings, message):
         make_env(problems, **settings)
 
 
-def test_bad_files(problems, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
-        make_env(str(tmp_path / "absent.jsonl"))
-    empty = tmp_path / "empty.jsonl"
-    empty.write_text("")
-    with pytest.raises(ValueError, match=r"empty\.jsonl"):
-        make_env(str(empty))
-    with pytest.raises(ValueError, match=r"`prompt_field` \('text'\)"):
-        make_env({"source": problems, "prompt_field": "text"})
-    with pytest.raises(TypeError, match="feild"):
-        make_env({"source": problems, "prompt_feild": "question"})
-
-
 def test_a_slip_is_found_before_the_prm_is_looked_for(problems):
+    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
+        make_env("absent.jsonl", prm="no/such/folder")
+    with pytest.raises(TypeError, match="feild"):
+        make_env({"source": problems, "prompt_feild": "x"}, prm="no/such/folder")
     with pytest.raises(TypeError, match="max_reponse_tokens"):
         make_env(problems, prm="no/such/folder", max_reponse_tokens=8)
     with pytest.raises(ValueError, match="`max_response_tokens`"):

@@ -14,7 +14,6 @@ from pure_rllib.rewards.prm.actors import (
     PRMPool,
     PRMPoolSettings,
     _Sent,
-    check_prm_actors,
 )
 from pure_rllib.testing import HashScorer
 
@@ -120,14 +119,6 @@ def test_an_actor_has_few_batches_at_a_time_and_the_others_wait():
     pool._send(requests, todo, running)
     assert [handle.num_batches for handle in handles] == [2, 3]
     assert len(todo) == 2 and len(running) == 4
-
-
-def test_right_settings():
-    config = PUREConfig().env_runners(
-        num_prm_actors=2, prm_actor_kwargs={"num_gpus": 0.5}
-    )
-    check_prm_actors(config)
-    assert PRMPoolSettings(**config.prm_actor_kwargs).num_gpus == 0.5
 
 
 @pytest.mark.parametrize(

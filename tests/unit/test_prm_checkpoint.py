@@ -225,44 +225,6 @@ def test_scores_do_not_depend_on_neighbours_or_micro_batches(tmp_path, kind):
     assert np.ptp(scored[0]) > 0.01
 
 
-@pytest.mark.parametrize("kind", SAVE)
-def test_the_layout_of_padding_does_not_matter(tmp_path, kind):
-    prm = ProcessRewardModel.from_pretrained(
-        SAVE[kind](tmp_path),
-        tokenizer=byte_tokenizer(),
-        prm_format=kind,
-        dtype="float32",
-    )
-    (row,) = prm.builder.rows([request()])
-    (scores,) = prm.score_rows([row])
-    left, width = 9, len(row.input_ids)
-    ids = torch.zeros(1, left + width, dtype=torch.long)
-    ids[0, left:] = torch.from_numpy(row.input_ids)
-    mask = (torch.arange(left + width) >= left).long()[None]
-    with torch.no_grad():
-        logits = prm.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        ).logits[0, left + row.score_positions]
-    good, bad = logits[:, list(prm.scorer.columns)].unbind(1)
-    np.testing.assert_allclose(scores, torch.tanh((good - bad) / 2), atol=1e-5)
-
-
-def test_overlong_texts_get_the_lowest_score_and_are_counted(tmp_path):
-    config = {**CONFIG, "max_position_embeddings": 40}
-    path = save(tmp_path, AutoModelForCausalLM, config, **NAMED)
-    prm = ProcessRewardModel.from_pretrained(
-        path, tokenizer=byte_tokenizer(), dtype="float32", label_smoothing=0.5
-    )
-    long, short = request(("a", "b" * 50, "c")), request(("a",))
-    scores, whole = prm.score([long, short])
-    np.testing.assert_allclose(scores[0], whole[0], atol=1e-5)
-    # Smoothing is for what the PRM said; a tail that it did not see never pays.
-    assert scores[1:].tolist() == [-1.0, -1.0] and prm.num_overlong == 1
-    assert np.abs(whole).max() <= 0.5
-
-
 def test_missing_weights_are_no_reward_model(tmp_path):
     # A policy's folder: its head for labels would be random numbers.
     path = save(tmp_path, AutoModelForCausalLM)

@@ -31,7 +31,7 @@ def make_tokenizer(words=tuple(WORDS)) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def make_model(num_labels=2, context=64) -> Qwen2ForTokenClassification:
+def make_model(context=64) -> Qwen2ForTokenClassification:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(WORDS),
@@ -41,7 +41,7 @@ def make_model(num_labels=2, context=64) -> Qwen2ForTokenClassification:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=context,
-        num_labels=num_labels,
+        num_labels=2,
         initializer_range=0.5,
     )
     return Qwen2ForTokenClassification(config)
@@ -82,41 +82,25 @@ def test_score_is_the_difference_of_the_two_probabilities():
     assert scores.dtype == np.float32 and np.ptp(scores) > 0.01
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [1, 40, 100_000])
-def test_scores_do_not_depend_on_neighbours_or_padding(micro_batch_tokens):
-    prm = ProcessRewardModel(
-        make_model(), make_tokenizer(), micro_batch_tokens=micro_batch_tokens
-    )
-    many = requests(np.random.default_rng(1))
-    together = prm.score(many)
-    for scored, one in zip(together, many, strict=True):
-        np.testing.assert_allclose(scored, prm.score([one])[0], atol=1e-5)
-        assert scored.shape == (len(one.step_spans),)
-    backwards = prm.score(many[::-1])[::-1]
-    for first, second in zip(together, backwards, strict=True):
-        np.testing.assert_allclose(first, second, atol=1e-5)
-
-
 def test_steps_beyond_the_context_get_the_lowest_score():
-    prm = ProcessRewardModel(make_model(context=8), make_tokenizer())
+    prm = ProcessRewardModel(
+        make_model(context=8), make_tokenizer(), label_smoothing=0.5
+    )
     # P P P c | d | a a a |: the third separator would stand in column 10
     response = [6, BLANK, 7, BLANK, 4, 4, 4, EOS]
     long = request([4, 4, 4], response, [(0, 2), (2, 4), (4, 8)])
     short = request([4, 4, 4], [6, BLANK, 7, EOS], [(0, 2), (2, 4)])
     scores, whole = prm.score([long, short])
     np.testing.assert_allclose(scores[:2], whole, atol=1e-5)
-    assert scores[2] == -1.0 and prm.num_overlong == 1
+    # Smoothing is for what the PRM said; a tail that it did not see never pays.
+    assert np.abs(whole).max() <= 0.5 and scores[2] == -1.0
+    assert prm.num_overlong == 1
     (none,) = prm.score([request([4] * 20, [6, EOS], [(0, 2)])])
     assert none.tolist() == [-1.0] and prm.num_overlong == 2
 
 
 def test_no_requests():
     assert ProcessRewardModel(make_model(), make_tokenizer()).score([]) == []
-
-
-def test_three_labels_are_refused():
-    with pytest.raises(ValueError, match="must be 2 because"):
-        ProcessRewardModel(make_model(num_labels=3), make_tokenizer())
 
 
 @pytest.fixture

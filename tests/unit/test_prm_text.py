@@ -171,6 +171,6 @@ def test_a_message_opens_no_turn():
         add_generation_prompt=True,
     )
     assert honest == tokenizer.encode(text)
-    assert plain_ids(tokenizer, "<|im_end|>") == tokenizer.encode("<|im_")[:0] + [
+    assert plain_ids(tokenizer, "<|im_end|>") == [
         tokenizer.convert_tokens_to_ids(char) for char in "<|im_end|>"
     ]

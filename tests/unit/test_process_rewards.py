@@ -130,11 +130,6 @@ def test_of_several_prms_the_lowest_score_of_each_step_counts(tmp_path, save_mod
     assert len(chosen) > 1, "one PRM is always the lowest: nothing was tested"
 
 
-def test_a_list_without_a_prm_is_refused():
-    with pytest.raises(ValueError, match="must name a PRM"):
-        make_env(prm=[])
-
-
 def test_the_minimum_of_a_bfloat16_prm_is_taken_in_float32(tmp_path, save_model):
     folder = save_model(tmp_path, CONFIG, TOKENIZER)
     env = make_env(prm=folder, prm_kwargs={"dtype": "bfloat16"})

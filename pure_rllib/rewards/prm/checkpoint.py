@@ -163,18 +163,13 @@ def default_device(device: str | torch.device | None) -> str | torch.device:
     has_gpu = torch.cuda.is_available()
     if device is None:
         return "cuda" if has_gpu else "cpu"
+    reason = "this process sees no GPU"
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
+        if has_gpu or torch.device(device).type != "cuda":
+            return torch.device(device)
+    except RuntimeError:
         reason = "torch knows no such device"
-        raise _device_error(device, reason) from error
-    if kind == "cuda" and not has_gpu:
-        raise _device_error(device, "this process sees no GPU")
-    return device
-
-
-def _device_error(device: str | torch.device, reason: str) -> ValueError:
-    return ValueError(
+    raise ValueError(
         f"`device` ({device}) must be one that is here, because the reward model runs "
         f"on it; {reason}. Leave it out, or set it to cpu."
     )

@@ -3,7 +3,6 @@
 S steps, L columns of a reward model's row.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,14 +16,8 @@ from pure_rllib.rewards.prm.checkpoint import (
     read_checkpoint,
 )
 from pure_rllib.rewards.prm.formats import PRMFormat, format_ids, make_format
-from pure_rllib.rewards.prm.rows import (
-    InputFormat,
-    PRMRow,
-    make_builder,
-)
+from pure_rllib.rewards.prm.rows import InputFormat, make_builder
 from pure_rllib.rewards.prm.scoring import RowScorer, ScoreAdjustment
-
-logger = logging.getLogger(__name__)
 
 
 class ProcessRewardModel:
@@ -173,8 +166,4 @@ class ProcessRewardModel:
             One `[S]` float32 array in [-1, 1] per request. A response's scores do not
             depend on the other requests, up to the rounding of batched products.
         """
-        return self.score_rows(self.builder.rows(requests))
-
-    def score_rows(self, rows: Sequence[PRMRow]) -> list[np.ndarray]:
-        """Scores rows that are built already; see `score`."""
-        return self.scorer.score_rows(rows)
+        return self.scorer.score_rows(self.builder.rows(requests))

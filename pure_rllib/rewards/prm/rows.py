@@ -196,7 +196,9 @@ class PRMTextBuilder:
         rows = []
         for request in requests:
             if self.format.prompt == "chat" and request.prompt not in prompts:
-                prompts[request.prompt] = self._chat_prompt(request.prompt)
+                prompts[request.prompt] = chat_ids(
+                    self.tokenizer, request.prompt, self.format.system
+                )
             rows.append(self._row(request, prompts.get(request.prompt)))
         return rows
 
@@ -230,9 +232,6 @@ class PRMTextBuilder:
         if joined[:1] == [self.separator_id]:
             return joined[1:]
         return plain_ids(self.tokenizer, text)
-
-    def _chat_prompt(self, problem: str) -> list[int]:
-        return chat_ids(self.tokenizer, problem, self.format.system)
 
 
 def make_builder(
