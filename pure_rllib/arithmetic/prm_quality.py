@@ -118,13 +118,12 @@ def sample_texts(
         [seed * 1_000_003 + i for i in range(len(prompts))],
     )
     model.train(was_training)
-    texts = [
+    return [
         tokenizer.batch_decode(
             [response.token_ids for response in group], skip_special_tokens=True
         )
         for group in groups
     ]
-    return texts
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ class SimulatedPRM:
     seed: int = 0
 
     @classmethod
-    def sparse_study(cls, modulus: int = 20, seed: int = 0) -> "SimulatedPRM":
+    def sparse_study(cls, modulus: int) -> "SimulatedPRM":
         """The variant for sparse verifiable rewards: local labels, fewer errors."""
         return cls(
             modulus,
@@ -56,7 +56,6 @@ class SimulatedPRM:
             wrong_range=(-0.95, -0.8),
             form_error_score=-0.98,
             strict=False,
-            seed=seed,
         )
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[np.ndarray]:

@@ -38,8 +38,6 @@ from pure_rllib.rewards.verifier.hybrid import (
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
 VERIFIERS = ("math_verify", "hybrid")
-GENERATIVE = "generative"
-_QUESTION_SETTINGS = ("template", "min_score")
 ScoringFunction = Callable[[str, tuple[str, ...]], Sequence[float]]
 PRMSetting = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None
 
@@ -143,7 +141,7 @@ def _prm_scorer(
     tokenizer: PreTrainedTokenizerBase,
 ) -> StepScorer:
     """Checks one PRM and makes its scorer."""
-    if settings.get("prm_format") == GENERATIVE:
+    if settings.get("prm_format") == "generative":
         settings = {k: v for k, v in settings.items() if k != "prm_format"}
         model = prm if isinstance(prm, Mapping) else resolve_model(prm)
         return Lazy(GenerativeLoader(model, tokenizer, **settings))
@@ -270,20 +268,15 @@ def make_verifier(
             "both, or neither."
         )
     rules = MathVerifier(**kwargs)
-    rules.look_at_golds(_golds(problems))
-    return rules if opinion is None else HybridVerifier(rules, _opinion(opinion))
-
-
-def _golds(problems: Sequence[ProblemSource]) -> list[str]:
-    """Returns the gold answers of problems that are a list."""
-    return [
+    rules.look_at_golds(
         problem.answer
         for source in problems
         # Procedural ones may be endless, and know their answers' form.
         if isinstance(source, ListProblems)
         for problem in source
         if problem.answer is not None
-    ]
+    )
+    return rules if opinion is None else HybridVerifier(rules, _opinion(opinion))
 
 
 def _opinion(given: Any) -> Any:
@@ -292,7 +285,8 @@ def _opinion(given: Any) -> Any:
     if not isinstance(given, Mapping):
         return given
     settings = dict(given)
-    asking = {k: settings.pop(k) for k in _QUESTION_SETTINGS if k in settings}
+    own = ("template", "min_score")
+    asking = {name: settings.pop(name) for name in own if name in settings}
     # Checked now: a slip must not wait for the model.
     asked = GenerativeOpinion(None, None, **asking)  # type: ignore[arg-type]
     loader = GenerativeLoader(settings.pop("model"), None, **settings)

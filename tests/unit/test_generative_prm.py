@@ -225,7 +225,9 @@ def test_settings_put_a_judge_on_a_generator(judge_folder):
     for judge, prm in (
         (ModelJudge(model, SHORT.verdict_ids(TOKENIZER)), load()()),
         (
-            VoteJudge(make_generator(model), TOKENIZER, SHORT.verdicts, votes),
+            VoteJudge(
+                make_generator(model), TOKENIZER, ("Y", "N"), votes, max_model_len=512
+            ),
             load(votes={"num_votes": 3, "max_verdict_tokens": 20})(),
         ),
     ):

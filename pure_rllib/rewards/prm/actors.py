@@ -338,9 +338,9 @@ class PRMPool:
             scored again because their actor was lost.
     """
 
-    def __init__(self, actors: Sequence[Any], settings: PRMPoolSettings | None = None):
+    def __init__(self, actors: Sequence[Any], settings: PRMPoolSettings):
         self.actors = list(actors)
-        self.settings = settings or PRMPoolSettings()
+        self.settings = settings
         self.counts: Counter[str] = Counter()
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[np.ndarray]:

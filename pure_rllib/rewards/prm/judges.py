@@ -122,8 +122,7 @@ class VoteJudge:
         tokenizer: its tokenizer.
         verdicts: the words for good and for bad.
         settings: how verdicts are sampled.
-        max_model_len: tokens of the longest question and verdict together; None: no
-            limit.
+        max_model_len: tokens of the longest question and verdict together.
 
     Attributes:
         counts: so far sampled `verdicts`, `unclear_verdicts` among them, with neither
@@ -137,14 +136,13 @@ class VoteJudge:
         verdicts: Sequence[str],
         settings: VoteSettings,
         *,
-        max_model_len: int | None = None,
+        max_model_len: int,
     ):
         self.generator = generator
         self.tokenizer = tokenizer
         self.settings = settings
-        self.max_prompt_tokens: int | None = None
-        if max_model_len is not None:
-            self.max_prompt_tokens = max_model_len - settings.max_verdict_tokens
+        longest = max_model_len - settings.max_verdict_tokens
+        self.max_prompt_tokens: int | None = longest
         self.counts: Counter[str] = Counter()
         self._values = {
             word.strip().lower(): value
