@@ -240,7 +240,7 @@ def _one_id(chosen: PRMFormat, tokenizer: Any, role: str, text: str) -> int:
 
 
 def _label_columns(config: Any) -> tuple[int, int]:
-    """Columns of the good and the bad label: 1 and 0 unless the labels' names differ."""
+    """Columns of the good and the bad label: 1 and 0 unless their names differ."""
     if not isinstance(config, Mapping):
         config = {"num_labels": config.num_labels, "id2label": config.id2label}
     labels = config.get("id2label") or {}
