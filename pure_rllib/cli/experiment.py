@@ -41,25 +41,16 @@ if TYPE_CHECKING:
     from pure_rllib.algorithms import LLMConfig
 
 EXAMPLES = Path(__file__).parents[1] / "tuned_examples"
-OUTLINE: dict[str, tuple[str, ...] | None] = {
-    # Top-level keys; those with a fixed set of keys of their own name them.
-    "run": None,
-    "env": None,
-    "stop": None,
-    "config": None,
-    "description": None,
-    "num_samples": None,
-    "metric": None,
-    "mode": None,
-    "scheduler": None,
-    "max_concurrent": None,
-    "arms": None,
-    "seeds": None,
-    "wandb": None,
+_KEYS = {
     "checkpoint": ("every", "keep"),
     "report": ("rollouts_every", "max_groups", "figure", "reach"),
     "ray": ("num_cpus", "num_gpus", "object_store_memory", "address"),
 }
+"""Top-level sections with a fixed set of keys of their own."""
+_MAPPINGS = ("stop", "config", "arms", "wandb", "scheduler", *_KEYS)
+OUTLINE: tuple[str, ...] = ("run", "env", "stop", "config", "description")
+OUTLINE += ("num_samples", "metric", "mode", "scheduler", "max_concurrent")
+OUTLINE += ("arms", "seeds", "wandb", *_KEYS)
 DEFAULTS = {
     "checkpoint.every": 10,
     "checkpoint.keep": 2,
@@ -70,7 +61,6 @@ BOOKKEEPING = ("training_iteration", "time_total_s", "num_env_steps_sampled_life
 """RLlib's own numbers that are logged, and can end a run, beside our metrics."""
 REQUIRED = "REQUIRED:"
 """A text that starts so stands for a setting that the user must give."""
-_MAPPINGS = ("stop", "config", "arms", "wandb", "scheduler")
 _COUNTS = ("num_samples", "max_concurrent", *DEFAULTS)
 _LAST = Annotated[
     int,
@@ -328,10 +318,9 @@ def _checked(name: str, source: str, spec: Any) -> Experiment:
         check_setting(name, spec, dict)
         hint = f"It may be one of {', '.join(OUTLINE)}."
         check_known(spec, OUTLINE, "key `{}` beside `run`, `stop` and `config`", hint)
-        for section, known in OUTLINE.items():
-            values = spec.get(section, {})
-            if section in _MAPPINGS or known is not None:
-                check_setting(section, values, dict)
+        for section in _MAPPINGS:
+            values, known = spec.get(section, {}), _KEYS.get(section)
+            check_setting(section, values, dict)
             if known is not None:
                 hint = f"It may hold {', '.join(known)}."
                 check_known(values, known, f"key `{{}}` in section `{section}`", hint)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.prm_training.losses import IGNORED
@@ -107,14 +108,13 @@ class Collator:
 
     def __call__(self, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
         """Returns `[B, L]` `input_ids`, `attention_mask` and `labels`."""
-        width = max(len(row["input_ids"]) for row in rows)
-        shape = (len(rows), width)
-        ids = torch.full(shape, self.pad_token_id, dtype=torch.int64)
-        mask = torch.zeros(shape, dtype=torch.int64)
-        labels = torch.full(shape, IGNORED, dtype=torch.int64)
-        for i, row in enumerate(rows):
-            length = len(row["input_ids"])
-            ids[i, :length] = torch.from_numpy(row["input_ids"])
-            labels[i, :length] = torch.from_numpy(row["labels"])
-            mask[i, :length] = 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        ids, labels = (
+            [torch.from_numpy(row[name]).long() for row in rows]
+            for name in ("input_ids", "labels")
+        )
+        masks = [torch.ones_like(row) for row in ids]
+        return {
+            "input_ids": pad_sequence(ids, True, self.pad_token_id),
+            "attention_mask": pad_sequence(masks, True),
+            "labels": pad_sequence(labels, True, IGNORED),
+        }

@@ -20,7 +20,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>\u2028{{ 7*7 }}&lt;b
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def make_record(rng, group_id, prompt, answer, pieces, right, advantages=True):
+def make_record(rng, group_id, prompt, answer, pieces, right):
     """A response of the given steps; tokens are words, newlines stay on the last."""
     tokens: list[str] = []
     spans: list[tuple[int, int]] = []
@@ -47,13 +47,13 @@ def make_record(rng, group_id, prompt, answer, pieces, right, advantages=True):
         extracted_answer=re.findall(r"\d+", pieces[-1])[-1],
         terminated=rng.random() > 0.15,
         num_separators=len(pieces) - 1,
-        advantages=[level + rng.gauss(0, 0.15) for _ in tokens] if advantages else None,
-        returns=[rng.gauss(0, 0.3) for _ in tokens] if advantages else None,
+        advantages=[level + rng.gauss(0, 0.15) for _ in tokens],
+        returns=[rng.gauss(0, 0.3) for _ in tokens],
         total_reward=min(rewards) + float(right or 0),
     )
 
 
-def make_groups(num_groups=6, group_size=8, seed=0, advantages=True):
+def make_groups(num_groups=6, seed=0):
     """Chain arithmetic with worked solutions, some of them wrong."""
     rng = random.Random(seed)
     records = []
@@ -61,7 +61,7 @@ def make_groups(num_groups=6, group_size=8, seed=0, advantages=True):
         numbers = [rng.randrange(2, 30) for _ in range(4)]
         prompt = f"Compute {' + '.join(map(str, numbers))} step by step."
         answer = None if i % 4 == 3 else str(sum(numbers))
-        for _ in range(group_size):
+        for _ in range(8):
             right = rng.random() < 0.55
             pieces, total = [], numbers[0]
             for n in numbers[1:]:
@@ -70,11 +70,8 @@ def make_groups(num_groups=6, group_size=8, seed=0, advantages=True):
                 total += n + wrong
             pieces.append(f"The answer is \\boxed{{{total}}}<|endoftext|>")
             verdict = None if answer is None else str(total) == answer
-            records.append(
-                make_record(
-                    rng, f"{seed}-{i}", prompt, answer, pieces, verdict, advantages
-                )
-            )
+            name = f"{seed}-{i}"
+            records.append(make_record(rng, name, prompt, answer, pieces, verdict))
     return group_records(records)
 
 
