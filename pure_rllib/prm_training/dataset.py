@@ -63,17 +63,11 @@ def step_rows(
     num_cut = 0
     for start in range(0, len(solutions), _CHUNK):
         chunk = solutions[start : start + _CHUNK]
-        requests = scoring_requests(
-            [s.prompt for s in chunk],
-            [s.steps for s in chunk],
-            builder.tokenizer,
-            template,
-        )
+        requests = scoring_requests(chunk, builder.tokenizer, template)
         for solution, built in zip(chunk, builder.rows(requests), strict=True):
             labels = np.full(len(built.input_ids), IGNORED, dtype=np.int64)
-            for place, label in zip(
-                built.score_positions, solution.labels, strict=True
-            ):
+            places = built.score_positions
+            for place, label in zip(places, solution.labels, strict=True):
                 if label is not None:
                     labels[place] = good if label else bad
             cut = _cut(built, max_length)

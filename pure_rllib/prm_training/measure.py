@@ -81,8 +81,7 @@ def measure(
     def score(
         name: str, solutions: Sequence[Any], truths: Sequence[dict[str, Any]]
     ) -> list[np.ndarray]:
-        prompts, steps = [s.prompt for s in solutions], [s.steps for s in solutions]
-        scores = scorer.score(scoring_requests(prompts, steps, tokenizer, template))
+        scores = scorer.score(scoring_requests(solutions, tokenizer, template))
         for n, (given, truth) in enumerate(zip(scores, truths, strict=True)):
             row = {"set": name, "subset": "", "id": str(n)}
             if isinstance(item := solutions[n], BenchmarkItem):

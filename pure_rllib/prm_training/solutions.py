@@ -17,6 +17,7 @@ from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.arithmetic.traces import TraceMaker, generated_steps
 from pure_rllib.data.files import read_rows
 from pure_rllib.data.prompts import PromptTemplate
+from pure_rllib.prm_training.benchmarks import BenchmarkItem
 from pure_rllib.prm_training.prm800k import Neutral, phase_tree, stepwise_tree
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.rows import plain_ids
@@ -193,8 +194,7 @@ def split_by_prompt(
 
 
 def scoring_requests(
-    prompts: Sequence[str],
-    steps: Sequence[Sequence[str]],
+    solutions: Sequence[LabelledSolution | BenchmarkItem],
     tokenizer: Any,
     template: PromptTemplate,
 ) -> list[ScoringRequest]:
@@ -204,25 +204,25 @@ def scoring_requests(
     it; nothing in a step becomes a special token, and no separator is put into a text.
 
     Args:
-        prompts: N problem texts.
-        steps: N lists of S texts.
+        solutions: only their prompts and steps are read.
         tokenizer: of policy and reward model.
         template: makes the policy's prompt of a problem.
     """
-    unique = list(dict.fromkeys(prompts))
+    unique = list(dict.fromkeys(solution.prompt for solution in solutions))
     encoded = dict(zip(unique, template.encode_batch(unique, tokenizer), strict=True))
     requests = []
-    for prompt, texts in zip(prompts, steps, strict=True):
-        parts = [plain_ids(tokenizer, text.strip()) for text in texts]
+    for solution in solutions:
+        texts = tuple(text.strip() for text in solution.steps)
+        parts = [plain_ids(tokenizer, text) for text in texts]
         ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
         requests.append(
             ScoringRequest(
-                prompt=prompt,
+                prompt=solution.prompt,
                 answer=None,
-                prompt_ids=np.asarray(encoded[prompt], np.int64),
+                prompt_ids=np.asarray(encoded[solution.prompt], np.int64),
                 response_ids=np.asarray([i for part in parts for i in part], np.int64),
                 step_spans=np.stack([np.append(0, ends[:-1]), ends], axis=1),
-                step_texts=tuple(text.strip() for text in texts),
+                step_texts=texts,
             )
         )
     return requests

@@ -81,12 +81,7 @@ def test_two_processes_with_zero_2_train_as_one_without(tmp_path: Path):
 
     prm = ProcessRewardModel.from_pretrained(str(shared))
     solutions = read_solutions(str(steps))
-    requests = scoring_requests(
-        [s.prompt for s in solutions],
-        [s.steps for s in solutions],
-        prm.tokenizer,
-        PromptTemplate(),
-    )
+    requests = scoring_requests(solutions, prm.tokenizer, PromptTemplate())
     assert [len(row) for row in prm.score(requests)] == [
         len(s.steps) for s in solutions
     ]

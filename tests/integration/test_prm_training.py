@@ -96,12 +96,7 @@ def test_train_then_measure_then_score(tmp_path: Path, capsys: pytest.CaptureFix
     # The folder is a reward model, and scores as it was measured.
     prm = ProcessRewardModel.from_pretrained(str(prm_folder))
     solutions = read_solutions(str(steps))
-    requests = scoring_requests(
-        [s.prompt for s in solutions],
-        [s.steps for s in solutions],
-        prm.tokenizer,
-        PromptTemplate(),
-    )
+    requests = scoring_requests(solutions, prm.tokenizer, PromptTemplate())
     scores = prm.score(requests)
     assert all((np.abs(row) <= 1).all() for row in scores)
     measured = [row["scores"] for row in predictions if row["set"] == "steps"]

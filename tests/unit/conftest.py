@@ -7,9 +7,24 @@ from typing import Any
 import pytest
 from transformers import AutoModelForTokenClassification
 
+from pure_rllib.cli.main import main
 from pure_rllib.models.loading import policy_config, random_model
 
 SaveModel = Callable[..., str]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that asks for something wrong; returns what it says."""
+
+    def run(*words: object) -> str:
+        assert main([str(word) for word in words]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and "Traceback" not in error, error
+        return error
+
+    return run
 
 
 @pytest.fixture

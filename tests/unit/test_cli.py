@@ -12,6 +12,7 @@ from pure_rllib import __version__
 from pure_rllib.cli.experiment import EXAMPLES
 from pure_rllib.cli.main import main
 from pure_rllib.cli.train import Interrupt
+from tests.unit.conftest import Refused
 
 TINY = """
 tiny:
@@ -30,15 +31,6 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
-
-
-def fails(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """Runs a command that asks for something wrong; returns what it says."""
-    assert main([str(word) for word in words]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def test_help_is_quick_and_says_what_to_do_first() -> None:
@@ -102,7 +94,7 @@ def test_a_mistake_is_named_and_leaves_nothing(
     given: str,
     words: list[str],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     monkeypatch.chdir(tiny.parent)
     for name in ("new", "run", "sweep"):
@@ -110,7 +102,7 @@ def test_a_mistake_is_named_and_leaves_nothing(
     Path("new/checkpoints/iteration_000002").rmdir()
     Path("sweep/tuner.pkl").touch()
     files = set(Path().rglob("*"))
-    message = fails(capsys, "train", *given.split())
+    message = refused("train", *given.split())
     assert [word for word in words if word not in message] == []
     assert set(Path().rglob("*")) == files
 
@@ -124,11 +116,10 @@ def test_a_traceback_is_shown_when_asked_for(
 
 @pytest.mark.parametrize("place", ["", "checkpoints/iteration_000002"])
 def test_a_changed_configuration_is_listed_at_resume(
-    tiny: Path, place: str, capsys: pytest.CaptureFixture[str]
+    tiny: Path, place: str, refused: Refused
 ) -> None:
     folder = stored_run(tiny.with_name("run"))
-    message = fails(
-        capsys,
+    message = refused(
         "train",
         *("--resume", folder / place),
         *("--set", "training.lr=5e-4", "--set", "env_runners.group_size=4"),
@@ -141,7 +132,7 @@ def test_a_changed_configuration_is_listed_at_resume(
         "debugging.seed: not set -> 1",
     ]
     tiny.write_text(TINY.replace("exact", "none"))
-    message = fails(capsys, "train", tiny, "--resume", folder)
+    message = refused("train", tiny, "--resume", folder)
     assert "environment.env_config.process_rewards: 'exact' -> 'none'" in message
 
 

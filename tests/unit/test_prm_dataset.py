@@ -53,7 +53,7 @@ def test_rows_are_those_of_a_sampled_response(prm: ProcessRewardModel):
     spans = np.array([[0, ends[0]], [ends[0], ends[1]], [ends[1], ends[2]]])
     prompt = TOKENIZER("1+1?")["input_ids"]
     in_rl = prm.builder.row(prompt, sampled, spans)  # type: ignore[union-attr]
-    requests = scoring_requests(["1+1?"], [SOLUTION.steps], TOKENIZER, PromptTemplate())
+    requests = scoring_requests([SOLUTION], TOKENIZER, PromptTemplate())
     [of_texts] = prm.builder.rows(requests)
     np.testing.assert_array_equal(of_texts.input_ids, in_rl.input_ids)
     np.testing.assert_array_equal(of_texts.score_positions, in_rl.score_positions)

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from pure_rllib.prm_training.trainer import (
 )
 from pure_rllib.prm_training.zero import check_agreement, read_deepspeed_config
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
+from tests.unit.conftest import Refused
 
 SOLUTIONS = [
     LabelledSolution(f"{i}?", (f"{i}", "so", f"{i + i % 2}"), (True, None, i % 2 == 0))
@@ -213,22 +213,6 @@ def test_an_option_has_our_name_and_that_of_transformers():
     assert stages == {"head": (1e-4, 3.0), "all": (1e-3, 1.0)}
 
 
-Run = Callable[..., str]
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command that must fail; returns the error."""
-
-    def run(*words: object) -> str:
-        assert main(list(map(str, words))) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("error: "), error
-        return error
-
-    return run
-
-
 @pytest.fixture
 def steps(tmp_path: Path) -> Path:
     file = tmp_path / "steps.jsonl"
@@ -258,7 +242,7 @@ def steps(tmp_path: Path) -> Path:
     ],
 )
 def test_the_command_refuses_mistakes(
-    option: str, value: str, message: str, policy: Path, steps: Path, refused: Run
+    option: str, value: str, message: str, policy: Path, steps: Path, refused: Refused
 ):
     out = steps.parent / "prm"
     words = ["prm-train", "--model", policy, "--data", steps, "--out", out]
@@ -266,7 +250,7 @@ def test_the_command_refuses_mistakes(
     assert not out.exists()
 
 
-def test_data_must_be_given(policy: Path, tmp_path: Path, refused: Run):
+def test_data_must_be_given(policy: Path, tmp_path: Path, refused: Refused):
     error = refused("prm-train", "--model", policy, "--out", tmp_path / "prm")
     assert "`--data` or `--rollouts`" in error
 
@@ -280,7 +264,7 @@ def test_data_must_be_given(policy: Path, tmp_path: Path, refused: Run):
     ],
 )
 def test_deepspeed_configs_are_checked_before_the_model(
-    config: str, message: str, tmp_path: Path, refused: Run
+    config: str, message: str, tmp_path: Path, refused: Refused
 ):
     file = tmp_path / "zero.json"
     file.write_text(config)
@@ -342,19 +326,19 @@ def test_an_ensemble_is_several_prms(
     ],
 )
 def test_the_evaluation_refuses_mistakes(
-    option: str, value: str, message: str, steps: Path, refused: Run
+    option: str, value: str, message: str, steps: Path, refused: Refused
 ):
     words = ["prm-eval", "--prm", steps.parent, "--steps", steps]
     assert message in refused(*words, option, value.format(tmp=steps.parent))
 
 
-def test_the_evaluation_needs_something_to_measure_on(refused: Run):
+def test_the_evaluation_needs_something_to_measure_on(refused: Refused):
     assert "must be given" in refused("prm-eval", "--prm", "p")
     assert "`--gate`" in refused("prm-eval", "--prm", "p", "--gate")
 
 
 def test_a_policy_is_no_prm(
-    policy: Path, steps: Path, refused: Run, capsys: pytest.CaptureFixture[str]
+    policy: Path, steps: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ):
     words = ["prm-eval", "--prm", str(policy), "--steps", str(steps), "--prm-format"]
     assert "it is a Qwen2ForCausalLM, without labels" in refused(*words, "newline")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pure_rllib.cli.main import main
+from tests.unit.conftest import Refused
 
 ROWS = [
     {"gold": "5", "pred": "\\boxed{5}", "expected": True},
@@ -68,18 +69,12 @@ def test_nothing_accepted_is_no_precision(
     ],
 )
 def test_bad_pairs_are_a_clear_error(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    content: Any,
-    message: str,
+    tmp_path: Path, refused: Refused, content: Any, message: str
 ):
     path = tmp_path / "pairs.json"
     if content is not None:
         write(path, content)
-    assert main(["verify", "--pairs", str(path)]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ") and message in captured.err
-    assert "Traceback" not in captured.err
+    assert message in refused("verify", "--pairs", path)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +86,7 @@ def test_bad_pairs_are_a_clear_error(
     ],
 )
 def test_bad_settings_are_a_clear_error(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    message: str,
+    tmp_path: Path, refused: Refused, words: list[str], message: str
 ):
     pairs = write(tmp_path / "pairs.json", ROWS)
-    assert main(["verify", "--pairs", pairs, *words]) == 2
-    assert message in capsys.readouterr().err
+    assert message in refused("verify", "--pairs", pairs, *words)
