@@ -45,14 +45,24 @@ def reading(path: Any, kwargs: Mapping[str, Any]) -> Iterator[None]:
         kwargs: of RLlib's `restore_from_path`.
 
     Raises:
-        ValueError: a file is absent, or damaged.
+        ValueError: a file is absent, or damaged, here or for a learner.
     """
+    folder = Path(path)
     is_whole = kwargs.get("component") is None and not is_elsewhere(path, kwargs)
     # A folder that is absent is RLlib's error.
-    if is_whole and find_whole(Path(path)).exists():
-        check_files(Path(path))
-    with named_files(Path(path)):
+    if is_whole and find_whole(folder).exists():
+        check_files(folder)
+    try:
         yield
+    except _UNREADABLE as error:
+        files = folder.rglob("*.pkl")
+        broken = [str(file) for file in files if not _is_readable(file)]
+        raise ValueError(
+            f"`path` ({folder}) must be a whole checkpoint, and cannot be read: "
+            f"{', '.join(broken) or 'a file in it'} is damaged "
+            f"({str(error).splitlines()[-1]}). What was restored before is not "
+            "consistent: make a new algorithm, and restore another checkpoint."
+        ) from error
 
 
 def is_elsewhere(path: Any, kwargs: Mapping[str, Any]) -> bool:
@@ -81,25 +91,6 @@ def check_files(folder: Path) -> None:
 
 def _has_content(file: Path) -> bool:
     return file.is_file() and file.stat().st_size > 0
-
-
-@contextmanager
-def named_files(folder: Path) -> Iterator[None]:
-    """Names the file if reading a checkpoint fails inside.
-
-    Raises:
-        ValueError: for what reading a damaged file raises, here or in a learner.
-    """
-    try:
-        yield
-    except _UNREADABLE as error:
-        broken = [str(file) for file in folder.rglob("*.pkl") if not _is_readable(file)]
-        raise ValueError(
-            f"`path` ({folder}) must be a whole checkpoint, and cannot be read: "
-            f"{', '.join(broken) or 'a file in it'} is damaged "
-            f"({str(error).splitlines()[-1]}). What was restored before is not "
-            "consistent: make a new algorithm, and restore another checkpoint."
-        ) from error
 
 
 def _is_readable(file: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -163,16 +164,20 @@ class LLMAlgorithm(Algorithm):
         self._published()
         published = perf_counter()
         self._last_batch = batch
-        self._report(
+        self._counts.num_dropped += len(batch.groups) - len(kept)
+        self._iteration_metrics = iteration_metrics(
             batch,
-            kept,
-            learned,
-            {
+            num_kept=len(kept),
+            learned=learned,
+            seconds={
                 "wait": sampled - start,
                 "learn": updated - sampled,
                 "publish": published - updated,
                 "iteration": perf_counter() - start,
             },
+            counts=self._counts,
+            env=self._env_summary,
+            config=self.config,
         )
 
     def _sample_again(self, group_ids: Sequence[int]) -> list[Group]:
@@ -181,14 +186,10 @@ class LLMAlgorithm(Algorithm):
 
     def _update(self, plan: MiniBatchPlan) -> dict[str, float]:
         """Updates the policy on delivered groups; returns the learners' metrics."""
-        arguments = {
-            "plan": plan,
-            "timesteps": {
-                NUM_ENV_STEPS_SAMPLED_LIFETIME: self._counts.num_tokens_sampled
-            },
-        }
+        steps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self._counts.num_tokens_sampled}
         reports = on_learners(
-            self.learner_group, lambda learner: learner.update(**arguments)
+            self.learner_group,
+            lambda learner: learner.update(plan=plan, timesteps=steps),
         )
         # What learners and their losses log by RLlib's own means, under `learners`.
         logged = [report[learner_stats.LOGGED] for report in reports]
@@ -201,24 +202,6 @@ class LLMAlgorithm(Algorithm):
             assert self._sync is not None, "made in `setup`"
             self._weights = self._sync.publish(self._counts.weights_version)
         return self._weights
-
-    def _report(
-        self,
-        batch: SampledBatch,
-        kept: Sequence[Group],
-        learned: dict[str, float],
-        seconds: dict[str, float],
-    ) -> None:
-        self._counts.num_dropped += len(batch.groups) - len(kept)
-        self._iteration_metrics = iteration_metrics(
-            batch,
-            num_kept=len(kept),
-            learned=learned,
-            seconds=seconds,
-            counts=self._counts,
-            env=self._env_summary,
-            config=self.config,
-        )
 
     @override(Algorithm)
     def _compile_iteration_results(
@@ -374,7 +357,7 @@ class LLMAlgorithm(Algorithm):
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Adds what a run counts to RLlib's state."""
         state: dict[str, Any] = super().get_state(*args, **kwargs)
-        state[_STATE] = self._counts.as_dict()
+        state[_STATE] = asdict(self._counts)
         state[_CALLBACKS] = checkpoints.callback_states(self.callbacks)
         return state
 

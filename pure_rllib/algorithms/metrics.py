@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
@@ -38,10 +38,6 @@ class RunCounts:
     num_tokens_sampled: int = 0
     num_responses: int = 0
     num_dropped: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Returns the counts, for a checkpoint."""
-        return asdict(self)
 
 
 def iteration_metrics(

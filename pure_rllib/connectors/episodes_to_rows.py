@@ -58,7 +58,7 @@ class EpisodesToRows(ConnectorV2):
             for d, a in zip(data, actions, strict=True)
         ]
         response_lens = torch.tensor([len(a) for a in actions])
-        loss_mask = _mask(response_lens)
+        loss_mask = columns.length_mask(response_lens)
         if self.mask_truncated:
             is_truncated = torch.tensor([e.is_truncated for e in episodes])
             loss_mask = loss_mask & ~is_truncated[:, None]
@@ -74,7 +74,9 @@ class EpisodesToRows(ConnectorV2):
                 ]
             ),
             columns.STEP_REWARDS: _pad([j.step_rewards for j in judged]),
-            columns.STEP_MASK: _mask(torch.tensor([len(s) for s in spans])),
+            columns.STEP_MASK: columns.length_mask(
+                torch.tensor([len(s) for s in spans])
+            ),
             columns.STEP_ENDS: _pad([s[:, 1] - 1 for s in spans], padding=-1),
             Columns.ACTIONS: _pad(actions),
             Columns.ACTION_LOGP: _pad(logps),
@@ -91,8 +93,3 @@ def _pad(arrays: Sequence[np.ndarray], padding: int = 0) -> Tensor:
         batch_first=True,
         padding_value=padding,
     )
-
-
-def _mask(lengths: Tensor) -> Tensor:
-    """`[B, max length]` bool: True where a row has an item."""
-    return torch.arange(int(lengths.max()))[None] < lengths[:, None]

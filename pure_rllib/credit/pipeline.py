@@ -4,7 +4,7 @@ B responses, T response tokens, S steps (padded).
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,9 +131,6 @@ def _ours(
 
 def _openrlhf(batch: CreditBatch, credits: Tensor, config: CreditConfig) -> Tensor:
     solved = at_least_float32(batch.verifiable_rewards).nan_to_num(nan=1.0)
-    baseline: Literal["token", "step"] = "token"
-    if config.baseline == "step":
-        baseline = "step"
     return pure_openrlhf.advantages(
         _process_at_ends(batch, credits, config),
         _step_end_flags(batch),
@@ -142,7 +139,7 @@ def _openrlhf(batch: CreditBatch, credits: Tensor, config: CreditConfig) -> Tens
         solved=solved if config.verifiable_reward_coeff else None,
         kl=_kl(batch, config),
         use_process=config.process_reward_coeff > 0,
-        baseline=baseline,
+        baseline="step" if config.baseline == "step" else "token",
         verifiable_coeff=config.verifiable_reward_coeff,
         kl_coeff=config.kl_coeff,
         mask_separators=config.mask_separators,
@@ -194,21 +191,16 @@ def _process_at_ends(
         rewards = rewards.masked_fill(~batch.step_mask, 0.0)
     else:
         rewards = credits
-    rewards = config.process_reward_coeff * rewards
-    return scatter_to_tokens(
-        rewards,
-        batch.step_ends.masked_fill(~batch.step_mask, -1),
-        batch.response_mask.shape[1],
-    )
+    return _at_ends(batch, config.process_reward_coeff * rewards)
 
 
 def _step_end_flags(batch: CreditBatch) -> Tensor:
-    flags = scatter_to_tokens(
-        batch.step_mask.float(),
-        batch.step_ends.masked_fill(~batch.step_mask, -1),
-        batch.response_mask.shape[1],
-    )
-    return flags > 0
+    return _at_ends(batch, batch.step_mask.float()) > 0
+
+
+def _at_ends(batch: CreditBatch, step_values: Tensor) -> Tensor:
+    ends = batch.step_ends.masked_fill(~batch.step_mask, -1)
+    return scatter_to_tokens(step_values, ends, batch.response_mask.shape[1])
 
 
 def _kl(batch: CreditBatch, config: CreditConfig) -> Tensor | None:

@@ -45,25 +45,6 @@ def min_form_weights(
     return weights.masked_fill(~step_mask, 0.0)
 
 
-def weighted_step_rewards(
-    step_rewards: Tensor, step_mask: Tensor, *, credit_temperature: float
-) -> Tensor:
-    """Transforms process rewards so that their sum is about their minimum.
-
-    Args:
-        step_rewards: `[B, S]` process rewards; ignored where the mask is False.
-        step_mask: `[B, S]` bool, True on real steps.
-        credit_temperature: > 0; the sum of a row tends to its minimum towards 0.
-
-    Returns:
-        `[B, S]` weight times reward; 0.0 off mask.
-    """
-    weights = min_form_weights(
-        step_rewards, step_mask, credit_temperature=credit_temperature
-    )
-    return weights * _masked(step_rewards, step_mask)
-
-
 def step_credits(
     step_rewards: Tensor,
     step_mask: Tensor,
@@ -76,21 +57,23 @@ def step_credits(
     Args:
         step_rewards: `[B, S]` process rewards; ignored where the mask is False.
         step_mask: `[B, S]` bool, True on real steps.
-        credit_assignment: "min": weighted rewards; "strict_min": the worst reward at
-            the worst step, 0 elsewhere, the last one of several equally bad steps (so
-            that a step's return is the minimum still to come whenever that is the
-            response's minimum; PURE's published code counts the zeros of all other
-            tokens too, which caps every return at 0); "sum": the rewards themselves.
+        credit_assignment: "min": rewards times `min_form_weights`, so that their sum is
+            about their minimum; "strict_min": the worst reward at the worst step, 0
+            elsewhere, the last one of several equally bad steps (so that a step's
+            return is the minimum still to come whenever that is the response's minimum;
+            PURE's published code counts the zeros of all other tokens too, which caps
+            every return at 0); "sum": the rewards themselves.
         credit_temperature: read by "min" only.
 
     Returns:
         `[B, S]` credits; 0.0 off mask.
     """
+    rewards = at_least_float32(step_rewards).masked_fill(~step_mask, 0.0)
     if credit_assignment == "min":
-        return weighted_step_rewards(
+        weights = min_form_weights(
             step_rewards, step_mask, credit_temperature=credit_temperature
         )
-    rewards = _masked(step_rewards, step_mask)
+        return weights * rewards
     if credit_assignment == "sum":
         return rewards
     if credit_assignment != "strict_min":
@@ -188,10 +171,6 @@ def process_returns(
     return spread_to_tokens(
         suffix_sums(credits, gamma), step_ends, step_mask, num_tokens
     )
-
-
-def _masked(step_rewards: Tensor, step_mask: Tensor) -> Tensor:
-    return at_least_float32(step_rewards).masked_fill(~step_mask, 0.0)
 
 
 def _row_min(rewards: Tensor) -> Tensor:

@@ -53,5 +53,9 @@ def response_mask(rows: Mapping[str, Tensor]) -> Tensor:
     Args:
         rows: reads `RESPONSE_LENS`; the longest response is T.
     """
-    lengths = rows[RESPONSE_LENS]
+    return length_mask(rows[RESPONSE_LENS])
+
+
+def length_mask(lengths: Tensor) -> Tensor:
+    """Returns `[B, longest]` bool: True where a row of `[B]` lengths has an item."""
     return torch.arange(int(lengths.max()))[None] < lengths[:, None]

@@ -30,7 +30,7 @@ from pure_rllib.hacking.flags import HackLimits, cap_rewards, flag_group
 from pure_rllib.models.loading import policy_config
 from pure_rllib.rewards.base import counts_of
 from pure_rllib.rewards.prm.actors import connected_scorer
-from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
+from pure_rllib.rollouts.env_summary import token_env_of
 from pure_rllib.rollouts.group import Group, SampledResponse
 from pure_rllib.weight_sync.handle import WeightReceiver, Weights
 
@@ -258,10 +258,6 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         for group in sample.groups:
             group.episodes = []
         return [sample, *episodes]
-
-    def env_summary(self) -> EnvSummary:
-        """Returns what the algorithm must know of the environment."""
-        return EnvSummary.of(self.token_env)
 
     @override(EnvRunner)
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:

@@ -18,7 +18,6 @@ class EnvSummary:
         num_answers: how many of them have a gold answer.
         num_eval_problems: held-out problems; 0 if there are none.
         num_dropped_prompts: problems left out because their prompts were too long.
-        vocab_size: size of the action space.
         tokenizer_size: ids that the tokenizer knows.
         max_prompt_tokens: limit of a prompt.
         max_response_tokens: budget of a response.
@@ -32,7 +31,6 @@ class EnvSummary:
     num_answers: int
     num_eval_problems: int
     num_dropped_prompts: int
-    vocab_size: int
     tokenizer_size: int
     max_prompt_tokens: int
     max_response_tokens: int
@@ -49,7 +47,6 @@ class EnvSummary:
             num_answers=env.problems.num_answers,
             num_eval_problems=len(env.eval_problems) if env.eval_problems else 0,
             num_dropped_prompts=getattr(env, "num_dropped_prompts", 0),
-            vocab_size=env.vocab_size,
             tokenizer_size=len(env.tokenizer),
             max_prompt_tokens=env.max_prompt_tokens,
             max_response_tokens=env.max_response_tokens,

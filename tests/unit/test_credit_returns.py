@@ -15,7 +15,6 @@ from pure_rllib.credit.returns import (
     scatter_to_tokens,
     spread_to_tokens,
     step_credits,
-    weighted_step_rewards,
 )
 from pure_rllib.credit.tensors import suffix_sums
 
@@ -80,7 +79,7 @@ def test_min_form_by_hand():
     second = [part / sum(parts) for part in parts]
     close(weights, [first, [*second, 0.0]])
     close(
-        weighted_step_rewards(REWARDS, MASK, credit_temperature=0.5),
+        step_credits(REWARDS, MASK, credit_assignment="min", credit_temperature=0.5),
         [
             [first[0] * 0.5, first[1] * -0.2, first[2] * 0.1],
             [second[0] * 0.3, second[1] * 0.9, 0.0],
@@ -168,7 +167,9 @@ def test_weights_sum_to_one_and_tend_to_the_minimum(batch):
     weights = min_form_weights(rewards, mask, credit_temperature=0.1)
     torch.testing.assert_close(weights.sum(1), torch.ones(len(rewards)).double())
     assert (weights[~mask] == 0).all()
-    cold = weighted_step_rewards(rewards, mask, credit_temperature=1e-9).sum(1)
+    cold = step_credits(
+        rewards, mask, credit_assignment="min", credit_temperature=1e-9
+    ).sum(1)
     worst = rewards.masked_fill(~mask, math.inf).amin(1)
     torch.testing.assert_close(cold, worst, rtol=0, atol=1e-7)
 

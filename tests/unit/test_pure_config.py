@@ -280,7 +280,6 @@ def env_summary(**facts: Any) -> EnvSummary:
             "num_answers": 4,
             "num_eval_problems": 0,
             "num_dropped_prompts": 0,
-            "vocab_size": 32,
             "tokenizer_size": 32,
             "max_prompt_tokens": 100,
             "max_response_tokens": 412,

@@ -25,6 +25,7 @@ from pure_rllib.credit.presets import (
 )
 from pure_rllib.credit.returns import CreditAssignment, step_credits
 from pure_rllib.envs.vector import JudgedResponse
+from pure_rllib.models.columns import length_mask
 from pure_rllib.reporting.records import ResponseNumbers
 from pure_rllib.setting_types import NonNegativeFloat
 
@@ -155,7 +156,7 @@ class PUREConfig(LLMConfig):
         sizes = torch.tensor([len(r) for r in rewards])
         credits = step_credits(
             torch.nn.utils.rnn.pad_sequence(rewards, batch_first=True),
-            torch.arange(int(sizes.max()))[None] < sizes[:, None],
+            length_mask(sizes),
             credit_assignment=self.credit_assignment,
             credit_temperature=self.credit_temperature,
         )
