@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.learner.learner_connector_pipeline import (
@@ -222,40 +221,11 @@ def test_leave_one_out_advantages_by_hand() -> None:
     torch.testing.assert_close(advantages, torch.tensor(expected))
 
 
-def test_separators_carry_no_advantage() -> None:
-    advantages = advantages_after(credit(mask_separators=True))
-    expected = [
-        #  -     x    -     x    x
-        [-0.25, 0.0, 0.25, 0.0, 0.0],
-        [-1.1, 0.0, 0.0, 0.0, 0.0],
-        [0.0, 0.0, 0.0, 0.0, 0.0],
-        [2.5, 0.0, 0.0, 0.0, 0.0],
-    ]
-    torch.testing.assert_close(advantages, torch.tensor(expected))
-
-
 def test_a_response_out_of_the_loss_still_counts_for_the_others() -> None:
     whole = advantages_after(credit())
     masked = advantages_after(credit(), mask_truncated=True)
     assert masked[1].tolist() == [0.0] * 5
     torch.testing.assert_close(masked[[0, 2, 3]], whole[[0, 2, 3]])
-
-
-@pytest.mark.parametrize("process, verifiable", [(0.0, 1.0), (1.0, 0.0)])
-def test_each_reward_stream_has_its_own_coefficient(
-    process: float, verifiable: float
-) -> None:
-    advantages = advantages_after(
-        credit(process_reward_coeff=process, verifiable_reward_coeff=verifiable)
-    )
-    if process:
-        # As above without the verified 2 and -2.
-        assert advantages[0].tolist() == [-2.25, -2.25, -1.75, -1.75, -0.25]
-    else:
-        # 1 - 0 and 0 - 1; a group without a gold answer teaches nothing.
-        assert advantages[0].tolist() == [1.0] * 5
-        assert advantages[1].tolist() == [-1.0, -1.0, 0.0, 0.0, 0.0]
-        assert not advantages[2:].any()
 
 
 def test_kl_still_to_come_is_taken_off_the_advantages() -> None:

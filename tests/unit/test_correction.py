@@ -1,6 +1,5 @@
 """The rollout correction's settings, and what it does to a train batch."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -113,32 +112,3 @@ def test_rounded_adapters_are_corrected_for_unless_told_otherwise(
     assert correction_mode(made) == expected
     made.training(rollout_correction="none")
     assert correction_mode(made) == "none"
-
-
-BAD: list[tuple[Callable[[PUREConfig], Any], str]] = [
-    (
-        lambda c: c.training(rollout_correction_cap=2.0),
-        r"`rollout_correction_cap` \(2\.0\) must be None .*\"none\".*leave the cap out",
-    ),
-    (
-        lambda c: c.training(
-            rollout_correction="sequence_mask", rollout_correction_cap=1
-        ),
-        r"`rollout_correction_cap` \(1\) must be > 1 .*every response\..*1\.01",
-    ),
-    (
-        lambda c: c.training(max_weight_lag=1),
-        r"`max_weight_lag` \(1\) must be 0 with `num_env_runners` \(0\), because .*"
-        r"Set `\.env_runners\(num_env_runners=1\)`",
-    ),
-]
-
-
-@pytest.mark.parametrize("change, message", BAD, ids=[message for _, message in BAD])
-def test_a_setting_that_cannot_work_is_named_with_its_reason(
-    change: Callable[[PUREConfig], Any], message: str
-) -> None:
-    made = config()
-    change(made)
-    with pytest.raises(ValueError, match=message):
-        made.validate()

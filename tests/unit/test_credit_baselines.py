@@ -39,58 +39,54 @@ def close(actual, expected):
     torch.testing.assert_close(actual, torch.tensor(expected), rtol=0, atol=1e-6)
 
 
-def test_token_baseline_by_hand():
-    # Rates: 1.2/4 = .3; .4/6; .6/3 = .2; -1/5 = -.2. Steps of 2, 2, 2 tokens pay
-    # .6 each: .6+.6+.6 = 1.8, then 1.2, then .6.
-    r = 0.4 / 6
-    close(
-        baseline("token"),
-        [
-            [1.8, 1.8, 1.2, 1.2, 0.6, 0.6, 0.0],
-            [4 * r, 3 * r, 3 * r, r, 0.0, 0.0, 0.0],
-            [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0],
-            [-0.6, -0.4, -0.2, 0.0, 0.0, 0.0, 0.0],
-        ],
-    )
-
-
-def test_step_baseline_by_hand():
-    # Rates: 1.2/3 = .4; .4/3; .6/3 = .2; -1/1 = -1.
-    r = 0.4 / 3
-    close(
-        baseline("step"),
-        [
-            [1.2, 1.2, 0.8, 0.8, 0.4, 0.4, 0.0],
-            [3 * r, 2 * r, 2 * r, r, 0.0, 0.0, 0.0],
-            [0.2, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0],
-            [-3.0, -2.0, -1.0, 0.0, 0.0, 0.0, 0.0],
-        ],
-    )
-
-
-def test_length_baseline_by_hand():
-    # Rates: 1.2/10, .4/10, .6/10, -1/10, times the tokens from t to the last end.
-    close(
-        baseline("length"),
-        [
-            [0.72, 0.6, 0.48, 0.36, 0.24, 0.12, 0.0],
-            [0.16, 0.12, 0.08, 0.04, 0.0, 0.0, 0.0],
-            [0.3, 0.24, 0.18, 0.12, 0.06, 0.0, 0.0],
-            [-0.3, -0.2, -0.1, 0.0, 0.0, 0.0, 0.0],
-        ],
-    )
-
-
-def test_response_baseline_by_hand():
-    close(
-        baseline("response"),
-        [
-            [1.2] * 6 + [0.0],
-            [0.4] * 4 + [0.0] * 3,
-            [0.6] * 5 + [0.0] * 2,
-            [-1.0] * 3 + [0.0] * 4,
-        ],
-    )
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            # Rates: 1.2/4 = .3; .4/6; .6/3 = .2; -1/5 = -.2. Steps of 2, 2, 2 tokens
+            # pay .6 each: .6+.6+.6 = 1.8, then 1.2, then .6.
+            "token",
+            [
+                [1.8, 1.8, 1.2, 1.2, 0.6, 0.6, 0.0],
+                [0.4 / 6 * n for n in (4, 3, 3, 1, 0, 0, 0)],
+                [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0],
+                [-0.6, -0.4, -0.2, 0.0, 0.0, 0.0, 0.0],
+            ],
+        ),
+        (
+            # Rates: 1.2/3 = .4; .4/3; .6/3 = .2; -1/1 = -1.
+            "step",
+            [
+                [1.2, 1.2, 0.8, 0.8, 0.4, 0.4, 0.0],
+                [0.4 / 3 * n for n in (3, 2, 2, 1, 0, 0, 0)],
+                [0.2, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0],
+                [-3.0, -2.0, -1.0, 0.0, 0.0, 0.0, 0.0],
+            ],
+        ),
+        (
+            # Rates: 1.2/10, .4/10, .6/10, -1/10, times the tokens from t to the last
+            # end.
+            "length",
+            [
+                [0.72, 0.6, 0.48, 0.36, 0.24, 0.12, 0.0],
+                [0.16, 0.12, 0.08, 0.04, 0.0, 0.0, 0.0],
+                [0.3, 0.24, 0.18, 0.12, 0.06, 0.0, 0.0],
+                [-0.3, -0.2, -0.1, 0.0, 0.0, 0.0, 0.0],
+            ],
+        ),
+        (
+            "response",
+            [
+                [1.2] * 6 + [0.0],
+                [0.4] * 4 + [0.0] * 3,
+                [0.6] * 5 + [0.0] * 2,
+                [-1.0] * 3 + [0.0] * 4,
+            ],
+        ),
+    ],
+)
+def test_baseline_by_hand(name, expected):
+    close(baseline(name), expected)
 
 
 def test_discount_by_hand():
@@ -215,14 +211,15 @@ def test_equal_verifiable_rewards_have_no_advantage_at_all():
     assert (verifiable_advantages(rewards, torch.zeros(7).long()) == 0).all()
 
 
-def advantages_at_start(name):
+def advantages_of_two_cuts(name):
     """Two responses of 6 tokens and minimum -.5, one of 2 and one of 6 steps."""
     rewards = torch.tensor([[0.5, -0.5, 0, 0, 0, 0], [0.5] * 5 + [-0.5]])
     ends = torch.tensor([[2, 5, -1, -1, -1, -1], [0, 1, 2, 3, 4, 5]])
     mask, groups = ends >= 0, torch.zeros(2).long()
     credits = step_credits(rewards, mask, credit_assignment="strict_min")
-    returns = process_returns(credits, mask, ends, 6)
-    return (returns - process_baseline(name, credits, mask, ends, 6, groups))[:, 0]
+    return process_returns(credits, mask, ends, 6) - process_baseline(
+        name, credits, mask, ends, 6, groups, max_response_tokens=8
+    )
 
 
 def test_only_the_step_baseline_rewards_fewer_steps():
@@ -231,9 +228,9 @@ def test_only_the_step_baseline_rewards_fewer_steps():
     What a response pays in all is its baseline at the first token. A token inside pays
     for the steps still to come, so the mean over tokens depends on the cut.
     """
-    few, many = advantages_at_start("token").tolist()
+    few, many = advantages_of_two_cuts("token")[:, 0].tolist()
     assert few == pytest.approx(many)
-    few, many = advantages_at_start("step").tolist()
+    few, many = advantages_of_two_cuts("step")[:, 0].tolist()
     # -.5 against 2 x -.5/6 and 6 x -.5/2: shares of -.083 and -.25 for each step.
     assert few == pytest.approx(-0.5 + 2 * 0.5 / 6)
     assert many == pytest.approx(-0.5 + 6 * 0.5 / 2)
@@ -241,15 +238,7 @@ def test_only_the_step_baseline_rewards_fewer_steps():
 
 def test_mean_advantage_under_the_length_baseline_ignores_the_cut():
     """Equal minimum at the last token and equal tokens: equal at every token."""
-    rewards = torch.tensor([[0.5, -0.5, 0, 0, 0, 0], [0.5] * 5 + [-0.5]])
-    ends = torch.tensor([[2, 5, -1, -1, -1, -1], [0, 1, 2, 3, 4, 5]])
-    mask, groups = ends >= 0, torch.zeros(2).long()
-    credits = step_credits(rewards, mask, credit_assignment="strict_min")
-    returns = process_returns(credits, mask, ends, 6)
-    advantages = returns - process_baseline(
-        "length", credits, mask, ends, 6, groups, max_response_tokens=8
-    )
-    torch.testing.assert_close(advantages[0], advantages[1])
+    torch.testing.assert_close(*advantages_of_two_cuts("length"))
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -106,28 +106,24 @@ def test_openrlhf_by_hand():
     close(first, [-2.0, 0.0, -2.0, 0.0, -1.0, 0.0])
 
 
+VERL = dataclasses.replace(
+    PRESETS["pure_verl"],
+    kl_coeff=0.0,
+    normalize_advantages=False,
+    max_response_tokens=10,
+)
+
+
 def test_verl_by_hand():
-    config = dataclasses.replace(
-        PRESETS["pure_verl"],
-        credit_assignment="sum",
-        kl_coeff=0.0,
-        normalize_advantages=False,
-        max_response_tokens=10,
-    )
     # Row 1 has returns 4 4 3 3 2 2 with the verifiable 1 at its end: 18/10 is the
     # baseline of row 0, whose returns are .5 .5 0 0 .5 .5.
+    config = dataclasses.replace(VERL, credit_assignment="sum")
     first = assign_credit(BATCH, config).advantages[0]
     close(first, [-1.3, -1.3, -1.8, -1.8, -1.3, -1.3])
 
 
 def test_verl_strict_minimum_sees_zeros_of_ordinary_tokens():
-    config = dataclasses.replace(
-        PRESETS["pure_verl"],
-        credit_assignment="strict_min",
-        kl_coeff=0.0,
-        normalize_advantages=False,
-        max_response_tokens=10,
-    )
+    config = dataclasses.replace(VERL, credit_assignment="strict_min")
     # Row 1 earned 1 at every step and was verified, and its returns are still all 0.
     # Row 0 has -.5 up to token 3: its mean over the buffer, -.2, is row 1's baseline.
     advantages = assign_credit(BATCH, config).advantages
@@ -155,15 +151,7 @@ def test_presets_run_and_permute(name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"credit_temperature": 0.0}, "`credit_temperature` \\(0.0\\) must be > 0"),
         ({"gamma": 1.1}, "`gamma`"),
-        ({"baseline": "mean"}, "`baseline` \\('mean'\\) must be one of"),
-        ({"kl_coeff": -1.0}, "`kl_coeff`"),
-        (
-            {"process_reward_coeff": 0.0, "verifiable_reward_coeff": 0.0},
-            "must not both be 0",
-        ),
-        ({"formulas": "pure_verl"}, "'response'"),
         ({"formulas": "pure_openrlhf", "baseline": "length"}, "'token' or 'step'"),
         ({"formulas": "pure_openrlhf", "gamma": 0.9}, "know no discount"),
     ],

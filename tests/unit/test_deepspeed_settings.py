@@ -39,14 +39,19 @@ def test_without_deepspeed_learners_hold_replicas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("lora", {"r": 4}), ("autocast_dtype", "bfloat16")]
+    ("name", "value", "message"),
+    [
+        ("lora", {"r": 4}, "must be left out with `deep"),
+        ("autocast_dtype", "bfloat16", "must be left out with `deep"),
+        ("dtype", "float16", r"\(\"float16\"\) must be .*bfloat16.* loss scaling"),
+    ],
 )
 def test_what_does_not_go_with_deepspeed(
-    installed: None, name: str, value: object
+    installed: None, name: str, value: object, message: str
 ) -> None:
     made = config({"stage": 2})
     made.rl_module(model_config={**made.model_config, name: value})
-    with pytest.raises(ValueError, match=f"`{name}`.* must be left out with `deep"):
+    with pytest.raises(ValueError, match=f"`{name}` .*{message}"):
         made.validate()
 
 
@@ -122,13 +127,6 @@ def test_other_settings_are_handed_on(really_installed: None) -> None:
 def test_a_local_learner_cannot_partition(installed: None) -> None:
     with pytest.raises(ValueError, match=r"`num_learners` \(0\) must be >= 1 with"):
         config({"stage": 2}, num_learners=0).validate()
-
-
-def test_float16_would_need_loss_scaling(installed: None) -> None:
-    made = config({"stage": 2})
-    made.rl_module(model_config={**made.model_config, "dtype": "float16"})
-    with pytest.raises(ValueError, match=r"`dtype` \(\"float16\"\) must be .*bfloat16"):
-        made.validate()
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from pure_rllib.algorithms import PUREConfig
 from pure_rllib.models import columns
 from pure_rllib.models.llm_rl_module import LLMRLModule
 from pure_rllib.models.logprobs import ENTROPY, LOGP, MEAN_LOGP
@@ -235,21 +234,3 @@ def test_a_model_that_caps_its_logits_is_refused() -> None:
     }
     with pytest.raises(ValueError, match="final_logit_softcapping"):
         module(model=gemma)
-
-
-@pytest.mark.parametrize(
-    ("model_config", "message"),
-    [
-        ({"autocast_dtype": "float16"}, r"`autocast_dtype` \('float16'\) must be None"),
-        (
-            {"autocast_dtype": "bfloat16", "dtype": "bfloat16"},
-            r"`autocast_dtype` \(\"bfloat16\"\) has no effect with `dtype`",
-        ),
-    ],
-)
-def test_autocast_is_bfloat16_over_float32(
-    model_config: dict[str, Any], message: str
-) -> None:
-    made = PUREConfig().environment("pure_rllib/Arithmetic-v0")
-    with pytest.raises(ValueError, match=message):
-        made.rl_module(model_config=model_config).validate()

@@ -260,6 +260,31 @@ BAD: list[tuple[Change, str]] = [
         lambda c: c.rl_module(model_config={"dtype": "fp8"}),
         r"`dtype` \(\"fp8\"\) must be one of \('float32'",
     ),
+    (
+        lambda c: c.rl_module(model_config={"autocast_dtype": "float16"}),
+        r"`autocast_dtype` \('float16'\) must be None",
+    ),
+    (
+        lambda c: c.rl_module(
+            model_config={"autocast_dtype": "bfloat16", "dtype": "bfloat16"}
+        ),
+        r"`autocast_dtype` \(\"bfloat16\"\) has no effect with `dtype`",
+    ),
+    (
+        lambda c: c.training(rollout_correction_cap=2.0),
+        r"`rollout_correction_cap` \(2\.0\) must be None .*\"none\".*leave the cap out",
+    ),
+    (
+        lambda c: c.training(
+            rollout_correction="sequence_mask", rollout_correction_cap=1
+        ),
+        r"`rollout_correction_cap` \(1\) must be > 1 .*every response\..*1\.01",
+    ),
+    (
+        lambda c: c.training(max_weight_lag=1),
+        r"`max_weight_lag` \(1\) must be 0 with `num_env_runners` \(0\), because .*"
+        r"Set `\.env_runners\(num_env_runners=1\)`",
+    ),
 ]
 
 
