@@ -11,23 +11,19 @@ import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pure_rllib.data.boxed import answer_text, gold_text
 from pure_rllib.rewards.base import Verdict
 from pure_rllib.rewards.verifier.workers import Pair, WorkerPool
-from pure_rllib.setting_types import (
-    Count,
-    NaturalNumber,
-    PositiveFloat,
-    check_setting,
-)
+from pure_rllib.setting_types import Count, NaturalNumber, PositiveFloat, check_fields
 
 logger = logging.getLogger(__name__)
 _MAX_GOLDS_LOOKED_AT = 256
 
 
+@dataclass(eq=False)
 class MathVerifier:
     r"""Compares responses with gold answers by Math-Verify, in worker processes.
 
@@ -43,7 +39,7 @@ class MathVerifier:
     `timeout`: the check took longer than the limit; `error`: the gold answer cannot be
     parsed, or the check ended its worker (out of memory, crash) twice.
 
-    Args:
+    Attributes:
         num_workers: how many processes work at the same time, >= 1.
         time_limit_s: wall-clock seconds that one pair may take, > 0.
         memory_limit_mb: address space of one worker in MiB; reaching it is an outcome,
@@ -58,29 +54,16 @@ class MathVerifier:
         ValueError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        num_workers: int = 1,
-        time_limit_s: float = 5.0,
-        memory_limit_mb: int = 1024,
-        max_answer_chars: int = 10_000,
-        boxed_only: bool = False,
-        cache_size: int = 65_536,
-        start_limit_s: float = 120.0,
-    ):
-        check_setting("num_workers", num_workers, Count)
-        check_setting("time_limit_s", time_limit_s, PositiveFloat)
-        check_setting("memory_limit_mb", memory_limit_mb, Count)
-        check_setting("max_answer_chars", max_answer_chars, Count)
-        check_setting("cache_size", cache_size, NaturalNumber)
-        check_setting("start_limit_s", start_limit_s, PositiveFloat)
-        self.num_workers = num_workers
-        self.time_limit_s = time_limit_s
-        self.memory_limit_mb = memory_limit_mb
-        self.max_answer_chars = max_answer_chars
-        self.boxed_only = boxed_only
-        self.cache_size = cache_size
-        self.start_limit_s = start_limit_s
+    num_workers: Count = 1
+    time_limit_s: PositiveFloat = 5.0
+    memory_limit_mb: Count = 1024
+    max_answer_chars: Count = 10_000
+    boxed_only: bool = False
+    cache_size: NaturalNumber = 65_536
+    start_limit_s: PositiveFloat = 120.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
         self._golds_to_look_at: list[str] = []
         self._make_state()
 

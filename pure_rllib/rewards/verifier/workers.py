@@ -117,29 +117,25 @@ class _Worker:
                 file.close()
 
 
+@dataclass(eq=False)
 class WorkerPool:
     """Up to `num_workers` processes that give pairs their verdicts.
 
     Not for several threads at once, nor for use after a fork.
 
-    Args:
+    Attributes:
         num_workers: how many processes at most, >= 1.
         time_limit_s: wall-clock seconds that one pair may take, > 0.
         memory_limit_mb: address space of one worker, in MiB.
         start_limit_s: seconds that a worker may take to start, > 0.
     """
 
-    def __init__(
-        self,
-        num_workers: int,
-        time_limit_s: float,
-        memory_limit_mb: int,
-        start_limit_s: float,
-    ):
-        self.num_workers = num_workers
-        self.time_limit_s = time_limit_s
-        self.memory_limit_mb = memory_limit_mb
-        self.start_limit_s = start_limit_s
+    num_workers: int
+    time_limit_s: float
+    memory_limit_mb: int
+    start_limit_s: float
+
+    def __post_init__(self) -> None:
         self.owner_pid = os.getpid()
         self._workers: list[_Worker] = []
         self._start_failures = 0
