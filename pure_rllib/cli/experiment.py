@@ -307,13 +307,7 @@ def _apply(spec: dict[str, Any], option: str) -> None:
 
 
 def _checked(name: str, source: str, spec: Any) -> Experiment:
-    """Makes an experiment, if its outline is one.
-
-    What the sections of `config` hold is checked when its setters are called.
-
-    Raises:
-        ValueError: naming file and key.
-    """
+    """Makes an experiment of an outline; the setters check the sections of `config`."""
     with naming(source):
         check_setting(name, spec, dict)
         hint = f"It may be one of {', '.join(OUTLINE)}."

@@ -89,25 +89,26 @@ def _run(options: argparse.Namespace) -> int:
     from pure_rllib.prm_training.benchmarks import read_prmbench, read_processbench
     from pure_rllib.prm_training.gate import gate_checks, gate_summary
     from pure_rllib.prm_training.measure import (
-        Benchmarks,
         measure,
         measure_on_arithmetic,
         summary,
         write,
     )
-    from pure_rllib.prm_training.quality import check_threshold_subset
     from pure_rllib.prm_training.solutions import read_solutions
     from pure_rllib.rewards.prm.model import ProcessRewardModel
     from pure_rllib.rewards.prm.scoring import MinimumScorer
 
     disable_progress_bar()
     template = make_template(options.template)
-    bench = options.processbench and read_processbench(options.processbench)
-    processbench = _drawn(bench or [], options.limit)
+    bench = read_processbench(options.processbench) if options.processbench else []
+    processbench = _drawn(bench, options.limit)
     prmbench = read_prmbench(options.prmbench) if options.prmbench else []
-    check_threshold_subset(
-        options.threshold_subset, list(dict.fromkeys(i.subset for i in processbench))
-    )
+    names = list(dict.fromkeys(item.subset for item in processbench))
+    if options.threshold_subset not in (None, *names):
+        raise ValueError(
+            f"`--threshold-subset` ({options.threshold_subset}) must be one of "
+            f"{names}, because the threshold is chosen on its rows. Leave it out."
+        )
     steps = [
         solution
         for source in options.steps
@@ -133,8 +134,10 @@ def _run(options: argparse.Namespace) -> int:
     measured = measure(
         scorer,
         prms[0].tokenizer,
-        Benchmarks(processbench, _drawn(prmbench, options.limit), steps),
         template=template,
+        processbench=processbench,
+        prmbench=_drawn(prmbench, options.limit),
+        steps=steps,
         threshold_subset=options.threshold_subset,
         threshold=options.threshold,
     )

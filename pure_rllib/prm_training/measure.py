@@ -29,21 +29,6 @@ from pure_rllib.rewards.prm.rows import differing_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Benchmarks:
-    """What a PRM is measured on; each part may be empty.
-
-    Attributes:
-        processbench: solutions with their first error.
-        prmbench: solutions with all errors.
-        steps: solutions with labels.
-    """
-
-    processbench: Sequence[BenchmarkItem] = ()
-    prmbench: Sequence[BenchmarkItem] = ()
-    steps: Sequence[LabelledSolution] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Measured:
     """A PRM's figures and the scores they come from.
 
@@ -60,48 +45,54 @@ class Measured:
 def measure(
     scorer: StepScorer,
     tokenizer: Any,
-    benchmarks: Benchmarks,
     *,
     template: PromptTemplate,
+    processbench: Sequence[BenchmarkItem] = (),
+    prmbench: Sequence[BenchmarkItem] = (),
+    steps: Sequence[LabelledSolution] = (),
     threshold_subset: str | None = None,
     threshold: float | None = None,
 ) -> Measured:
-    """Scores all solutions and computes the figures.
+    """Scores all solutions and computes the figures of each part that is not empty.
 
     Args:
         scorer: the PRM.
         tokenizer: of policy and PRM.
-        benchmarks: what is scored.
         template: makes the policy's prompt of a problem.
+        processbench: solutions with their first error.
+        prmbench: solutions with all errors.
+        steps: solutions with labels.
         threshold_subset: see `processbench_figures`.
         threshold: see `processbench_figures`; PRMBench uses it too, 0.0 if None.
     """
     measured = Measured()
 
     def score(
-        name: str, solutions: Sequence[Any], truths: Sequence[dict[str, Any]]
+        name: str, solutions: Sequence[Any], truths: Sequence[Mapping[str, Any]]
     ) -> list[np.ndarray]:
         scores = scorer.score(scoring_requests(solutions, tokenizer, template))
         for n, (given, truth) in enumerate(zip(scores, truths, strict=True)):
             row = {"set": name, "subset": "", "id": str(n)}
             if isinstance(item := solutions[n], BenchmarkItem):
                 row |= {"subset": item.subset, "id": item.id}
-            measured.predictions.append(row | {"scores": given.tolist()} | truth)
+            measured.predictions.append(row | {"scores": given.tolist(), **truth})
         return scores
 
-    if items := benchmarks.processbench:
-        scores = score(
-            "processbench", items, [{"first_error": i.first_error} for i in items]
-        )
+    if processbench:
+        truths = [{"first_error": item.first_error} for item in processbench]
         measured.figures["processbench"] = processbench_figures(
-            items, scores, threshold_subset=threshold_subset, threshold=threshold
+            processbench,
+            score("processbench", processbench, truths),
+            threshold_subset=threshold_subset,
+            threshold=threshold,
         )
-    if items := benchmarks.prmbench:
-        scores = score("prmbench", items, [{"errors": list(i.errors)} for i in items])
-        measured.figures["prmbench"] = prmbench_figures(items, scores, threshold or 0.0)
-    if benchmarks.steps:
-        labels = [s.labels for s in benchmarks.steps]
-        scores = score("steps", benchmarks.steps, [{"labels": list(x)} for x in labels])
+    if prmbench:
+        scores = score("prmbench", prmbench, [{"errors": i.errors} for i in prmbench])
+        found = prmbench_figures(prmbench, scores, threshold or 0.0)
+        measured.figures["prmbench"] = found
+    if steps:
+        labels = [solution.labels for solution in steps]
+        scores = score("steps", steps, [{"labels": row} for row in labels])
         measured.figures["steps"] = step_figures(scores, labels)
     return measured
 
@@ -203,8 +194,7 @@ def measure_held_out(
         A line of text.
     """
     prm = ProcessRewardModel.from_pretrained(str(folder))
-    benchmarks = Benchmarks(steps=solutions)
     made = make_template(template)
-    measured = measure(prm, prm.tokenizer, benchmarks, template=made)
+    measured = measure(prm, prm.tokenizer, template=made, steps=solutions)
     _write_json(folder / "held_out.json", measured.figures["steps"])
     return "held-out " + _steps_summary(measured.figures["steps"])

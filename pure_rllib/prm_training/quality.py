@@ -108,15 +108,6 @@ def processbench_figures(
     return {"subsets": subsets, "average_f1": average}
 
 
-def check_threshold_subset(name: str | None, names: Sequence[str]) -> None:
-    """Raises a ValueError if the subset is set and not there."""
-    if name is not None and name not in names:
-        raise ValueError(
-            f"`--threshold-subset` ({name}) must be one of {list(names)}, because the "
-            "threshold is chosen on its rows. Leave it out."
-        )
-
-
 def prmbench_figures(
     items: Sequence[BenchmarkItem],
     scores: Sequence[np.ndarray],
