@@ -28,7 +28,9 @@ STATISTICS_TOLERANCE = 1e-7  # float64 inputs, but float32 statistics in the ref
 
 
 def load(name: str) -> dict[str, Any]:
-    return json.loads((GOLDEN_DIR / f"{name}.json").read_text(encoding="utf-8"))
+    golden = json.loads((GOLDEN_DIR / f"{name}.json").read_text(encoding="utf-8"))
+    assert golden["cases"], f"{name} has no cases"
+    return golden
 
 
 def numbers(value: Any, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -6,7 +6,6 @@ steps, KL, loss and text, and the account of what is reproduced and what is not.
 """
 
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,13 @@ from pure_rllib.credit.text_metrics import (
     reflection_counts,
     repetition,
 )
-from tests.reference import openrlhf, verl
-from tests.reference.padded_steps import pack_step_ends
-from tests.reference.verl import adapt_kl_coeff
-
-# Tests are not a package: the shared module is found beside this file.
-sys.path.insert(0, str(Path(__file__).parent))
-from golden_io import (
+from tests.contract.golden_io import (
     GOLDEN_DIR,
     STATISTICS_TOLERANCE,
     TOLERANCE,
     cases,
     float_dtype,
+    group_ids,
     is_separator,
     load,
     mask_of,
@@ -46,6 +40,9 @@ from golden_io import (
     verl_temperature,
     widest,
 )
+from tests.reference import openrlhf, verl
+from tests.reference.padded_steps import pack_step_ends
+from tests.reference.verl import adapt_kl_coeff
 
 NOT_IMPLEMENTED: dict[str, dict[str, str]] = {
     "reinforce_pp": {
@@ -255,16 +252,13 @@ def policy_loss(case: dict[str, Any], _: dict[str, Any]) -> None:
 
 
 def grpo(case: dict[str, Any], _: dict[str, Any]) -> None:
-    i, o, tolerance = case["inputs"], case["outputs"], TOLERANCE[case["dtype"]]
-    mask = mask_of(i["eos_mask"])
+    i, o = case["inputs"], case["outputs"]
     rewards = numbers(i["token_level_rewards"], float_dtype(case))
-    names = sorted(set(i["index"]))
-    groups = torch.tensor([names.index(name) for name in i["index"]])
+    groups = group_ids(i["index"])
     actual = group_advantages(rewards.sum(1), groups, baseline="mean", scale="std")
-    is_alone = len(groups) > len(set(i["index"])) or len(names) == len(groups)
-    tolerance = max(tolerance, STATISTICS_TOLERANCE) if is_alone else tolerance
+    tolerance = max(TOLERANCE[case["dtype"]], STATISTICS_TOLERANCE)
     for name in ("advantages", "returns"):
-        same(actual[:, None] * mask, o[name], tolerance)
+        same(actual[:, None] * mask_of(i["eos_mask"]), o[name], tolerance)
 
 
 def text_metrics(case: dict[str, Any], _: dict[str, Any]) -> None:

@@ -1,8 +1,6 @@
 """Both published implementations of PURE: rewards to advantages, and end to end."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +13,7 @@ from pure_rllib.credit.normalize import (
     advantage_moments,
     normalize_advantages,
 )
-from tests.reference import openrlhf, verl
-from tests.reference.padded_steps import pack_step_ends
-from tests.reference.verl import adapt_kl_coeff
-
-# Tests are not a package: the shared module is found beside this file.
-sys.path.insert(0, str(Path(__file__).parent))
-from golden_io import (
+from tests.contract.golden_io import (
     STATISTICS_TOLERANCE,
     TOLERANCE,
     cases,
@@ -37,6 +29,9 @@ from golden_io import (
     verify,
     verl_temperature,
 )
+from tests.reference import openrlhf, verl
+from tests.reference.padded_steps import pack_step_ends
+from tests.reference.verl import adapt_kl_coeff
 
 # Advantages of the OpenRLHF variant
 

@@ -1,8 +1,5 @@
 """The rows of `PRMInputBuilder` against the published code's reward model inputs."""
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +9,12 @@ from transformers import PreTrainedTokenizerFast
 
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.rewards.prm.rows import PRMInputBuilder, PRMRow
-
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = Path(os.environ.get("PURE_GOLDEN_DIR", ROOT / "../shared/reference/golden"))
+from tests.contract.golden_io import load
 
 
 def cases(name: str) -> list[Any]:
     """One parameter set (the file's words, case) for each case of a file."""
-    file = FOLDER / name
-    if not file.is_file():
-        reason = f"no golden vectors: {file} is absent, set PURE_GOLDEN_DIR"
-        skip = pytest.mark.skip(reason=reason)
-        return [pytest.param(None, None, id=name, marks=skip)]
-    golden = json.loads(file.read_text())
-    assert golden["cases"], f"{file} has no cases"
+    golden = load(name)
     words = golden["meta"]["vocab"]
     return [pytest.param(words, case, id=case["id"]) for case in golden["cases"]]
 
@@ -56,7 +45,7 @@ def unpadded(expected: dict[str, Any], key: str) -> list[list[int]]:
     ]
 
 
-@pytest.mark.parametrize(("words", "case"), cases("openrlhf_prm_input.json"))
+@pytest.mark.parametrize(("words", "case"), cases("openrlhf_prm_input"))
 def test_openrlhf_input(words, case):
     given, expected = case["inputs"], case["outputs"]
     eos, width = given["eos_token_id"], max(map(len, given["responses"]))
@@ -76,7 +65,7 @@ def test_openrlhf_input(words, case):
         assert (np.diff(steps)[:, 0] - 1).tolist() == lengths[mask].tolist()
 
 
-@pytest.mark.parametrize(("words", "case"), cases("verl_prm_input.json"))
+@pytest.mark.parametrize(("words", "case"), cases("verl_prm_input"))
 def test_verl_input(words, case):
     given, expected = case["inputs"], case["outputs"]
     eos, pad, width = (

@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -83,6 +86,26 @@ def weights(algo: PURE) -> dict[str, np.ndarray]:
     return {name: np.array(array) for name, array in state.items()}
 
 
+def python_blocks(page: str) -> list[str]:
+    """The Python code of a page of docs/."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / page).read_text("utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+
+
+def run_python(code: str, folder: Path) -> str:
+    """Runs code in a process and a folder of its own; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 def env_runner(algo: PURE, index: int) -> Any:
     return algo.env_runner_group._worker_manager.actors()[index]
 
@@ -145,8 +168,7 @@ def train_here(
     return train
 
 
-@pytest.fixture
-def tiny_config(ray_cluster: None) -> PUREConfig:
+def make_tiny_config() -> PUREConfig:
     """Real parts throughout: a small random policy, the exact scorer, Math-Verify."""
     return (
         PUREConfig()
@@ -160,3 +182,8 @@ def tiny_config(ray_cluster: None) -> PUREConfig:
         .evaluation(evaluation_duration=10, num_samples_per_problem=2)
         .debugging(seed=3)
     )
+
+
+@pytest.fixture
+def tiny_config(ray_cluster: None) -> PUREConfig:
+    return make_tiny_config()

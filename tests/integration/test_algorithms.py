@@ -1,8 +1,5 @@
 """What an algorithm adds to the engine: GRPO, RLOO, losses and pages of one's own."""
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,7 @@ from torch import Tensor
 from pure_rllib.algorithms import ALGORITHMS, GRPOConfig, LLMConfig, RLOOConfig
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.models import columns
-from tests.integration.conftest import built
-
-REPO = Path(__file__).resolve().parents[2]
-PAGE = REPO / "docs" / "algorithms.md"
+from tests.integration.conftest import built, python_blocks, run_python
 
 
 def verified(config: LLMConfig, like: LLMConfig) -> LLMConfig:
@@ -122,26 +116,13 @@ def test_a_bundle_of_groups_reaches_one_learner(tiny_config: Any) -> None:
     trained(made.learners(num_learners=2), iterations=2)
 
 
-def code_of_page() -> str:
-    text = PAGE.read_text("utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
-    return str(block)
-
-
 def test_the_algorithm_of_the_page_is_short() -> None:
-    lines = [line for line in code_of_page().splitlines() if line.strip()]
+    (code,) = python_blocks("algorithms.md")
+    lines = [line for line in code.splitlines() if line.strip()]
     assert len(lines) <= 50
 
 
 @pytest.mark.slow
 def test_the_algorithm_of_the_page_trains(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code_of_page()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert float(done.stdout.split()[-1]) >= 0.0
+    (code,) = python_blocks("algorithms.md")
+    assert float(run_python(code, tmp_path).split()[-1]) >= 0.0

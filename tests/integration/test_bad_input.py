@@ -157,6 +157,20 @@ BAD: dict[str, tuple[Build, str]] = {
         lambda _: PUREConfig().environment("CartPole-v1"),
         r"`env` \(CartPole-v1\) must be a `TokenEnv`, because .*CartPole.*Compose one",
     ),
+    "an argument that the environment does not know": (
+        lambda _: PUREConfig().environment(
+            "pure_rllib/Arithmetic-v0", env_config={"tsk": "z"}
+        ),
+        r"`env_config` .* does not fit .*tsk",
+    ),
+    "actors for a process reward model that is not there": (
+        lambda _: (
+            math_config(step_scorer=None)
+            .env_runners(num_prm_actors=1)
+            .training(process_reward_coeff=0.0)
+        ),
+        r"`num_prm_actors` \(1\) must be 0",
+    ),
     "no environment": (
         lambda _: PUREConfig(),
         r"`env` \(None\) must be .*Set `\.environment",

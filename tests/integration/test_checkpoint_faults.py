@@ -18,7 +18,7 @@ from pure_rllib.distributed.calls import on_learners
 from pure_rllib.distributed.collectives import CollectiveBrokenError
 from pure_rllib.learners.learner_group import PURELearnerGroup, _stamp
 from pure_rllib.learners.zero_weights import ZeroPolicy
-from tests.integration.conftest import TINY_POLICY, built, weights
+from tests.integration.conftest import built, make_tiny_config, weights
 
 pytestmark = pytest.mark.slow
 
@@ -28,16 +28,9 @@ MODULE_FILE = f"{LEARNERS}/rl_module/{DEFAULT_MODULE_ID}/module_state.pkl"
 
 def make_config(deepspeed: dict[str, Any] | None) -> PUREConfig:
     return (
-        PUREConfig()
-        .environment(
-            "pure_rllib/Arithmetic-v0",
-            env_config={"process_rewards": "exact", "num_problems": 6},
-        )
-        .env_runners(num_prompts=2, group_size=4, max_response_tokens=16)
-        .rl_module(model_config={"model": TINY_POLICY})
-        .training(lr=1.0e-3)
+        make_tiny_config()
+        .env_runners(num_prompts=2, max_response_tokens=16)
         .learners(num_learners=2, num_cpus_per_learner=0.5, deepspeed=deepspeed)
-        .debugging(seed=3)
     )
 
 

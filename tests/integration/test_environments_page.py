@@ -2,13 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "environments.md"
+from tests.integration.conftest import python_blocks, run_python
+
+BLOCKS = python_blocks("environments.md")
 # Put behind the page's own code, to look at what it made.
 REPORT = """
 import json
@@ -22,14 +22,8 @@ print("RESULT", json.dumps({
 """
 
 
-def python_blocks() -> list[str]:
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
-    assert len(blocks) == 3
-    return blocks
-
-
 def test_the_environment_of_the_page_is_short():
-    (block,) = (b for b in python_blocks() if "class SortLetters" in b)
+    (block,) = (b for b in BLOCKS if "class SortLetters" in b)
     environment = block.split("class ShuffledLetters")[1].split("config =")[0]
     lines = [line for line in environment.splitlines() if line.strip()]
     assert len(lines) <= 30
@@ -37,18 +31,11 @@ def test_the_environment_of_the_page_is_short():
 
 @pytest.mark.slow
 def test_the_page_runs_as_it_stands(tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join([*python_blocks(), REPORT])],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    printed, _, report = done.stdout.partition("RESULT ")
+    assert len(BLOCKS) == 3
+    output = run_python("\n".join([*BLOCKS, REPORT]), tmp_path)
+    printed, _, report = output.partition("RESULT ")
     # What the page says that it prints.
-    shown = re.findall(r"^# (.*)$", python_blocks()[0], re.M)
+    shown = re.findall(r"^# (.*)$", BLOCKS[0], re.M)
     assert len(shown) == 3 and printed.splitlines() == shown
     result = json.loads(report)
     # Sampled with the weights that no update has changed yet.

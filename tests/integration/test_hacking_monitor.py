@@ -35,11 +35,13 @@ def watched(config: PUREConfig, action: str | None) -> AbstractContextManager[PU
     return built(config)
 
 
-def test_it_warns_and_goes_on(
-    tiny_config: PUREConfig, capsys: pytest.CaptureFixture[str]
+def test_it_warns_and_goes_on_or_stops(
+    tiny_config: PUREConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with watched(tiny_config, None) as algo:
-        results = [algo.train() for _ in range(ALARM + 1)]
+    with watched(tiny_config.copy(), None) as algo:
+        results = [algo.train() for _ in range(ALARM - 1)]
+        checkpoint = algo.save_to_path(str(tmp_path / "checkpoint"))
+        results += [algo.train() for _ in range(2)]
     assert [r["hacking"]["alarm"] for r in results] == [0] * (ALARM - 1) + [1, 1]
     assert results[-1]["hacking"]["signal"]["one_step"] == 1.0
     assert sum(results[-1]["hacking"]["signal"].values()) == 1.0
@@ -47,12 +49,12 @@ def test_it_warns_and_goes_on(
     shown = capsys.readouterr().out
     # Once, not with every iteration.
     assert shown.count("more responses are a single step") == 1
-
-
-def test_it_stops_the_trial(tiny_config: PUREConfig) -> None:
+    # A resumed run is compared with what it was, and may be one that stops.
     with watched(tiny_config, "stop") as algo:
-        results = [algo.train() for _ in range(ALARM)]
-    assert [r["done"] for r in results] == [False] * (ALARM - 1) + [True]
+        algo.restore_from_path(checkpoint)
+        result = algo.train()
+    assert result["training_iteration"] == ALARM and result["done"]
+    assert result["hacking"]["signal"]["one_step"] == 1.0
 
 
 def test_it_goes_back_to_the_last_good_policy(tiny_config: PUREConfig) -> None:
@@ -73,20 +75,6 @@ def test_it_goes_back_to_the_last_good_policy(tiny_config: PUREConfig) -> None:
         assert after["problems_seen"] == 4 * (ALARM + 1)
         assert after["weights"]["version"] > result["weights"]["version"]
         assert any((restored[k] != v).any() for k, v in weights(algo).items())
-
-
-def test_a_resumed_run_is_compared_with_what_it_was(
-    tiny_config: PUREConfig, tmp_path: Path
-) -> None:
-    with watched(tiny_config.copy(), "warn") as algo:
-        for _ in range(ALARM - 1):
-            assert algo.train()["hacking"]["alarm"] == 0.0
-        algo.save_to_path(str(tmp_path / "checkpoint"))
-    with watched(tiny_config, "warn") as algo:
-        algo.restore_from_path(str(tmp_path / "checkpoint"))
-        result = algo.train()
-    assert result["training_iteration"] == ALARM
-    assert result["hacking"]["signal"]["one_step"] == 1.0
 
 
 def test_what_judges_count_reaches_the_results(tiny_config: PUREConfig) -> None:

@@ -221,12 +221,3 @@ def test_training_with_prm_actors(tiny_config):
     algo.stop()
     with pytest.raises(ValueError, match="Failed to look up actor"):
         ray.get_actor(names[0])
-
-
-def test_actors_without_a_scorer_are_refused(tiny_config):
-    config = tiny_config.environment(
-        env_config={"process_rewards": "none", "num_problems": 6}
-    )
-    config.env_runners(num_prm_actors=1).training(process_reward_coeff=0.0)
-    with pytest.raises(ValueError, match=r"`num_prm_actors` \(1\) must be 0"):
-        config.build_algo()

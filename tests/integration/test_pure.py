@@ -256,11 +256,3 @@ def test_small_updates_of_bfloat16_weights_add_up(tiny_config: PUREConfig) -> No
         saved = next(iter(state.values()))["float32_masters"]
         for master, kept in zip(learner._masters.copies, saved, strict=True):
             assert torch.equal(master, kept)
-
-
-def test_an_argument_that_the_environment_does_not_know(
-    tiny_config: PUREConfig,
-) -> None:
-    tiny_config.environment(env_config={"tsk": "z"})
-    with pytest.raises(ValueError, match=r"`env_config` .* does not fit .*tsk"):
-        tiny_config.build_algo()

@@ -11,34 +11,24 @@ import psutil
 import pytest
 
 from pure_rllib.cli.folder import read_rollouts
-from tests.integration.conftest import TrainHere
+from tests.integration.conftest import TINY_EXPERIMENT, TrainHere
 
 pytestmark = pytest.mark.slow
 
 NUM_PROMPTS, NUM_PROBLEMS = 2, 7
-TINY = f"""
-tiny:
-  run: PURE
-  stop: {{training_iteration: 100000}}
-  checkpoint: {{every: 1, keep: 2}}
-  report: {{rollouts_every: 1, max_groups: {NUM_PROMPTS}}}
-  config:
-    environment:
-      env: pure_rllib/Arithmetic-v0
-      env_config:
-        {{process_rewards: exact, max_response_tokens: 16,
-         num_problems: {NUM_PROBLEMS}}}
-    env_runners: {{num_prompts: {NUM_PROMPTS}, group_size: 4}}
-    training: {{lr: 1e-3}}
-    rl_module:
-      model_config:
-        model:
-          {{model_type: qwen2, vocab_size: 32, hidden_size: 256,
-           intermediate_size: 512, num_hidden_layers: 2, num_attention_heads: 2,
-           num_key_value_heads: 1, max_position_embeddings: 128,
-           tie_word_embeddings: true}}
-    debugging: {{seed: 0}}
-"""
+# Checkpoints large enough to be caught half written.
+TINY = (
+    TINY_EXPERIMENT.replace("training_iteration: 2", "training_iteration: 100000")
+    .replace("num_eval_problems: 4", f"num_problems: {NUM_PROBLEMS}")
+    .replace(
+        "hidden_size: 16, intermediate_size: 16",
+        "hidden_size: 256, intermediate_size: 512",
+    )
+    .replace("num_hidden_layers: 1", "num_hidden_layers: 2")
+    .replace("    evaluation: {evaluation_interval: 2}\n", "")
+    + "  checkpoint: {every: 1, keep: 2}\n"
+    + f"  report: {{rollouts_every: 1, max_groups: {NUM_PROMPTS}}}\n"
+)
 
 
 class Training:

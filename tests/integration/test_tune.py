@@ -11,7 +11,7 @@ from ray import tune
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.cli.loggers import read_rows
 from pure_rllib.cli.main import main
-from tests.integration.conftest import TINY_EXPERIMENT, TINY_POLICY
+from tests.integration.conftest import TINY_EXPERIMENT, make_tiny_config
 
 pytestmark = pytest.mark.slow
 
@@ -110,34 +110,20 @@ def fit(config: PUREConfig, folder: Path) -> tune.ResultGrid:
     return results
 
 
-@pytest.fixture
-def tiny() -> PUREConfig:
-    return (
-        PUREConfig()
-        .environment(
-            "pure_rllib/Arithmetic-v0",
-            env_config={"process_rewards": "exact", "max_response_tokens": 16},
-        )
-        .env_runners(num_prompts=2, group_size=4)
-        .rl_module(model_config={"model": TINY_POLICY})
-    )
-
-
-def test_tuner_takes_a_config_of_ours(
-    tmp_path: Path, tuner_ray: None, tiny: PUREConfig
-) -> None:
-    results = fit(tiny.training(lr=tune.grid_search([1e-3, 1e-4])), tmp_path)
+def test_tuner_takes_a_config_of_ours(tmp_path: Path, tuner_ray: None) -> None:
+    config = make_tiny_config().training(lr=tune.grid_search([1e-3, 1e-4]))
+    results = fit(config, tmp_path)
     assert sorted(result.config["lr"] for result in results) == [1e-4, 1e-3]
     assert all(result.metrics["reward"]["total"] <= 0 for result in results)
 
 
 def test_prm_actors_run_on_the_resources_of_their_trial(
-    tmp_path: Path, tuner_ray: None, tiny: PUREConfig
+    tmp_path: Path, tuner_ray: None
 ) -> None:
     """The trial has both CPUs: beside it, the actor would wait for ever."""
-    assert PURE.default_resource_request(
-        tiny.env_runners(num_prm_actors=1)
-    ).required_resources == {"CPU": 2.0}
-    (result,) = fit(tiny, tmp_path)
+    config = make_tiny_config().env_runners(num_prm_actors=1)
+    request = PURE.default_resource_request(config)
+    assert request.required_resources == {"CPU": 2.0}
+    (result,) = fit(config, tmp_path)
     assert result.metrics["reward"]["process_min"] < 0
     assert result.metrics["prm"]["retries"] == 0

@@ -78,6 +78,13 @@ def test_machine_paths_are_told_from_others(line: str, expected: bool) -> None:
     assert bool(_MACHINE_PATH.search(line)) is expected
 
 
+def test_the_root_shows_rooms_of_the_package_through_links() -> None:
+    links = {path.name: path for path in REPO.iterdir() if path.is_symlink()}
+    assert set(links) == {"algorithms", "envs", "tuned_examples"}
+    for name, link in links.items():
+        assert link.readlink() == Path("pure_rllib") / name and link.is_dir()
+
+
 def test_metrics_page_is_the_generated_one() -> None:
     printed = subprocess.run(
         [sys.executable, "-m", "pure_rllib.reporting.metrics"],
