@@ -17,6 +17,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.cli.main import main
+from pure_rllib.testing import tiny_model_config
 
 TrainHere = Callable[..., tuple[int, str, str]]
 
@@ -40,17 +41,7 @@ tiny:
     evaluation: {evaluation_interval: 2}
     debugging: {seed: 0}
 """
-TINY_POLICY = {
-    "model_type": "qwen2",
-    "vocab_size": 32,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "tie_word_embeddings": True,
-}
+TINY_POLICY = tiny_model_config(32, max_position_embeddings=256, initializer_range=0.02)
 NUM_CPUS = 4
 NEEDS_VLLM = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None,

@@ -8,37 +8,37 @@ import math
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForTokenClassification,
-)
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from pure_rllib.arithmetic.task import TASK_Z
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.cli.experiment import EXAMPLES, Experiment, load_experiment
 from pure_rllib.cli.settings import search_spaces
-
-pytestmark = pytest.mark.slow
+from pure_rllib.models.loading import policy_config, random_model
+from pure_rllib.testing import tiny_model_config
 
 MATH = "pure_rllib/Math-v0"
 PAPER = "pure_prm_vr_qwen2_5_math_7b"
-# On a CPU, vLLM wants attention heads of 32 or more.
-TINY = {
-    "model_type": "qwen2",
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": True,
-}
+
+
+def tiny(vocab_size: int) -> dict[str, Any]:
+    # On a CPU, vLLM wants attention heads of 32 or more.
+    return tiny_model_config(
+        vocab_size,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=4096,
+        initializer_range=0.02,
+    )
+
+
 SMALL = ["env_runners.num_prompts=2", "stop.training_iteration=1"]
-ARITHMETIC = json.dumps({**TINY, "vocab_size": 32})
+ARITHMETIC = json.dumps(tiny(32))
 EMBEDDED = [
     *SMALL,
     f"rl_module.model_config.model={ARITHMETIC}",
@@ -59,6 +59,8 @@ ON_A_CPU = [
 ]
 STAND_INS = {
     "arithmetic": EXACT,
+    "arithmetic_grpo": EMBEDDED,
+    "arithmetic_rloo": EMBEDDED,
     "arithmetic_prm": EXACT,
     "arithmetic_prm_rounds": [*EMBEDDED, f"environment.env_config.prm={ARITHMETIC}"],
     "arithmetic_credit_study": EMBEDDED,
@@ -86,12 +88,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         build_tokenizer(TASK_Z).save_pretrained(policy)
         size = len(build_tokenizer(TASK_Z))
     shutil.copytree(policy, prm)
-    torch.manual_seed(0)
-    settings = {**TINY, "vocab_size": size}
-    config = AutoConfig.for_model(**settings)
-    AutoModelForCausalLM.from_config(config).save_pretrained(policy)
-    config = AutoConfig.for_model(**settings, num_labels=2)
-    AutoModelForTokenClassification.from_config(config).save_pretrained(prm)
+    random_model(AutoModelForCausalLM, policy_config(tiny(size)), 0).save_pretrained(
+        policy
+    )
+    labelled = policy_config({**tiny(size), "num_labels": 2})
+    random_model(AutoModelForTokenClassification, labelled, 0).save_pretrained(prm)
     given = {"problems": folder / "problems.json", "tokenizer": policy, "prm": prm}
     return [
         *(f"environment.env_config.{key}={path}" for key, path in given.items()),
@@ -113,6 +114,7 @@ def test_every_example_has_a_stand_in() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.yaml")} == set(STAND_INS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAND_INS)
 def test_example_trains_an_iteration(
     name: str, ray_cluster: None, models: list[str]

@@ -15,6 +15,7 @@ from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.distributed.calls import on_learners
 from pure_rllib.generation import transformers_generator
 from pure_rllib.models.export import MAX_SHARD_BYTES
+from pure_rllib.testing import tiny_model_config
 from pure_rllib.weight_sync.check import StaleWeightsError
 from pure_rllib.weight_sync.object_store import LiveWeights, StoredWeights
 from tests.integration.conftest import built, start_ray
@@ -23,17 +24,15 @@ pytestmark = pytest.mark.slow
 
 MIB = 2**20
 # About 100 million parameters.
-LARGE_POLICY = {
-    "model_type": "qwen2",
-    "vocab_size": 32,
-    "hidden_size": 1024,
-    "intermediate_size": 2816,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 256,
-    "tie_word_embeddings": True,
-}
+LARGE_POLICY = tiny_model_config(
+    32,
+    hidden_size=1024,
+    intermediate_size=2816,
+    num_hidden_layers=8,
+    num_attention_heads=8,
+    num_key_value_heads=8,
+    initializer_range=0.02,
+)
 
 
 def bytes_stored() -> int:
