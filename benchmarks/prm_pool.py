@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2Config, Qwen2ForTokenClassification
 
 from pure_rllib.models.batching import token_budget_batches
@@ -28,7 +29,6 @@ from pure_rllib.rewards.prm.actors import (
     num_tokens,
 )
 from pure_rllib.rewards.prm.model import ProcessRewardModel
-from pure_rllib.rewards.prm.rows import pad_rows
 from pure_rllib.testing import byte_tokenizer
 
 
@@ -74,8 +74,9 @@ def bare_pass(
     lengths = [len(row.input_ids) for row in rows]
     batches = []
     for batch in token_budget_batches(lengths, prm.scorer.micro_batch_tokens):
-        ids, mask = pad_rows([rows[i] for i in batch], 0)
-        batches.append((torch.from_numpy(ids), torch.from_numpy(mask)))
+        ids = [torch.from_numpy(rows[i].input_ids) for i in batch]
+        masks = [torch.ones_like(one) for one in ids]
+        batches.append(tuple(pad_sequence(one, True) for one in (ids, masks)))
 
     @torch.inference_mode()
     def run() -> None:

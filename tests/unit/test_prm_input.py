@@ -6,11 +6,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from pure_rllib.credit.steps import BlankSteps, StepSplitter
-from pure_rllib.rewards.prm.rows import (
-    PRMInputBuilder,
-    PRMRow,
-    pad_rows,
-)
+from pure_rllib.rewards.prm.rows import PRMInputBuilder
 
 WORDS = ["<pad>", "<eos>", "\n", "\n\n", ".\n\n", ".", " ", "a", "b", "c", "P"]
 PAD, EOS, NL, BLANK, DOT_BLANK, DOT, SPACE, A, B, C, P = range(len(WORDS))
@@ -90,15 +86,6 @@ def test_ids_beyond_the_tokenizer_are_left_out():
 def test_an_unknown_format_is_refused():
     with pytest.raises(ValueError, match="must be one of"):
         PRMInputBuilder(make_tokenizer(), NL, "qwen")  # type: ignore[arg-type]
-
-
-def test_padding():
-    rows = [
-        PRMRow(np.array([7, 8]), np.array([1])),
-        PRMRow(np.array([9]), np.array([0])),
-    ]
-    ids, mask = pad_rows(rows, PAD)
-    assert ids.tolist() == [[7, 8], [9, PAD]] and mask.tolist() == [[1, 1], [1, 0]]
 
 
 def test_every_separator_of_qwen_keeps_its_visible_part(qwen_tokenizer):

@@ -302,27 +302,6 @@ def differing_tokens(policy_tokenizer: Any, prm_tokenizer: Any) -> str | None:
     )
 
 
-def pad_rows(
-    rows: Sequence[PRMRow], pad_token_id: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pads rows on the right.
-
-    Args:
-        rows: B rows.
-        pad_token_id: fills the columns behind each row.
-
-    Returns:
-        `[B, L]` int64 ids, and `[B, L]` int64 mask with 1 on the rows' own tokens.
-    """
-    width = max(len(row.input_ids) for row in rows)
-    ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.input_ids)] = row.input_ids
-        mask[i, : len(row.input_ids)] = 1
-    return ids, mask
-
-
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """Encodes a text in which nothing is taken for a special token."""
     return list(

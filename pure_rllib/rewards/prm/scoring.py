@@ -4,17 +4,18 @@ import inspect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pure_rllib.models.batching import token_budget_batches
 from pure_rllib.rewards.base import ScoringRequest, StepScorer, counts_of
-from pure_rllib.rewards.prm.rows import PRMRow, pad_rows
+from pure_rllib.rewards.prm.rows import PRMRow
 from pure_rllib.setting_types import Count, check_setting
 
 LOWEST_SCORE = -1.0
@@ -140,7 +141,9 @@ class RowScorer:
         return PRMRow(row.input_ids[:end], kept)
 
     def _forward(self, rows: list[PRMRow]) -> list[np.ndarray]:
-        ids, mask = pad_rows(rows, self.pad_token_id)
+        pad = partial(pad_sequence, batch_first=True)
+        ids = [torch.from_numpy(row.input_ids) for row in rows]
+        mask = pad([torch.ones_like(one) for one in ids])
         device = next(self.model.parameters()).device
         counts = [len(row.score_positions) for row in rows]
         columns = torch.from_numpy(np.concatenate([r.score_positions for r in rows]))
@@ -150,8 +153,8 @@ class RowScorer:
             kept, columns = columns.unique(return_inverse=True)
             arguments["logits_to_keep"] = kept.to(device)
         output = self.model(
-            input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=torch.from_numpy(mask).to(device),
+            input_ids=pad(ids, padding_value=self.pad_token_id).to(device),
+            attention_mask=mask.to(device),
             use_cache=False,
             **arguments,
         )
