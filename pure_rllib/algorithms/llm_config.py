@@ -10,6 +10,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms.config_rules import check_config
+from pure_rllib.connectors.group_advantages import GroupAdvantages
 from pure_rllib.credit.kl import KLEstimator
 from pure_rllib.credit.normalize import NormalizeStyle
 from pure_rllib.credit.policy_loss import LossAggregation, RatioLevel
@@ -143,9 +144,11 @@ class LLMConfig(AlgorithmConfig):
         """Returns the learner connectors from whole groups' rewards to advantages.
 
         They read the columns of `EpisodesToRows`, and `REF_LOGP` where there is a KL;
-        the last one has written `ADVANTAGES` `[B, T]`.
+        the last one has written `ADVANTAGES` `[B, T]`, and may have written `RETURNS`
+        `[B, T]`, for reports. `algo.rollouts()` calls them, too, without a module. By
+        default the verified reward is compared with the others' mean.
         """
-        return []
+        return [GroupAdvantages(baseline="leave_one_out")]
 
     def groups_together(self) -> int:
         """Returns how many consecutive groups one learner must hold at once."""

@@ -12,6 +12,7 @@ from ray.rllib.utils.annotations import override
 
 from pure_rllib.credit.baselines import GroupBaseline, group_advantages
 from pure_rllib.models import columns
+from pure_rllib.setting_types import check_setting
 
 
 class GroupAdvantages(ConnectorV2):
@@ -28,6 +29,8 @@ class GroupAdvantages(ConnectorV2):
 
     def __init__(self, baseline: GroupBaseline, scale: Literal["std"] | None = None):
         super().__init__()
+        check_setting("baseline", baseline, GroupBaseline)
+        check_setting("scale", scale, Literal["std"] | None)
         self.baseline = baseline
         self.scale = scale
 

@@ -113,7 +113,8 @@ def batch_stats(batch: Mapping[str, Any], stats: LearnerStats) -> None:
     """Adds what is known of a train batch before its first update."""
     mask = batch[Columns.LOSS_MASK]
     advantages = batch[Columns.ADVANTAGES]
-    stats.add_tokens("return/mean", batch[columns.RETURNS], mask)
+    if columns.RETURNS in batch:
+        stats.add_tokens("return/mean", batch[columns.RETURNS], mask)
     stats.add_tokens("advantage/mean", advantages, mask)
     stats.add_tokens("advantage/square", advantages.square(), mask)
     stats.add("num_tokens", float(batch[columns.RESPONSE_LENS].sum()), 1.0)

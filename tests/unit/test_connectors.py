@@ -14,6 +14,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.connectors.episodes_to_rows import EpisodesToRows
+from pure_rllib.connectors.group_advantages import GroupAdvantages
 from pure_rllib.connectors.model_logps import OldLogps, ReferenceLogps
 from pure_rllib.connectors.normalize_advantages import NormalizeAdvantages
 from pure_rllib.connectors.pipeline import prepend_connectors, report_connectors
@@ -341,3 +342,24 @@ def test_a_users_piece_sees_advantages() -> None:
         )
         ends.append(batch[DEFAULT_MODULE_ID][Columns.ADVANTAGES])
     torch.testing.assert_close(ends[1], 2.0 * ends[0])
+
+
+def test_group_advantages_by_hand() -> None:
+    rows = rows_after(EpisodesToRows(), GroupAdvantages("leave_one_out"))
+    # a 1 - 0, b 0 - 1 on all their tokens; c and d have no gold answer.
+    expected = torch.zeros(4, 5)
+    expected[0], expected[1, :2] = 1.0, -1.0
+    torch.testing.assert_close(rows[Columns.ADVANTAGES], expected)
+    assert rows[columns.RETURNS].tolist() == [[1.0] * 5, *[[0.0] * 5] * 3]
+    # The mean is .5, the unbiased deviation 1 / sqrt(2).
+    scaled = rows_after(EpisodesToRows(), GroupAdvantages("mean", scale="std"))
+    torch.testing.assert_close(
+        scaled[Columns.ADVANTAGES], 0.5**0.5 * expected, rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("settings", [{"baseline": "loo"}, {"scale": "none"}])
+def test_group_advantages_know_their_names(settings: dict[str, Any]) -> None:
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=rf"`{name}` \('{value}'\) must be one of"):
+        GroupAdvantages(**{"baseline": "mean", **settings})
