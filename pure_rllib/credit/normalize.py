@@ -29,7 +29,9 @@ def advantage_moments(
     """
     values = torch.where(mask, advantages, 0.0).double()
     num_tokens = mask.sum().double()
-    num_counted = (values != 0).sum().double() if style == _NONZERO else num_tokens
+    num_counted = (
+        (values != 0).sum().double() if style == "pure_openrlhf" else num_tokens
+    )
     return torch.stack([num_tokens, num_counted, values.sum(), values.square().sum()])
 
 
@@ -68,7 +70,7 @@ def normalize_advantages(
                 "less. Set normalize_advantages=True."
             )
         scale = (deviations / (num_tokens - 1.0) + VARIANCE_FLOOR).rsqrt()
-    elif style in ("tokens", _NONZERO):
+    elif style in ("tokens", "pure_openrlhf"):
         scale = (deviations / num_counted).clamp(min=VARIANCE_FLOOR).rsqrt()
     else:
         raise ValueError(
@@ -78,9 +80,6 @@ def normalize_advantages(
     values = torch.where(mask, advantages, 0.0)
     # Multiplied, not selected: if one advantage is NaN, the whole batch shall show it.
     normalized = (values - mean) * scale * mask
-    if style == _NONZERO or float(num_tokens) == 0.0:
+    if style == "pure_openrlhf" or float(num_tokens) == 0.0:
         normalized = normalized.masked_fill(values == 0, 0.0)
     return normalized
-
-
-_NONZERO: NormalizeStyle = "pure_openrlhf"

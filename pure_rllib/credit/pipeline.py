@@ -21,11 +21,10 @@ from pure_rllib.credit.normalize import (
 from pure_rllib.credit.presets import CreditConfig
 from pure_rllib.credit.returns import (
     process_returns,
-    reward_to_go,
     scatter_to_tokens,
     step_credits,
 )
-from pure_rllib.credit.tensors import at_least_float32
+from pure_rllib.credit.tensors import at_least_float32, suffix_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +57,10 @@ class Credit(NamedTuple):
 
     Attributes:
         returns: of the process rewards, before any baseline and coefficient.
-        raw_advantages: before normalisation.
-        advantages: after it, if it is asked for.
+        advantages: normalised, if that is asked for.
     """
 
     returns: Tensor
-    raw_advantages: Tensor
     advantages: Tensor
 
 
@@ -96,10 +93,10 @@ def assign_credit(batch: CreditBatch, config: CreditConfig) -> Credit:
     raw = raw * mask
     style = config.normalize_advantages
     if style is False:
-        return Credit(returns, raw, raw)
+        return Credit(returns, raw)
     name: NormalizeStyle = "tokens" if style is True else style
     moments = advantage_moments(raw, mask, name)
-    return Credit(returns, raw, normalize_advantages(raw, mask, moments, name))
+    return Credit(returns, normalize_advantages(raw, mask, moments, name))
 
 
 def _ours(
@@ -123,7 +120,7 @@ def _ours(
         raw = raw + config.verifiable_reward_coeff * excess[:, None]
     kl = _kl(batch, config)
     if kl is not None:
-        raw = raw - config.kl_coeff * reward_to_go(kl)
+        raw = raw - config.kl_coeff * suffix_sums(kl)
     if config.mask_separators:
         raw = raw.masked_fill(_step_end_flags(batch), 0.0)
     return raw

@@ -51,35 +51,6 @@ def loss_denominator(
     return num_responses * max_response_tokens
 
 
-def aggregate_loss(
-    token_losses: Tensor,
-    loss_mask: Tensor,
-    aggregation: LossAggregation,
-    denominator: Tensor | float | None = None,
-    max_response_tokens: int | None = None,
-) -> Tensor:
-    """Adds up the losses of tokens and divides by the denominator.
-
-    Args:
-        token_losses: `[B, T]`; ignored where the mask is False, gradient included.
-        loss_mask: `[B, T]` bool, True on tokens that the loss uses.
-        aggregation: see `loss_denominator`.
-        denominator: `loss_denominator` summed over learners and micro-batches; None:
-            that of these rows alone. A count of 0 makes the loss 0.
-        max_response_tokens: the token budget; read by "fixed_length" only.
-
-    Returns:
-        Scalar loss. Over micro-batches, losses are to be added, not averaged.
-    """
-    if denominator is None:
-        denominator = loss_denominator(loss_mask, aggregation, max_response_tokens)
-    denominator = max(float(denominator), 1.0)
-    losses = torch.where(loss_mask, token_losses, 0.0)
-    if aggregation == "sequence_mean":
-        losses = losses / loss_mask.sum(dim=1, keepdim=True).clamp(min=1)
-    return losses.sum() / denominator
-
-
 @dataclass(frozen=True, slots=True)
 class LossScale:
     """How the losses of tokens are added up over an optimiser step.
@@ -95,14 +66,19 @@ class LossScale:
     max_response_tokens: int | None = None
 
     def aggregate(self, token_losses: Tensor, loss_mask: Tensor) -> Tensor:
-        """Adds up `[B, T]` losses to a micro-batch's share of the step's mean."""
-        return aggregate_loss(
-            token_losses,
-            loss_mask,
-            self.aggregation,
-            self.denominator,
-            self.max_response_tokens,
-        )
+        """Adds up losses to a micro-batch's share of the step's mean.
+
+        Args:
+            token_losses: `[B, T]`; ignored where the mask is False, gradient included.
+            loss_mask: `[B, T]` bool, True on tokens that the loss uses.
+
+        Returns:
+            Scalar; 0 with a denominator of 0.
+        """
+        losses = torch.where(loss_mask, token_losses, 0.0)
+        if self.aggregation == "sequence_mean":
+            losses = losses / loss_mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return losses.sum() / max(self.denominator, 1.0)
 
     def share(self, loss_mask: Tensor) -> float:
         """Returns these rows' share of the step, in [0, 1].
@@ -165,10 +141,8 @@ def clipped_policy_loss(
         )
     if weights is not None:
         token_losses = token_losses * weights
-    if scale is None:
-        loss = aggregate_loss(token_losses, loss_mask, "token_mean")
-    else:
-        loss = scale.aggregate(token_losses, loss_mask)
+    scale = scale or LossScale("token_mean", float(loss_mask.sum()))
+    loss = scale.aggregate(token_losses, loss_mask)
     with torch.no_grad():
         is_clipped = (clipped > unclipped) & loss_mask
         masked_ratio = ratio.masked_fill(~loss_mask, 0.0)

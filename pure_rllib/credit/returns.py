@@ -135,19 +135,6 @@ def spread_to_tokens(
     return spread.view(len(step_values), num_tokens)
 
 
-def reward_to_go(token_rewards: Tensor, gamma: float = 1.0) -> Tensor:
-    """Sums rewards from each token on.
-
-    Args:
-        token_rewards: `[B, T]` rewards, 0.0 where there is none.
-        gamma: discount per token, in [0, 1].
-
-    Returns:
-        `[B, T]` sum over u >= t of gamma^(u-t) times the reward at u.
-    """
-    return suffix_sums(at_least_float32(token_rewards), gamma)
-
-
 def process_returns(
     credits: Tensor,
     step_mask: Tensor,

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pure_rllib.credit.policy_loss import (
     LossScale,
-    aggregate_loss,
     clipped_policy_loss,
     loss_denominator,
 )
@@ -149,6 +148,8 @@ def policy_loss(
     Returns:
         The loss (mean over each response, then over responses) and the mean ratio.
     """
+    count = float(loss_denominator(mask, "sequence_mean"))
+    scale = LossScale("sequence_mean", count)
     loss, _ = clipped_policy_loss(
         logp,
         old_logp,
@@ -156,10 +157,8 @@ def policy_loss(
         mask,
         clip_low=clip,
         clip_high=clip,
-        scale=LossScale(
-            "sequence_mean", float(loss_denominator(mask, "sequence_mean"))
-        ),
+        scale=scale,
     )
-    ratio = aggregate_loss((logp - old_logp).exp().detach(), mask, "sequence_mean")
+    ratio = scale.aggregate((logp - old_logp).exp().detach(), mask)
     # Multiplied like the original, so an infinite loss becomes NaN and not 0.
     return loss * (ratio <= RATIO_GUARD), ratio

@@ -11,7 +11,6 @@ from pure_rllib.credit.returns import (
     CREDIT_ASSIGNMENTS,
     min_form_weights,
     process_returns,
-    reward_to_go,
     scatter_to_tokens,
     spread_to_tokens,
     step_credits,
@@ -220,13 +219,13 @@ def test_padding_changes_nothing(batch, kind):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-2, 2), min_size=1, max_size=9), st.floats(0.0, 1.0))
-def test_reward_to_go_equals_loop(rewards, gamma):
+def test_suffix_sums_equal_a_loop(rewards, gamma):
     expected: list[float] = []
     running = 0.0
     for reward in reversed(rewards):
         running = reward + gamma * running
         expected.insert(0, running)
-    actual = reward_to_go(torch.tensor([rewards], dtype=torch.float64), gamma)
+    actual = suffix_sums(torch.tensor([rewards], dtype=torch.float64), gamma)
     torch.testing.assert_close(actual, torch.tensor([expected], dtype=torch.float64))
 
 
