@@ -22,7 +22,6 @@ from ray.rllib.utils.checkpoints import Checkpointable
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
-from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.envs.vector import JudgedResponse, ResponseJudge
 from pure_rllib.generation.base import Generator, Response, SamplingParams
 from pure_rllib.generation.make_generator import make_generator
@@ -93,7 +92,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             num_workers=self.num_workers,
         )
         self.env: gym.Env = self._env_creator(context)
-        judge = token_env_of(self.env, self.config.env).judge
+        self.token_env = token_env_of(self.env, self.config.env)
+        judge = self.token_env.judge
         judge.step_scorer = connected_scorer(self.config, judge.step_scorer)
         model = policy_config(
             self.config.full_model_config()["model"],
@@ -102,31 +102,21 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         self.token_env.set_vocab_size(model.get_text_config().vocab_size)
 
     @property
-    def token_env(self) -> TokenEnv:
-        """The environment without its wrappers."""
-        env = self.env.unwrapped
-        assert isinstance(env, TokenEnv)
-        return env
-
-    @property
     def generator(self) -> Generator:  # type: ignore[override]
         """The generator, made at the first use."""
         if self._generator is None:
-            self._generator = self._make_generator()
+            env, backend = self.token_env, self.config.weight_backend()
+            self._generator = make_generator(
+                self.config.generator,
+                {"seed": 0, **self.config.full_model_config()},
+                self.config.generator_kwargs,
+                pad_token_id=env.pad_token_id,
+                eos_token_ids=env.eos_token_ids,
+                max_model_len=env.max_prompt_tokens + env.max_response_tokens,
+                top_p=self.config.top_p,
+                transfer_backend=backend.engine_backend() if backend else None,
+            )
         return self._generator
-
-    def _make_generator(self) -> Generator:
-        env, backend = self.token_env, self.config.weight_backend()
-        return make_generator(
-            self.config.generator,
-            {"seed": 0, **self.config.full_model_config()},
-            self.config.generator_kwargs,
-            pad_token_id=env.pad_token_id,
-            eos_token_ids=env.eos_token_ids,
-            max_model_len=env.max_prompt_tokens + env.max_response_tokens,
-            top_p=self.config.top_p,
-            transfer_backend=backend.engine_backend() if backend else None,
-        )
 
     @override(EnvRunner)
     def sample(  # type: ignore[override]

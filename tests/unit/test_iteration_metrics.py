@@ -65,23 +65,19 @@ LEARNED = {"num_tokens": 12.0, "loss/policy": 0.75, "advantage/mean": 0.1}
 SECONDS = {"wait": 3.0, "learn": 4.0, "publish": 0.375, "iteration": 8.0}
 
 
-def summary(**facts: Any) -> EnvSummary:
-    return EnvSummary(
-        **{
-            "num_problems": 8,
-            "num_answers": 8,
-            "num_eval_problems": 0,
-            "num_dropped_prompts": 2,
-            "probe_ids": ((1, 2),),
-            "tokenizer_size": 32,
-            "max_prompt_tokens": 16,
-            "max_response_tokens": 16,
-            "has_step_scorer": True,
-            "has_verifier": True,
-            "default_policy": None,
-            **facts,
-        }
-    )
+ENV = EnvSummary(
+    num_problems=8,
+    num_answers=8,
+    num_eval_problems=0,
+    num_dropped_prompts=2,
+    probe_ids=((1, 2),),
+    tokenizer_size=32,
+    max_prompt_tokens=16,
+    max_response_tokens=16,
+    has_step_scorer=True,
+    has_verifier=True,
+    default_policy=None,
+)
 
 
 def metrics(
@@ -95,7 +91,7 @@ def metrics(
         learned=LEARNED,
         seconds=seconds,
         counts=counts or RunCounts(cursor=10, weights_version=7),
-        env=summary(),
+        env=ENV,
         config=PUREConfig().training(**settings),
     )
 

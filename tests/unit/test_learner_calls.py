@@ -12,7 +12,6 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from pure_rllib.algorithms import PUREConfig
 from pure_rllib.distributed import calls as learner_calls
 from pure_rllib.distributed.calls import LearnerLostError, on_learners
 from pure_rllib.distributed.collectives import CollectiveTimeoutError
@@ -94,22 +93,3 @@ def test_the_driver_does_not_wait_for_ever_for_one_learner(
     with pytest.raises(CollectiveTimeoutError, match=message):
         on_learners(learners, lambda learner: None, **limits)
     assert waits in fake.killed and ends in fake.killed
-
-
-@pytest.mark.parametrize(
-    ("setter", "name", "default", "may_be_none"),
-    [
-        ("learners", "collective_timeout_s", 1800.0, False),
-        ("env_runners", "sample_timeout_s", 3600.0, True),
-    ],
-)
-def test_limits_of_time_are_positive_numbers(
-    setter: str, name: str, default: float, may_be_none: bool
-) -> None:
-    made = PUREConfig().environment("pure_rllib/Arithmetic-v0")
-    assert getattr(made, name) == default
-    for value in (0, -1.0, "60", *(() if may_be_none else (None,))):
-        with pytest.raises(ValueError, match=f"`{name}`"):
-            getattr(made.copy(), setter)(**{name: value}).validate()
-    if may_be_none:
-        getattr(made, setter)(**{name: None}).validate()

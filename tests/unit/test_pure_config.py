@@ -33,6 +33,7 @@ def test_defaults() -> None:
     assert (made.process_reward_coeff, made.verifiable_reward_coeff) == (1.0, 1.0)
     assert made.kl_coeff == 0.0 and made.normalize_advantages is False
     assert made.groups_per_step is None
+    assert (made.sample_timeout_s, made.collective_timeout_s) == (3600.0, 1800.0)
     assert made.model_config["with_reference"] is False
 
 
@@ -51,7 +52,8 @@ def test_setters_chain_and_set_what_they_are_given_only() -> None:
     assert (made.lr, made.baseline, made.gamma) == (2e-6, "step", 1.0)
     # None is a value of its own, not "leave it".
     made.training(clip_param_high=0.3).training(clip_param_high=None)
-    assert made.clip_param_high is None
+    made.env_runners(sample_timeout_s=None).validate()
+    assert made.clip_param_high is None and made.sample_timeout_s is None
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -133,6 +135,7 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("env_runners", "generator", "vllm2", "one of 'transformers' or 'vllm'"),
     ("env_runners", "generator_kwargs", ["a"], "a mapping"),
     ("env_runners", "sample_timeout_s", 0, "> 0"),
+    ("env_runners", "sample_timeout_s", "60", "a number"),
     ("training", "credit_temperature", 0.0, "> 0, because it divides"),
     ("training", "credit_temperature", -0.1, "> 0, because it divides"),
     ("training", "credit_temperature", "0.1", "a number"),
@@ -172,6 +175,7 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("training", "hack_caps", {"no_answer": 2.0}, "<= 1"),
     ("learners", "weight_transport", "mail", "one of 'auto', 'files' or 'broadcast'"),
     ("learners", "collective_timeout_s", 0, "> 0"),
+    ("learners", "collective_timeout_s", None, "a number"),
     ("evaluation", "num_samples_per_problem", -1, ">= 0"),
     ("reporting", "hacking_monitor", "cry", "one of 'warn', 'stop' or 'go_back'"),
     ("debugging", "seed", -1, ">= 0, because NumPy takes no negative seeds"),
