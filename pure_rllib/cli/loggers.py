@@ -23,15 +23,12 @@ from pure_rllib.reporting.rollouts import rollout_table
 
 Row = dict[str, Any]
 
-COLUMNS = (*BOOKKEEPING, *METRICS)
-"""Every column of a `progress.csv`, whether or not an iteration measures it."""
-
 
 def row_of(result: Mapping[str, Any]) -> Row:
     """Picks the registered metrics out of a nested result; NaN where there is none."""
     flat = flatten_dict(dict(result), delimiter="/")
     of_families = [name for name in flat if name.startswith(FAMILIES)]
-    values = {name: flat.get(name) for name in (*COLUMNS, *of_families)}
+    values = {name: flat.get(name) for name in (*BOOKKEEPING, *METRICS, *of_families)}
     return {
         name: math.nan if v is None else v if isinstance(v, int) else float(v)
         for name, v in values.items()

@@ -54,14 +54,8 @@ class Trial:
 
     def last(self, metric: str) -> float:
         """The metric where it was last measured; NaN if never."""
-        values = [v for row in self.rows if not math.isnan(v := value_of(row, metric))]
-        return values[-1] if values else math.nan
-
-
-def value_of(row: Mapping[str, Any], metric: str) -> float:
-    """A metric of a row; NaN if it is missing."""
-    value = row.get(metric)
-    return math.nan if value is None else float(value)
+        values = (row.get(metric, math.nan) for row in reversed(self.rows))
+        return next((value for value in values if not math.isnan(value)), math.nan)
 
 
 def reached(
@@ -78,7 +72,7 @@ def reached(
     Returns:
         The iteration, or None if it is never reached.
     """
-    values = [value_of(row, metric) for row in rows]
+    values = [row.get(metric, math.nan) for row in rows]
     for end in range(window, len(values) + 1):
         if sum(values[end - window : end]) / window >= level:
             return int(rows[end - 1].get("training_iteration", end))
@@ -89,7 +83,7 @@ def results_of(trial: Trial, reach: Mapping[str, Any] | None) -> dict[str, Any]:
     """The numbers of a trial that stand in the table."""
     results: dict[str, Any] = {"iterations": len(trial.rows)}
     results |= {name: trial.last(metric) for name, metric in _FINAL.items()}
-    tokens = [value_of(row, "response/tokens") for row in trial.rows]
+    tokens = [row.get("response/tokens", math.nan) for row in trial.rows]
     results["fewest tokens"] = min(tokens, default=math.nan)
     if reach:
         metric, window = reach.get("metric", "accuracy"), reach.get("window", 5)

@@ -130,7 +130,7 @@ class Run:
         total = self.experiment.num_iterations
         every = self.experiment.option("checkpoint", "every")
         with (
-            Progress(total, first_iteration=algo.iteration) as progress,
+            Progress(total, first=algo.iteration) as progress,
             Interrupt(progress.write) as interrupt,
         ):
             if config.evaluation_interval and not self._rows:

@@ -49,11 +49,23 @@ def read_processbench(source: str) -> list[BenchmarkItem]:
                 f"`--processbench` ({source}) must hold the benchmark's files, such as "
                 "gsm8k.json and math.json; there are none."
             )
-    return [
-        _processbench_item(row, file, number)
-        for file in files
-        for number, row in enumerate(_rows(file, "--processbench"))
-    ]
+    items = []
+    for file in files:
+        for number, row in enumerate(_rows(file, "--processbench")):
+            steps, label = row.get("steps"), row.get("label")
+            if (
+                not _are_texts(row.get("problem"), steps)
+                or not isinstance(label, int)
+                or not -1 <= label < len(steps)
+            ):
+                wanted = "problem, steps and label (-1 or a step's index)"
+                raise _wrong(file, number, wanted)
+            errors = () if label < 0 else (label,)
+            name = str(row.get("id", number))
+            items.append(
+                BenchmarkItem(name, file.stem, row["problem"], tuple(steps), errors)
+            )
+    return items
 
 
 def _rows(file: Path, option: str) -> Sequence[Mapping[str, Any]]:
@@ -63,21 +75,6 @@ def _rows(file: Path, option: str) -> Sequence[Mapping[str, Any]]:
             "what the benchmark's authors publish."
         )
     return read_rows(str(file), split="train", subset=None, limit=None)
-
-
-def _processbench_item(row: Mapping[str, Any], file: Path, n: int) -> BenchmarkItem:
-    steps, label = row.get("steps") or [], row.get("label")
-    if (
-        not isinstance(row.get("problem"), str)
-        or not _are_texts(steps)
-        or not isinstance(label, int)
-        or not -1 <= label < len(steps)
-    ):
-        raise _wrong(file, n, "problem, steps and label (-1 or a step's index)")
-    errors = () if label < 0 else (label,)
-    return BenchmarkItem(
-        str(row.get("id", n)), file.stem, row["problem"], tuple(steps), errors
-    )
 
 
 def read_prmbench(source: str) -> list[BenchmarkItem]:
@@ -93,18 +90,14 @@ def read_prmbench(source: str) -> list[BenchmarkItem]:
     path = Path(source).expanduser()
     items = []
     for number, row in enumerate(_rows(path, "--prmbench")):
-        steps, errors = row.get("modified_process") or [], row.get("error_steps")
+        steps, errors = row.get("modified_process"), row.get("error_steps")
         if (
-            not isinstance(row.get("modified_question"), str)
-            or not _are_texts(steps)
+            not _are_texts(row.get("modified_question"), steps)
             or not isinstance(errors, list)
             or not all(isinstance(e, int) and e >= 1 for e in errors)
         ):
-            raise _wrong(
-                path,
-                number,
-                "modified_question, modified_process and error_steps (counted from 1)",
-            )
+            wanted = "modified_question, modified_process and error_steps "
+            raise _wrong(path, number, f"{wanted}(counted from 1)")
         items.append(
             BenchmarkItem(
                 str(row.get("idx", number)),
@@ -117,12 +110,9 @@ def read_prmbench(source: str) -> list[BenchmarkItem]:
     return items
 
 
-def _are_texts(steps: Any) -> bool:
-    return (
-        isinstance(steps, list)
-        and bool(steps)
-        and all(isinstance(s, str) for s in steps)
-    )
+def _are_texts(problem: Any, steps: Any) -> bool:
+    is_list = isinstance(steps, list) and len(steps) > 0
+    return is_list and all(isinstance(text, str) for text in [problem, *steps])
 
 
 def _wrong(file: Path, number: int, wanted: str) -> ValueError:

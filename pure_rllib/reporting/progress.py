@@ -99,24 +99,13 @@ class Progress(ProgressBar):
     the time left.
 
     Args:
-        total_iterations: number of the run's last iteration.
-        first_iteration: iterations that were done before, in a run that is resumed.
+        total: number of the run's last iteration.
+        first: iterations that were done before, in a run that is resumed.
         stream: where to write; standard error by default.
     """
 
-    def __init__(
-        self,
-        total_iterations: int,
-        *,
-        first_iteration: int = 0,
-        stream: TextIO | None = None,
-    ):
-        super().__init__(
-            total_iterations,
-            first=first_iteration,
-            stream=stream,
-            line_every_s=math.inf,
-        )
+    def __init__(self, total: int, *, first: int = 0, stream: TextIO | None = None):
+        super().__init__(total, first=first, stream=stream, line_every_s=math.inf)
         header = _join(_COLUMNS)
         self.write(header if self.is_bar else f"{header}  time left")
 

@@ -35,13 +35,6 @@ def test_example_builds_and_says_what_to_expect(path: Path) -> None:
     assert path.read_text().startswith("# Expect: ")
 
 
-def test_the_examples_of_the_documentation_are_there() -> None:
-    arithmetic = ("", "_prm", "_prm_rounds", "_credit_study", "_sparse_study", "_sweep")
-    wanted = {f"arithmetic{name}" for name in arithmetic}
-    wanted |= {"math_prompts", "pure_prm_vr_qwen2_5_math_7b"}
-    assert {path.stem for path in FILES} >= wanted
-
-
 def test_a_file_that_must_be_given_is_named_with_its_option() -> None:
     with pytest.raises(ValueError) as raised:
         load_experiment("math_prompts").build_config()

@@ -39,7 +39,7 @@ def test_kl_falls_back_to_the_old_policy():
 
 def test_no_terminal_means_plain_aligned_lines_with_time_left():
     stream = io.StringIO()
-    with Progress(4, first_iteration=2, stream=stream) as progress:
+    with Progress(4, first=2, stream=stream) as progress:
         progress.update(3, ROW)
         progress.update(4, ROW)
     text = stream.getvalue()
