@@ -112,6 +112,21 @@ class HashScorer:
         return int.from_bytes(digest, "big") / 2**31 - 1.0
 
 
+def text_request(*steps: str, prompt: str = "2+3?") -> ScoringRequest:
+    """Makes a scoring request of the texts of steps, in ids of the byte tokenizer.
+
+    Args:
+        *steps: their texts; in the response a blank line follows each.
+        prompt: the problem's text.
+    """
+    encode = byte_tokenizer().encode
+    rows = [np.array(encode(step + "\n\n")) for step in steps]
+    ends = np.cumsum([len(row) for row in rows])
+    spans = np.stack([np.append(0, ends[:-1]), ends], 1)
+    prompt_ids = np.array(encode(prompt))
+    return ScoringRequest(prompt, None, prompt_ids, np.concatenate(rows), spans, steps)
+
+
 @dataclass(frozen=True, slots=True)
 class PlayedEpisode:
     """One episode that went through `env.step`, token by token.

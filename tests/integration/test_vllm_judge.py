@@ -7,22 +7,16 @@ import numpy as np
 import pytest
 
 from pure_rllib.models.loading import load_policy
-from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.generative import GenerativeLoader
 from pure_rllib.rewards.prm.judges import LogpJudge, VoteJudge
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
+from pure_rllib.testing import text_request as request
 from tests.integration.conftest import NEEDS_VLLM
 
 pytestmark = [pytest.mark.slow, NEEDS_VLLM]
 
 TOKENIZER = byte_tokenizer()
 ENGINE = {"enforce_eager": True, "max_model_len": 96}
-
-
-def request(*steps: str) -> ScoringRequest:
-    spans = np.array([[k, k + 1] for k in range(len(steps))])
-    ids = np.zeros(len(steps), np.int64)
-    return ScoringRequest("2+3?", None, ids, ids, spans, steps)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pure_rllib.envs.math_env import MathEnv
 from pure_rllib.generation.base import SamplingParams
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.models.loading import policy_config, random_model
-from pure_rllib.rewards.base import ScoringRequest, StepScorer
+from pure_rllib.rewards.base import StepScorer
 from pure_rllib.rewards.make import make_step_scorer
 from pure_rllib.rewards.prm.generative import (
     GenerativeLoader,
@@ -27,6 +27,7 @@ from pure_rllib.rewards.prm.judges import (
     VoteSettings,
 )
 from pure_rllib.testing import byte_tokenizer, check_same_rewards, complete
+from pure_rllib.testing import text_request as request
 from pure_rllib.testing import tiny_model_config as tiny
 
 TOKENIZER = byte_tokenizer()
@@ -38,12 +39,6 @@ def make_model(**overrides):
     return random_model(
         AutoModelForCausalLM, policy_config({**CONFIG, **overrides}), seed=0
     )
-
-
-def request(*steps: str, prompt: str = "2+3?") -> ScoringRequest:
-    spans = np.array([[k, k + 1] for k in range(len(steps))])
-    ids = np.zeros(len(steps), np.int64)
-    return ScoringRequest(prompt, None, ids, ids, spans, steps)
 
 
 def make_generator(model) -> TransformersGenerator:

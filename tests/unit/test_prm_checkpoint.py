@@ -19,6 +19,7 @@ from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
+from pure_rllib.testing import text_request as request
 
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -39,16 +40,6 @@ def prm_tokenizer():
 TOKENIZER = prm_tokenizer()
 CONFIG = tiny_model_config(len(TOKENIZER))
 NAMED = {"_name_or_path": "tiny/Math-Shepherd-PRM"}
-
-
-def request(steps=STEPS) -> ScoringRequest:
-    policy = byte_tokenizer()
-    rows = [policy.encode(step + "\n\n") for step in steps]
-    ends = np.cumsum([len(row) for row in rows])
-    spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], 1)
-    prompt = np.array(policy.encode("2+3?"))
-    response = np.array([token for row in rows for token in row])
-    return ScoringRequest("2+3?", None, prompt, response, spans, steps)
 
 
 def save(folder, auto_class, config=CONFIG, **changes) -> str:
@@ -92,7 +83,7 @@ def test_qwen_prm_is_loaded_without_its_code(tmp_path):
         path, tokenizer=byte_tokenizer(), dtype="float32"
     )
     assert prm.format.name == "extra_0"
-    (scores,) = prm.score([request()])
+    (scores,) = prm.score([request(*STEPS)])
     # By hand: the published text, transformers' bare model, and the two layers.
     weights = load_file(tmp_path / "model.safetensors")
     body = Qwen2Model.from_pretrained(path, dtype=torch.float32).eval()
@@ -136,7 +127,7 @@ def test_math_shepherd_is_read_at_its_tag(tmp_path):
     )
     assert prm.format.name == "math_shepherd"
     steps = STEPS[:2]
-    many = [request(steps), request(STEPS), request(steps[:1])]
+    many = [request(*steps), request(*STEPS), request(*steps[:1])]
     scores = prm.score(many)
     text = "2+3? " + "\n".join(f"Step {n}: {s}ки" for n, s in enumerate(steps, 1))
     ids = torch.tensor([TOKENIZER.encode(text)])
@@ -157,7 +148,7 @@ def test_newline_reads_another_vocabularys_steps_as_its_own(tmp_path, template):
     if template is None:
         (tmp_path / "chat_template.jinja").unlink()
     tokenizer.save_pretrained(tmp_path)
-    given = request()
+    given = request(*STEPS)
     load = partial(
         ProcessRewardModel.from_pretrained, path, prm_format="newline", dtype="float32"
     )
@@ -205,8 +196,7 @@ def test_scores_do_not_depend_on_neighbours_or_micro_batches(tmp_path, kind):
     rng = np.random.default_rng(0)
     texts = ["2+3=5", "so", "a longer step, with words", "x" * 40]
     many = [
-        request(tuple(rng.choice(texts, size=rng.integers(1, 5)).tolist()))
-        for _ in range(7)
+        request(*rng.choice(texts, size=rng.integers(1, 5)).tolist()) for _ in range(7)
     ]
     scored = []
     for tokens in (1, 100, 100_000):
@@ -250,11 +240,11 @@ def test_labels_may_be_named_the_other_way_round(tmp_path):
     config = {**CONFIG, "num_labels": 2}
     path = save(tmp_path, AutoModelForTokenClassification, config)
     load = {"prm_format": "newline", "tokenizer": AutoTokenizer.from_pretrained(path)}
-    (usual,) = ProcessRewardModel.from_pretrained(path, **load).score([request()])
+    (usual,) = ProcessRewardModel.from_pretrained(path, **load).score([request(*STEPS)])
     change_config(
         tmp_path,
         id2label={"0": "good", "1": "bad"},
         label2id={"good": 0, "bad": 1},
     )
-    (other,) = ProcessRewardModel.from_pretrained(path, **load).score([request()])
+    (other,) = ProcessRewardModel.from_pretrained(path, **load).score([request(*STEPS)])
     np.testing.assert_allclose(usual, -other, atol=1e-6)

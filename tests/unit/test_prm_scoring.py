@@ -11,6 +11,7 @@ from transformers import Qwen2Config, Qwen2ForTokenClassification, Qwen2Tokenize
 from pure_rllib.rewards.base import FunctionScorer, ScoringRequest, StepScorer
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.rewards.prm.scoring import MinimumScorer, ScoreAdjustment
+from pure_rllib.testing import text_request
 
 WORDS = ["<pad>", "<|endoftext|>", "\n", "\n\n", "a", "b", "c", "d"]
 EOS, NL, BLANK = 1, 2, 3
@@ -129,12 +130,6 @@ def test_another_vocabulary_is_refused_where_ids_are_needed(folder, kwargs):
     swapped = make_tokenizer((*WORDS[:6], "d", "c"))
     with pytest.raises(ValueError, match="'c' is id 7 to the policy and 6 to"):
         ProcessRewardModel.from_pretrained(folder, tokenizer=swapped, **kwargs)
-
-
-def text_request(*steps: str) -> ScoringRequest:
-    spans = np.array([[k, k + 1] for k in range(len(steps))])
-    ids = np.arange(len(steps))
-    return ScoringRequest("p", None, ids, ids, spans, steps)
 
 
 def constant(score: float) -> Any:

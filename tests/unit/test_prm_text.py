@@ -20,6 +20,7 @@ from pure_rllib.rewards.prm.rows import (
     plain_ids,
 )
 from pure_rllib.testing import byte_tokenizer
+from pure_rllib.testing import text_request as request
 
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
@@ -58,12 +59,6 @@ def llama_like_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def request(*steps: str, prompt: str = "how much is 2+3?") -> ScoringRequest:
-    spans = np.array([[k, k + 1] for k in range(len(steps))])
-    ids = np.zeros(len(steps), np.int64)
-    return ScoringRequest(prompt, None, ids, ids, spans, steps)
-
-
 def build(chosen: PRMFormat, tokenizer, *requests: ScoringRequest, vocab_size=10**6):
     separator_id = tokenizer.encode(chosen.separator, add_special_tokens=False)[-1]
     builder = PRMTextBuilder(chosen, tokenizer, separator_id, vocab_size)
@@ -75,7 +70,7 @@ def test_math_shepherd_rows_are_the_published_text():
     steps = ("2+3=5.", "so 5", "done")
     (row,), separator_id = build(FORMATS["math_shepherd"], tokenizer, request(*steps))
     # As on the model card: the whole text at once, read where its tag stands.
-    text = "how much is 2+3? " + "\n".join(
+    text = "2+3? " + "\n".join(
         f"Step {n}: {step} ки" for n, step in enumerate(steps, 1)
     )
     ids = tokenizer.encode(text)
@@ -95,7 +90,7 @@ def test_extra_0_rows_are_the_published_text(qwen_tokenizer):
     )
     messages = [
         {"role": "system", "content": FORMATS["extra_0"].system},
-        {"role": "user", "content": "how much is 2+3?"},
+        {"role": "user", "content": "2+3?"},
         {"role": "assistant", "content": "<extra_0>".join(steps) + "<extra_0>"},
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
