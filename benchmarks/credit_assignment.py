@@ -18,15 +18,10 @@ import time
 import torch
 from torch import Tensor
 
-from pure_rllib.credit.pipeline import CreditBatch, assign_credit
-from pure_rllib.credit.presets import CreditConfig
+from pure_rllib.credit.baselines import process_advantages
+from pure_rllib.credit.returns import step_credits
 
 CREDIT_TEMPERATURE = 0.1
-CREDIT = CreditConfig(
-    credit_temperature=CREDIT_TEMPERATURE,
-    verifiable_reward_coeff=0.0,
-    mask_separators=False,
-)
 CALLS = 20
 
 
@@ -54,15 +49,12 @@ def vectorised(
     rewards: Tensor, step_ends: Tensor, mask: Tensor, group: Tensor, num_tokens: int
 ) -> Tensor:
     """`[B, T]` advantages by the package."""
-    batch = CreditBatch(
-        step_rewards=rewards,
-        step_mask=mask,
-        step_ends=step_ends,
-        response_mask=torch.ones(len(rewards), num_tokens, dtype=torch.bool),
-        group_index=group,
-        verifiable_rewards=rewards[:, 0],
+    credits = step_credits(
+        rewards, mask, credit_assignment="min", credit_temperature=CREDIT_TEMPERATURE
     )
-    return assign_credit(batch, CREDIT).advantages
+    return process_advantages(
+        credits, mask, step_ends, num_tokens, group, baseline="token"
+    )
 
 
 def looped(

@@ -115,51 +115,62 @@ def length_baseline(
     return _like_returns(rate[:, None] * tokens_to_come, step_credits)
 
 
-def process_baseline(
-    name: Baseline,
+def process_advantages(
     step_credits: Tensor,
     step_mask: Tensor,
     step_ends: Tensor,
     num_tokens: int,
     group_index: Tensor,
     *,
+    baseline: Baseline,
     gamma: float = 1.0,
     max_response_tokens: int | None = None,
 ) -> Tensor:
-    """Computes the baseline of that name.
+    """The return of each token less its baseline, for the process rewards.
+
+    Where the baseline is equal for all tokens of a step, it is taken off per step, and
+    only the difference is spread over tokens.
 
     Args:
-        name: "token", "step", "length" or "response".
         step_credits: as in `step_level_baseline`, like all that follow.
         step_mask: `[B, S]`.
         step_ends: `[B, S]`.
         num_tokens: T.
         group_index: `[B]`.
+        baseline: "token", "step", "length" or "response".
         gamma: discount per step.
         max_response_tokens: the token budget; read by "length" only.
 
     Returns:
-        `[B, T]` baseline to subtract from the returns.
+        `[B, T]` advantages; 0.0 after the last step's end.
+
+    Raises:
+        ValueError: the baseline is unknown, lacks the budget, or has one response only.
     """
     args = (step_credits, step_mask, step_ends)
-    if name not in BASELINES:
+    if baseline not in BASELINES:
         raise ValueError(
-            f"`baseline` ({name!r}) must be one of {', '.join(BASELINES)}."
+            f"`baseline` ({baseline!r}) must be one of {', '.join(BASELINES)}."
         )
-    if name != "length":
-        baseline = step_level_baseline(name, *args, group_index, gamma=gamma)
-        return spread_to_tokens(baseline, step_ends, step_mask, num_tokens)
+    returns = suffix_sums(step_credits, gamma)
+    if baseline != "length":
+        excess = returns - step_level_baseline(
+            baseline, *args, group_index, gamma=gamma
+        )
+        return spread_to_tokens(excess, step_ends, step_mask, num_tokens)
     if max_response_tokens is None:
         raise ValueError(
             '`max_response_tokens` (None) must be given: `baseline` "length" divides '
             "by it."
         )
-    return length_baseline(
-        *args,
-        num_tokens,
-        group_index,
-        max_response_tokens=max_response_tokens,
-        gamma=gamma,
+    return spread_to_tokens(returns, step_ends, step_mask, num_tokens) - (
+        length_baseline(
+            *args,
+            num_tokens,
+            group_index,
+            max_response_tokens=max_response_tokens,
+            gamma=gamma,
+        )
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pure_rllib.credit import pure_openrlhf, pure_verl
-from pure_rllib.credit.baselines import process_baseline, verifiable_advantages
+from pure_rllib.credit.baselines import process_advantages, verifiable_advantages
 from pure_rllib.credit.kl import kl_estimate
 from pure_rllib.credit.normalize import (
     NormalizeStyle,
@@ -89,7 +89,7 @@ def assign_credit(batch: CreditBatch, config: CreditConfig) -> Credit:
     elif config.formulas == "pure_verl":
         raw = _verl(batch, credits, config)
     else:
-        raw = _ours(batch, credits, returns, config)
+        raw = _ours(batch, credits, config)
     raw = raw * mask
     style = config.normalize_advantages
     if style is False:
@@ -99,22 +99,20 @@ def assign_credit(batch: CreditBatch, config: CreditConfig) -> Credit:
     return Credit(returns, normalize_advantages(raw, mask, moments, name))
 
 
-def _ours(
-    batch: CreditBatch, credits: Tensor, returns: Tensor, config: CreditConfig
-) -> Tensor:
+def _ours(batch: CreditBatch, credits: Tensor, config: CreditConfig) -> Tensor:
     raw = torch.zeros_like(at_least_float32(batch.response_mask))
     if config.process_reward_coeff:
-        baseline = process_baseline(
-            config.baseline,
+        process = process_advantages(
             credits,
             batch.step_mask,
             batch.step_ends,
             batch.response_mask.shape[1],
             batch.group_index,
+            baseline=config.baseline,
             gamma=config.gamma,
             max_response_tokens=config.max_response_tokens,
         )
-        raw = raw + config.process_reward_coeff * (returns - baseline)
+        raw = raw + config.process_reward_coeff * process
     if config.verifiable_reward_coeff:
         excess = verifiable_advantages(batch.verifiable_rewards, batch.group_index)
         raw = raw + config.verifiable_reward_coeff * excess[:, None]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pure_rllib.credit.baselines import (
     BASELINES,
-    process_baseline,
+    process_advantages,
     verifiable_advantages,
 )
 from pure_rllib.credit.returns import process_returns, step_credits
@@ -27,6 +27,14 @@ CREDITS = torch.tensor(
 )
 ENDS = torch.tensor([[1, 3, 5], [0, 2, 3], [4, -1, -1], [0, 1, 2]])
 MASK = ENDS >= 0
+
+
+def process_baseline(name, credits, mask, ends, num_tokens, *args, gamma=1.0, **kwargs):
+    """What the advantages lack of the returns."""
+    advantages = process_advantages(
+        credits, mask, ends, num_tokens, *args, baseline=name, gamma=gamma, **kwargs
+    )
+    return process_returns(credits, mask, ends, num_tokens, gamma=gamma) - advantages
 
 
 def baseline(name, **kwargs):
@@ -201,8 +209,7 @@ def test_equal_responses_have_no_advantage_at_their_start(name, kind):
     mask, ends = torch.ones(4, 3, dtype=torch.bool), ENDS[:1].repeat(4, 1)
     groups = torch.tensor([0, 0, 0, 0])
     credits = step_credits(rewards, mask, credit_assignment=kind)
-    returns = process_returns(credits, mask, ends, 6)
-    advantages = returns - process_baseline(name, credits, mask, ends, 6, groups)
+    advantages = process_advantages(credits, mask, ends, 6, groups, baseline=name)
     assert (advantages[:, 0].abs() < 1e-6).all()
 
 
@@ -217,8 +224,8 @@ def advantages_of_two_cuts(name):
     ends = torch.tensor([[2, 5, -1, -1, -1, -1], [0, 1, 2, 3, 4, 5]])
     mask, groups = ends >= 0, torch.zeros(2).long()
     credits = step_credits(rewards, mask, credit_assignment="strict_min")
-    return process_returns(credits, mask, ends, 6) - process_baseline(
-        name, credits, mask, ends, 6, groups, max_response_tokens=8
+    return process_advantages(
+        credits, mask, ends, 6, groups, baseline=name, max_response_tokens=8
     )
 
 
