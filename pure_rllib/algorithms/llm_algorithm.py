@@ -13,6 +13,7 @@ from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.env_context import EnvContext
+from ray.rllib.utils import unflatten_dict
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune import PlacementGroupFactory
@@ -24,7 +25,6 @@ from pure_rllib.algorithms.metrics import (
     RunCounts,
     evaluation_metrics,
     iteration_metrics,
-    nested,
 )
 from pure_rllib.algorithms.placement import held_creator, warn_of_missing_cpus
 from pure_rllib.connectors.pipeline import report_connectors
@@ -211,7 +211,7 @@ class LLMAlgorithm(Algorithm):
             train_results=train_results, eval_results=eval_results
         )
         # Written as they are: RLlib's logger would smooth them over iterations.
-        for name, value in nested(self._iteration_metrics).items():
+        for name, value in unflatten_dict(self._iteration_metrics).items():
             if isinstance(value, dict):
                 results[name] = {**results.get(name, {}), **value}
             else:

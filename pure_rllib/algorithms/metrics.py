@@ -125,18 +125,6 @@ def _rate(amount: float, seconds: float) -> float:
     return amount / seconds if seconds > 0 else math.nan
 
 
-def nested(metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Turns `{"a/b": 1.0}` into `{"a": {"b": 1.0}}`, as Ray's results are."""
-    result: dict[str, Any] = {}
-    for name, value in metrics.items():
-        *path, last = name.split("/")
-        inner = result
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return result
-
-
 def evaluation_metrics(
     greedy: Sequence[Group], sampled: Sequence[Group]
 ) -> dict[str, float]:

@@ -19,13 +19,8 @@ class LearnerStats:
     """Collects sums, counts and maxima by metric name, in one learner's update."""
 
     def __init__(self) -> None:
-        self._values: dict[str, dict[str, Any]] = {
-            _SUM: {},
-            _COUNT: {},
-            _MAX: {},
-            _LAST: {},
-            _SHARE: {},
-        }
+        kinds = (_SUM, _COUNT, _MAX, _LAST, _SHARE)
+        self._values: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
         self._in_step: dict[str, Tensor] = {}
 
     def add(self, name: str, total: float, count: float) -> None:

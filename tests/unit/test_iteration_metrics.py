@@ -12,7 +12,6 @@ from pure_rllib.algorithms.metrics import (
     RunCounts,
     evaluation_metrics,
     iteration_metrics,
-    nested,
 )
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.reporting.metrics import METRICS
@@ -192,13 +191,6 @@ def test_batches_of_several_rounds_add_up() -> None:
     assert first.seconds["sample"] == 4.0
     assert first.num_resampled == 2
     assert first.counts == {"prm/overlong": 6, "prm/retries": 4}
-
-
-def test_names_become_nested_results() -> None:
-    assert nested({"a/b": 1.0, "a/c/d": 2.0, "e": 3.0}) == {
-        "a": {"b": 1.0, "c": {"d": 2.0}},
-        "e": 3.0,
-    }
 
 
 def test_evaluation_names_are_registered_with_and_without_samples() -> None:
