@@ -198,10 +198,8 @@ def _list(options: argparse.Namespace) -> int:
     width = max(len(example.name) for example in examples)
     for example in examples:
         text = " ".join(str(example.spec.get("description", "")).split())
-        lines = textwrap.wrap(text, 88 - width - 2) or [""]
-        print(f"{example.name:<{width}}  {lines[0]}")
-        for line in lines[1:]:
-            print(f"{'':<{width}}  {line}")
+        name, indent = f"{example.name:<{width}}  ", " " * (width + 2)
+        print(textwrap.fill(text, 88, initial_indent=name, subsequent_indent=indent))
     return 0
 
 

@@ -28,7 +28,11 @@ from pure_rllib.prm_training.solutions import (
     split_by_prompt,
 )
 from pure_rllib.rewards.prm.formats import PRMFormat, format_ids, make_format
-from pure_rllib.rewards.prm.rows import make_builder
+from pure_rllib.rewards.prm.rows import (
+    PRMInputBuilder,
+    PRMTextBuilder,
+    make_builder,
+)
 
 SETTINGS_FILE = "prm_training.json"
 _LABELS = {0: "bad", 1: "good"}
@@ -41,21 +45,17 @@ class PRMBase:
 
     Attributes:
         path: folder or hub id.
-        tokenizer: its own.
         format: how steps are shown.
-        separator_id: follows each step.
+        builder: of its rows; holds its tokenizer.
         columns: class numbers of good and bad.
-        vocab_size: ids that have an embedding.
         template: makes the policy's prompt of a problem.
         is_prm: whether it has a trained head of two labels already.
     """
 
     path: str
-    tokenizer: Any
     format: PRMFormat
-    separator_id: int
+    builder: PRMInputBuilder | PRMTextBuilder
     columns: tuple[int, int]
-    vocab_size: int
     template: PromptTemplate
     is_prm: bool
 
@@ -90,16 +90,16 @@ def read_base(arguments: PRMTrainingArguments) -> PRMBase:
             f"{read_as.name}."
         )
     separator_id, columns = format_ids(chosen, tokenizer, config)
-    return PRMBase(
-        path=files.path,
-        tokenizer=tokenizer,
-        format=chosen,
+    builder = make_builder(
+        chosen,
+        tokenizer,
         separator_id=separator_id,
-        columns=columns,
+        policy_tokenizer=None,
+        input_format="pure_rllib",
+        retokenize=True,
         vocab_size=config.get("text_config", config)["vocab_size"],
-        template=template,
-        is_prm=is_prm,
     )
+    return PRMBase(files.path, chosen, builder, columns, template, is_prm)
 
 
 def training_rows(
@@ -117,18 +117,9 @@ def training_rows(
             f"`holdout` ({arguments.holdout}) must leave problems to train on, because "
             f"all {len(taken)} solutions would be held out. Set --holdout 0.05."
         )
-    builder = make_builder(
-        base.format,
-        base.tokenizer,
-        separator_id=base.separator_id,
-        policy_tokenizer=None,
-        input_format="pure_rllib",
-        retokenize=True,
-        vocab_size=base.vocab_size,
-    )
     rows = step_rows(
         prepared(kept, cast(Any, arguments.after_first_error)),
-        builder,
+        base.builder,
         template=base.template,
         columns=base.columns,
         max_length=arguments.max_length,
@@ -153,7 +144,8 @@ def train(
     """
     out = Path(arguments.output_dir)
     path, history = base.path, {}
-    pad = base.tokenizer.pad_token_id
+    tokenizer = base.builder.tokenizer
+    pad = tokenizer.pad_token_id
     loss_name: Any = arguments.loss
     loss = StepLoss(loss_name, arguments.taylor_order, arguments.label_smoothing_factor)
     # Before each model: DeepSpeed's ZeRO 3 loads weights straight into shards.
@@ -166,10 +158,10 @@ def train(
         trainer = Trainer(
             model=model,
             args=stage_arguments,
-            data_collator=Collator(base.separator_id if pad is None else pad),
+            data_collator=Collator(base.builder.separator_id if pad is None else pad),
             train_dataset=rows.rows,  # type: ignore[arg-type]
             compute_loss_func=loss,
-            processing_class=base.tokenizer,
+            processing_class=tokenizer,
             callbacks=[StageProgress(stage)],
         )
         trainer.remove_callback(PrinterCallback)

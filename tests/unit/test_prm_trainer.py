@@ -115,9 +115,7 @@ def progress_of(stream: io.StringIO, interval_s: float) -> str:
     """What is written over two updates of two passes; the second is logged."""
     progress = StageProgress("head", stream=stream, interval_s=interval_s)
     state = TrainerState(max_steps=2)
-    arguments = PRMTrainingArguments(
-        model="m", output_dir="o", batch_size=4, per_device_train_batch_size=2
-    )
+    arguments = arguments_for(Path("m"), Path("o"))
     for event in ("train_begin", "substep_end", "step_end", "substep_end", "step_end"):
         state.global_step += event == "step_end"
         control = TrainerControl(should_log=state.global_step == 2)
@@ -186,9 +184,7 @@ def test_something_must_be_trained(policy: Path, tmp_path: Path):
 
 
 def test_a_batch_is_a_whole_number_of_passes():
-    arguments = PRMTrainingArguments(
-        model="m", output_dir="o", batch_size=24, per_device_train_batch_size=4
-    )
+    arguments = arguments_for(Path("m"), Path("o"), batch_size=24)
     assert arguments.passes_per_update(3) == 2
     with pytest.raises(ValueError, match="--batch-size 20"):
         arguments.passes_per_update(5)
