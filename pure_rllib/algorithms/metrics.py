@@ -79,6 +79,7 @@ def iteration_metrics(
     }
     sampling = sum(runner[phase] for phase in ("sample", "score", "verify", "sync"))
     overlapped = max(0.0, sampling - seconds["wait"])
+    returns = [float(sum(record.step_rewards)) for record in records]
     lags = [float(record.metadata["weights_lag"]) for record in records]
     learned = dict(learned)
     learned_tokens = learned.pop("num_tokens") * config.num_epochs
@@ -107,18 +108,13 @@ def iteration_metrics(
         "seconds/wait": seconds["wait"],
         "seconds/other": seconds["iteration"] - (sum(phases.values()) - overlapped),
         "sampling/overlap_share": _rate(overlapped, sampling),
-        "env_runners/episode_return_mean": _mean_return(records),
+        "env_runners/episode_return_mean": sum(returns) / len(returns),
         "env_runners/episode_len_mean": sampled / len(records),
         "env_runners/num_episodes": float(len(records)),
         "env_runners/num_env_steps_sampled": float(sampled),
         "env_runners/num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
         "num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
     }
-
-
-def _mean_return(records: Any) -> float:
-    """Mean over responses of the environment's undiscounted return."""
-    return float(sum(float(sum(r.step_rewards)) for r in records) / len(records))
 
 
 def _rate(amount: float, seconds: float) -> float:

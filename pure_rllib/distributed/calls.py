@@ -101,7 +101,8 @@ def on_learners(
     for i in silent:
         ray.kill(actors[i])
     for i, failure in errors.items():
-        if _is_loss(failure):
+        # What a learner raised is its own, also where something else was lost.
+        if isinstance(failure, _LOSSES) and not isinstance(failure, RayTaskError):
             raise _lost(i, len(learners), silent, failure) from failure
     own_errors = [
         e for e in errors.values() if not isinstance(e, CollectiveBrokenError)
@@ -123,11 +124,6 @@ def _grace_s(error: Exception) -> float:
     is_broken = isinstance(error, CollectiveBrokenError)
     has_waited = isinstance(error, CollectiveTimeoutError)
     return LOST_GRACE_S if is_broken and not has_waited else GRACE_S
-
-
-def _is_loss(error: Exception) -> bool:
-    # What a learner raised is its own, also where a loss of something else caused it.
-    return isinstance(error, _LOSSES) and not isinstance(error, RayTaskError)
 
 
 def _timed_out(

@@ -22,7 +22,7 @@ from pure_rllib.generation.base import (
     checked_eos_ids,
 )
 from pure_rllib.models.export import WeightSource, copy_weights
-from pure_rllib.models.logprobs import evaluation_mode
+from pure_rllib.models.logprobs import direct_logps, evaluation_mode
 
 # Finished rows are dropped once they are this share of the batch: dropping copies the
 # cache of the rows that stay, so it is not worth it for each single row.
@@ -90,7 +90,8 @@ class TransformersGenerator:
     def logps(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probabilities of given sequences. See `Generator.logps`."""
         with evaluation_mode(self.model):
-            return [self._sequence_logps(ids) for ids in sequences]
+            # By the pass that also samples.
+            return [direct_logps(self.model, ids) for ids in sequences]
 
     def close(self) -> None:
         """Nothing: the model is the caller's."""
@@ -219,14 +220,6 @@ class TransformersGenerator:
             arguments["logits_to_keep"] = 1
         output = self.model(**arguments, past_key_values=cache, use_cache=True)
         return output.logits[:, -1].float()
-
-    def _sequence_logps(self, token_ids: Sequence[int]) -> np.ndarray:
-        """`[L - 1]` log-probabilities of L ids, by the pass that also samples."""
-        device = next(self.model.parameters()).device
-        ids = torch.tensor([list(token_ids)], device=device)
-        logits = self.model(input_ids=ids).logits[0, :-1].float()
-        logps = logits.log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1)
-        return np.asarray(logps.cpu().numpy())
 
     def _collect(
         self, token_ids: Tensor, logps: Tensor, ends: Tensor

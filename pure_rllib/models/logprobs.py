@@ -266,6 +266,13 @@ def sequence_logps(
     return np.asarray(logps[0].cpu().numpy())
 
 
+def direct_logps(model: Any, token_ids: Sequence[int]) -> np.ndarray:
+    """The same as `sequence_logps`, from the model's own logits, all at one time."""
+    ids = torch.tensor([list(token_ids)], device=next(model.parameters()).device)
+    logps = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    return np.asarray(logps.gather(1, ids[0, 1:, None]).squeeze(1).cpu().numpy())
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Puts every submodule in evaluation mode, and back as it was afterwards."""
@@ -307,12 +314,9 @@ def check_chunked_logps(model: Any) -> None:
     device = next(model.parameters()).device
     vocab_size = model.get_output_embeddings().weight.shape[0]
     token_ids = [7919 * i % vocab_size for i in range(8)]
-    ids = torch.tensor([token_ids], device=device)
     with evaluation_mode(model):
         chunked = sequence_logps(model, token_ids, device)
-        full = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
-    direct = full.gather(1, ids[0, 1:, None]).squeeze(1)
-    gap = np.abs(chunked - direct.cpu().numpy()).max()
+        gap = np.abs(chunked - direct_logps(model, token_ids)).max()
     dtype = model.get_output_embeddings().weight.dtype
     tolerance = 1e-3 if dtype == torch.float32 else 0.1
     if not gap <= tolerance:
