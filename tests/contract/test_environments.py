@@ -69,18 +69,12 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("name", "settings", "tolerance"), SETTINGS)
-def test_gymnasium_contract(name, settings, tolerance):
+def test_contracts_of_gymnasium_and_ours(name, settings, tolerance):
     env = make(f"pure_rllib/{name}", **settings)
     with warnings.catch_warnings():
         # `check_env` warns of what it does not like.
         warnings.simplefilter("error")
         check_env(env.unwrapped)
-    env.close()
-
-
-@pytest.mark.parametrize(("name", "settings", "tolerance"), SETTINGS)
-def test_token_env_contract(name, settings, tolerance):
-    env = make(f"pure_rllib/{name}", **settings)
     assert isinstance(env.unwrapped, TokenEnv)
     check_token_env(env.unwrapped, tolerance=tolerance)
     env.close()
