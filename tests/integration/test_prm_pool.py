@@ -20,6 +20,7 @@ from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.make import Lazy, make_step_scorer
 from pure_rllib.rewards.prm.actors import PRMActors, PRMPool, PRMPoolSettings
 from pure_rllib.testing import HashScorer, byte_tokenizer, tiny_model_config
+from tests.integration.conftest import built
 
 pytestmark = pytest.mark.slow
 TOKENIZER = byte_tokenizer()
@@ -212,12 +213,11 @@ def test_training_with_prm_actors(tiny_config):
         num_prm_actors=1,
         prm_actor_kwargs={"num_cpus": 0.5, "batch_tokens": 100},
     )
-    algo = config.build_algo()
-    names = algo.config.prm_actor_names
-    result = algo.train()
+    with built(config) as algo:
+        names = algo.config.prm_actor_names
+        result = algo.train()
     assert 0.0 < result["throughput"]["scoring_share"] < 1.0
     assert result["prm"]["retries"] == 0.0
     assert abs(result["reward"]["process_mean"]) > 0
-    algo.stop()
     with pytest.raises(ValueError, match="Failed to look up actor"):
         ray.get_actor(names[0])

@@ -1,6 +1,7 @@
 """Sweeps through Ray Tune for real, with a tiny random policy."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,23 +25,32 @@ def sweep(tmp_path: Path, text: str) -> list[dict]:
     return json.loads((tmp_path / "out" / "table.json").read_text())
 
 
-def test_a_grid_with_seeds_prints_one_table(
+def test_arms_with_seeds_print_one_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = TINY_EXPERIMENT.replace(
-        "lr: 1e-3", "credit_assignment: {grid_search: [min, sum]}"
-    )
-    table = sweep(tmp_path, text + "  seeds: [0, 1]\n")
+    arms = """
+  arms:
+    process: {}
+    verifiable:
+      environment: {env_config: {process_rewards: none}}
+      training: {process_reward_coeff: 0.0}
+  seeds: [0, 1]
+"""
+    table = sweep(tmp_path, TINY_EXPERIMENT + arms)
     assert [row["settings"] for row in table] == [
-        {"credit_assignment": credit, "seed": seed}
-        for credit in ("min", "sum")
+        {"arm": arm, "seed": seed}
+        for arm in ("process", "verifiable")
         for seed in (0, 1)
     ]
+    # Arms differ only in what they set. Every response of a random policy is wrong:
+    # the exact scorer says -1, the verifier 0.
+    rewards = [row["reward"] for row in table]
+    assert max(rewards[:2]) < 0 and rewards[2:] == [0, 0]
     assert [row["iterations"] for row in table] == [2] * 4
     printed = capsys.readouterr().out
-    assert printed.count("credit_assignment  seed") == 1
+    assert len(re.findall(r"arm +seed", printed)) == 1
     assert (tmp_path / "out" / "study.png").is_file()
-    assert "| min " in (tmp_path / "out" / "table.md").read_text()
+    assert "| process " in (tmp_path / "out" / "table.md").read_text()
     for row in table:
         rows = read_rows(Path(row["folder"]) / "result.json")
         assert rows[-1]["evaluation/greedy_accuracy"] == row["greedy"]
@@ -49,40 +59,29 @@ def test_a_grid_with_seeds_prints_one_table(
         assert "evaluation/greedy_accuracy" in header.split(",")
 
 
-def test_arms_differ_only_in_what_they_set(tmp_path: Path) -> None:
-    arms = """
-  arms:
-    process: {}
-    verifiable:
-      environment: {env_config: {process_rewards: none}}
-      training: {process_reward_coeff: 0.0}
-"""
-    table = sweep(tmp_path, TINY_EXPERIMENT + arms)
-    assert [row["settings"] for row in table] == [
-        {"arm": "process"},
-        {"arm": "verifiable"},
-    ]
-    process, verifiable = table
-    # Every response of a random policy is wrong: the exact scorer says -1, the
-    # verifier 0. The first weights, and so the first responses, are the same.
-    assert process["reward"] < 0 and verifiable["reward"] == 0
-
-
 @pytest.mark.parametrize(
-    "scheduler",
+    ("space", "num_samples", "scheduler"),
     [
-        "{type: ASHA, grace_period: 1, reduction_factor: 2}",
-        "{type: PBT, perturbation_interval: 2, quantile_fraction: 0.5, "
-        "hyperparam_mutations: {training.lr: {loguniform: [1e-4, 1e-2]}}}",
+        ("grid_search", 1, "{type: ASHA, grace_period: 1, reduction_factor: 2}"),
+        (
+            "choice",
+            2,
+            "{type: PBT, perturbation_interval: 2, quantile_fraction: 0.5, "
+            "hyperparam_mutations: {training.lr: {loguniform: [1e-4, 1e-2]}}}",
+        ),
     ],
 )
-def test_schedulers_run_trials(tmp_path: Path, scheduler: str) -> None:
-    text = TINY_EXPERIMENT.replace("lr: 1e-3", "lr: {choice: [1e-2, 1e-4]}").replace(
-        "training_iteration: 2", "training_iteration: 3"
-    )
-    lines = "  num_samples: 2\n  metric: response/tokens\n  mode: min\n"
+def test_schedulers_run_trials(
+    tmp_path: Path, space: str, num_samples: int, scheduler: str
+) -> None:
+    text = TINY_EXPERIMENT.replace("lr: 1e-3", f"lr: {{{space}: [1e-2, 1e-4]}}")
+    text = text.replace("training_iteration: 2", "training_iteration: 3")
+    lines = f"  num_samples: {num_samples}\n  metric: response/tokens\n  mode: min\n"
     table = sweep(tmp_path, f"{text}{lines}  scheduler: {scheduler}\n")
     assert len(table) == 2
+    if space == "grid_search":
+        settings = [row["settings"] for row in table]
+        assert settings == [{"lr": 1e-2}, {"lr": 1e-4}]
     assert max(row["iterations"] for row in table) == 3
     assert all(row["error"] is None for row in table)
 

@@ -19,6 +19,7 @@ from pure_rllib.cli.experiment import EXAMPLES, Experiment, load_experiment
 from pure_rllib.cli.settings import search_spaces
 from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.testing import tiny_model_config
+from tests.integration.conftest import built
 
 MATH = "pure_rllib/Math-v0"
 PAPER = "pure_prm_vr_qwen2_5_math_7b"
@@ -132,9 +133,8 @@ def test_example_trains_an_iteration(
     given = models if experiment.config["environment"]["env"] == MATH else []
     experiment = without_search(experiment.with_overrides([*given, *STAND_INS[name]]))
     for arm in experiment.arms or [None]:
-        algo = experiment.build_config(experiment.settings(arm)).build_algo()
-        result = algo.train()
-        algo.stop()
+        with built(experiment.build_config(experiment.settings(arm))) as algo:
+            result = algo.train()
         assert result["training_iteration"] == 1
         assert math.isfinite(result["loss"]["total"])
         assert result["env_runners"]["num_episodes"] == 2 * algo.config.group_size
