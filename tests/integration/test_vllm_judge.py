@@ -12,7 +12,6 @@ from pure_rllib.rewards.prm.judges import LogpJudge, VoteJudge
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 from pure_rllib.testing import text_request as request
 from tests.integration.conftest import NEEDS_VLLM
-from tests.unit.test_generative_prm import request
 
 pytestmark = [pytest.mark.slow, NEEDS_VLLM]
 
