@@ -14,7 +14,6 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.utils.annotations import override
-from torch import Tensor
 
 from pure_rllib.models import columns
 from pure_rllib.models.batching import micro_batches
@@ -31,7 +30,8 @@ _READS = (
 class _ModelLogps(ConnectorV2):
     """Adds what a model thinks of each sampled token.
 
-    Reads the columns of `EpisodesToRows`; writes `column` `[B, T]`.
+    Reads the columns of `EpisodesToRows`; writes `column`, `[B, T]` float32 on the CPU,
+    at the sampling temperature; 0.0 behind responses.
 
     Args:
         micro_batch_tokens: at most so many tokens, padding included, per forward pass.
@@ -48,16 +48,29 @@ class _ModelLogps(ConnectorV2):
         """Returns the model of an `LLMRLModule` that is asked."""
 
     @override(ConnectorV2)
+    @torch.no_grad()
     def __call__(
         self, *, rl_module: Any, batch: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
-        """Adds the column to the batch of the default module."""
-        rows = batch[DEFAULT_MODULE_ID]
-        module = rl_module[DEFAULT_MODULE_ID]
+        """Adds the column to the batch of the default module.
+
+        Not only on the loss mask: a response that is left out of the loss still has a
+        KL, which counts for the others' baseline where the KL is part of the reward.
+        """
+        rows, module = batch[DEFAULT_MODULE_ID], rl_module[DEFAULT_MODULE_ID]
+        logps = torch.zeros(rows[Columns.ACTIONS].shape)
+        whole = {**rows, Columns.LOSS_MASK: columns.response_mask(rows)}
         with self._model(module) as model:
-            rows[self.column] = _batch_logps(
-                module, model, rows, self.micro_batch_tokens
+            device = next(model.parameters()).device
+            pieces = list(
+                micro_batches(whole, self.micro_batch_tokens, device, columns=_READS)
             )
+            passes = [partial(module.token_outputs, model, one) for _, one in pieces]
+            run = module.run_passes if model is module.policy else None
+            outputs = (run or _one_by_one)(passes)
+            for (index, _), found in zip(pieces, outputs, strict=True):
+                logps[index, : found[LOGP].shape[1]] = found[LOGP].cpu()
+        rows[self.column] = logps
         return batch
 
 
@@ -82,35 +95,6 @@ class OldLogps(_ModelLogps):
 
     def _model(self, module: Any) -> AbstractContextManager[Any]:
         return nullcontext(module.policy)
-
-
-@torch.no_grad()
-def _batch_logps(
-    module: Any, model: Any, rows: dict[str, Any], micro_batch_tokens: int
-) -> Tensor:
-    """Computes what a model thinks of each sampled token.
-
-    Not only on the loss mask: a response that is left out of the loss still has a KL,
-    which counts for the others' baseline where the KL is part of the reward.
-
-    Args:
-        module: the `LLMRLModule`, which knows how.
-        model: its `policy` or `reference`.
-        rows: the columns of `EpisodesToRows`, on the CPU.
-        micro_batch_tokens: at most so many tokens, padding included, per forward pass.
-
-    Returns:
-        `[B, T]` float32 on the CPU, at the sampling temperature; 0.0 behind responses.
-    """
-    device = next(model.parameters()).device
-    logps = torch.zeros(rows[Columns.ACTIONS].shape)
-    whole = {**rows, Columns.LOSS_MASK: columns.response_mask(rows)}
-    pieces = list(micro_batches(whole, micro_batch_tokens, device, columns=_READS))
-    passes = [partial(module.token_outputs, model, piece) for _, piece in pieces]
-    own = module.run_passes if model is module.policy else None
-    for (index, _), found in zip(pieces, (own or _one_by_one)(passes), strict=True):
-        logps[index, : found[LOGP].shape[1]] = found[LOGP].cpu()
-    return logps
 
 
 def _one_by_one(passes: Sequence[Callable[[], Any]]) -> Iterator[Any]:
