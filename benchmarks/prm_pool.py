@@ -29,7 +29,7 @@ from pure_rllib.rewards.prm.actors import (
     num_tokens,
 )
 from pure_rllib.rewards.prm.model import ProcessRewardModel
-from pure_rllib.testing import byte_tokenizer
+from pure_rllib.testing import byte_tokenizer, text_request
 
 
 def make_prm() -> ProcessRewardModel:
@@ -51,18 +51,12 @@ def make_prm() -> ProcessRewardModel:
 
 def make_requests(count: int) -> list[ScoringRequest]:
     """Responses of about 200 tokens in about 6 steps."""
-    rng, tokenizer = np.random.default_rng(0), byte_tokenizer()
+    rng = np.random.default_rng(0)
     made = []
     for i in range(count):
         lengths = rng.gamma(4.0, 8.0, size=int(rng.integers(2, 11))).astype(int) + 1
-        steps = [tokenizer.encode("x" * int(n) + ".\n\n") for n in lengths]
-        ends = np.cumsum([len(step) for step in steps])
-        spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], 1)
-        prompt = np.array(tokenizer.encode(f"problem {i}: " + "y" * 40))
-        texts = tuple("x" * int(n) + "." for n in lengths)
-        made.append(
-            ScoringRequest("", None, prompt, np.concatenate(steps), spans, texts)
-        )
+        steps = ["x" * int(n) + "." for n in lengths]
+        made.append(text_request(*steps, prompt=f"problem {i}: " + "y" * 40))
     return made
 
 

@@ -19,7 +19,12 @@ from pure_rllib.arithmetic.tokenizer import build_tokenizer
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.make import Lazy, make_step_scorer
 from pure_rllib.rewards.prm.actors import PRMActors, PRMPool, PRMPoolSettings
-from pure_rllib.testing import HashScorer, byte_tokenizer, tiny_model_config
+from pure_rllib.testing import (
+    HashScorer,
+    byte_tokenizer,
+    text_request,
+    tiny_model_config,
+)
 from tests.integration.conftest import built
 
 pytestmark = pytest.mark.slow
@@ -35,16 +40,9 @@ def requests(count: int) -> list[ScoringRequest]:
     rng = np.random.default_rng(0)
     made = []
     for i in range(count):
-        steps = [
-            TOKENIZER.encode("x" * int(rng.integers(1, 20)) + "\n\n")
-            for _ in range(int(rng.integers(1, 7)))
-        ]
-        ends = np.cumsum([len(step) for step in steps])
-        spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], 1)
-        ids = np.array([token for step in steps for token in step])
-        texts = tuple(f"step {k}" for k in range(len(steps)))
-        prompt = np.array(TOKENIZER.encode(f"p{i}"))
-        made.append(ScoringRequest(f"p{i}", None, prompt, ids, spans, texts))
+        num_steps = int(rng.integers(1, 7))
+        steps = ["x" * int(rng.integers(1, 20)) for _ in range(num_steps)]
+        made.append(text_request(*steps, prompt=f"p{i}"))
     return made
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken
-from transformers import Qwen2Config, Qwen2ForTokenClassification, Qwen2Tokenizer
+from transformers import AutoModelForTokenClassification, Qwen2Tokenizer
 
+from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import FunctionScorer, ScoringRequest, StepScorer
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.rewards.prm.scoring import MinimumScorer, ScoreAdjustment
-from pure_rllib.testing import text_request
+from pure_rllib.testing import text_request, tiny_model_config
 
 WORDS = ["<pad>", "<|endoftext|>", "\n", "\n\n", "a", "b", "c", "d"]
 EOS, NL, BLANK = 1, 2, 3
@@ -32,20 +33,11 @@ def make_tokenizer(words=tuple(WORDS)) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def make_model(context=64) -> Qwen2ForTokenClassification:
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        num_labels=2,
-        initializer_range=0.5,
+def make_model(context=64) -> Any:
+    config = tiny_model_config(
+        len(WORDS), max_position_embeddings=context, num_labels=2
     )
-    return Qwen2ForTokenClassification(config)
+    return random_model(AutoModelForTokenClassification, policy_config(config), 0)
 
 
 def request(prompt, response, spans) -> ScoringRequest:
