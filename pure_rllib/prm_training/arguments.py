@@ -133,8 +133,7 @@ class PRMTrainingArguments(TrainingArguments):
             self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         else:
             self.deepspeed = read_deepspeed_config(str(source))
-            if start_processes():
-                self.accelerator_config = {"use_configured_state": True}
+            self.accelerator_config = start_processes() or self.accelerator_config
         try:
             super().__post_init__()
         except (TypeError, ValueError) as error:

@@ -250,22 +250,13 @@ def _draw_seconds(axis: "Axes", rows: Sequence[Row]) -> None:
 
 
 def _line(
-    axis: "Axes",
-    rows: Sequence[Row],
-    key: str,
-    label: str,
-    colour: str,
-    dashes: tuple[float, float] | None = None,
+    axis: "Axes", rows: Sequence[Row], key: str, label: str, colour: str, **style: Any
 ) -> None:
     """Draws one metric; nothing where no row has it."""
     xs, ys = _series(rows, key)
-    if np.isnan(ys).all():
-        return
-    (line,) = axis.plot(xs, ys, color=colour, label=label)
-    if dashes is not None:
-        line.set_dashes(dashes)
-    if len(rows) == 1:
-        line.set_marker("o")
+    if not np.isnan(ys).all():
+        marker = "o" if len(rows) == 1 else None
+        axis.plot(xs, ys, color=colour, label=label, marker=marker, **style)
 
 
 def _twin(axis: "Axes", rows: Sequence[Row], key: str, label: str, unit: str) -> None:

@@ -200,23 +200,13 @@ def test_the_monitor_of_reward_hacking_ends_a_run(
 ) -> None:
     """With thresholds so small that any change of the reward is an alarm."""
     (tmp_path / "tiny.yaml").write_text(TINY)
-    nothing = 1e-9
-    thresholds = {
-        "window": 2,
-        "memory": 4,
-        "noise": nothing,
-        "no_answer_rise": nothing,
-        "repetition_rise": nothing,
-    }
+    thresholds: dict[str, float] = {"window": 2, "memory": 4}
+    thresholds |= dict.fromkeys(("noise", "no_answer_rise", "repetition_rise"), 1e-9)
     status, out, err = train_here(
         tmp_path,
-        "tiny.yaml",
-        "--out",
-        "out",
-        "--set",
-        "reporting.hacking_monitor=stop",
-        "--set",
-        f"reporting.hacking_thresholds={json.dumps(thresholds)}",
+        *("tiny.yaml", "--out", "out"),
+        *("--set", "reporting.hacking_monitor=stop"),
+        *("--set", f"reporting.hacking_thresholds={json.dumps(thresholds)}"),
     )
     assert status == 0, err
     assert "Reward hacking? stopping the trial after iteration 4." in out
