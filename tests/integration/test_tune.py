@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray import tune
 
-from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms import PURE
 from pure_rllib.cli.loggers import read_rows
 from pure_rllib.cli.main import main
 from tests.integration.conftest import TINY_EXPERIMENT, make_tiny_config
@@ -96,33 +96,21 @@ def tuner_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def fit(config: PUREConfig, folder: Path) -> tune.ResultGrid:
-    """Runs trials of one iteration."""
+def test_tuner_takes_a_config_of_ours(tmp_path: Path, tuner_ray: None) -> None:
+    config = make_tiny_config().env_runners(num_prm_actors=1)
+    # A trial has both CPUs: beside it, its PRM actor would wait for ever.
+    request = PURE.default_resource_request(config)
+    assert request.required_resources == {"CPU": 2.0}
     results = tune.Tuner(
         "PURE",
-        param_space=config,
+        param_space=config.training(lr=tune.grid_search([1e-3, 1e-4])),
         run_config=tune.RunConfig(
-            storage_path=str(folder), stop={"training_iteration": 1}, verbose=0
+            storage_path=str(tmp_path), stop={"training_iteration": 1}, verbose=0
         ),
     ).fit()
     assert not results.errors
-    return results
-
-
-def test_tuner_takes_a_config_of_ours(tmp_path: Path, tuner_ray: None) -> None:
-    config = make_tiny_config().training(lr=tune.grid_search([1e-3, 1e-4]))
-    results = fit(config, tmp_path)
     assert sorted(result.config["lr"] for result in results) == [1e-4, 1e-3]
-    assert all(result.metrics["reward"]["total"] <= 0 for result in results)
-
-
-def test_prm_actors_run_on_the_resources_of_their_trial(
-    tmp_path: Path, tuner_ray: None
-) -> None:
-    """The trial has both CPUs: beside it, the actor would wait for ever."""
-    config = make_tiny_config().env_runners(num_prm_actors=1)
-    request = PURE.default_resource_request(config)
-    assert request.required_resources == {"CPU": 2.0}
-    (result,) = fit(config, tmp_path)
-    assert result.metrics["reward"]["process_min"] < 0
-    assert result.metrics["prm"]["retries"] == 0
+    for result in results:
+        assert result.metrics["reward"]["total"] <= 0
+        assert result.metrics["reward"]["process_min"] < 0
+        assert result.metrics["prm"]["retries"] == 0
