@@ -65,7 +65,7 @@ def iteration_metrics(
     Returns:
         Flat metrics, each explained in `reporting.metrics`.
     """
-    records = [record for group in batch.groups for record in group.records]
+    records: list[Any] = [r for group in batch.groups for r in group.records]
     sampled = sum(record.num_tokens for record in records)
     counts.num_tokens_sampled += sampled
     counts.num_responses += len(records)

@@ -133,7 +133,9 @@ class PRMTrainingArguments(TrainingArguments):
             self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         else:
             self.deepspeed = read_deepspeed_config(str(source))
-            self.accelerator_config = start_processes() or self.accelerator_config
+            started = start_processes()
+            if started:
+                self.accelerator_config = started
         try:
             super().__post_init__()
         except (TypeError, ValueError) as error:

@@ -52,7 +52,8 @@ def read_processbench(source: str) -> list[BenchmarkItem]:
     items = []
     for file in files:
         for number, row in enumerate(_rows(file, "--processbench")):
-            steps, label = row.get("steps"), row.get("label")
+            steps: Any = row.get("steps")
+            label = row.get("label")
             if (
                 not _are_texts(row.get("problem"), steps)
                 or not isinstance(label, int)
@@ -90,7 +91,8 @@ def read_prmbench(source: str) -> list[BenchmarkItem]:
     path = Path(source).expanduser()
     items = []
     for number, row in enumerate(_rows(path, "--prmbench")):
-        steps, errors = row.get("modified_process"), row.get("error_steps")
+        steps: Any = row.get("modified_process")
+        errors = row.get("error_steps")
         if (
             not _are_texts(row.get("modified_question"), steps)
             or not isinstance(errors, list)
