@@ -76,7 +76,7 @@ def start_processes() -> dict[str, Any]:
     is made first, over gloo.
 
     Returns:
-        Arguments for `TrainingArguments`.
+        `accelerator_config` of `TrainingArguments`; empty where its default will do.
     """
     if "LOCAL_RANK" not in os.environ:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
@@ -94,7 +94,7 @@ def start_processes() -> dict[str, Any]:
     PartialState(backend="gloo")
     for name in names:
         del os.environ[name]
-    return {"accelerator_config": {"use_configured_state": True}}
+    return {"use_configured_state": True}
 
 
 def check_agreement(source: str, config: HfTrainerDeepSpeedConfig) -> None:
