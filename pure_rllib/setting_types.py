@@ -21,6 +21,12 @@ Count = Annotated[int, Field(ge=1)]
 NaturalNumber = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
 NonNegativeFloat = Annotated[FiniteFloat, Field(ge=0)]
+_BOUNDS = {
+    "greater_than": ">",
+    "greater_than_equal": ">=",
+    "less_than": "<",
+    "less_than_equal": "<=",
+}
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
@@ -46,20 +52,32 @@ def check_setting(name: str, value: Any, rule: Any) -> None:
     Raises:
         ValueError: naming the setting, its value and what it must be.
     """
-    if isinstance(value, np.generic):
-        value = value.item()
     try:
-        _adapter(rule).validate_python(value, strict=True)
+        _adapter(rule).validate_python(_plain(value), strict=True)
     except ValidationError as error:
-        must = ", or ".join(dict.fromkeys(_must(details) for details in error.errors()))
-        raise ValueError(f"`{name}` ({value!r}) must be {must}{_why(rule)}.") from None
+        found = error.errors()
+        must = ", or ".join(dict.fromkeys(_must(details) for details in found))
+        # A reason is one of a bound; what is of another kind altogether needs none.
+        why = _why(rule) if value is None or found[0]["type"] in _BOUNDS else ""
+        raise ValueError(f"`{name}` ({value!r}) must be {must}{why}.") from None
+
+
+def _plain(value: Any) -> Any:
+    """Python's own in place of NumPy's, and a dict for any mapping."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def is_search_space(value: Any) -> bool:
-    """Whether a value stands for those that Ray Tune will put in its place."""
-    is_grid = isinstance(value, Mapping) and set(value) == {"grid_search"}
+    """Whether Ray Tune will put others in the place of a value, or of one inside it."""
+    if isinstance(value, Mapping):
+        is_grid = set(value) == {"grid_search"}
+        return is_grid or any(map(is_search_space, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(is_search_space, value))
     # By its module: what only checks settings should not import Tune.
-    return is_grid or type(value).__module__ == "ray.tune.search.sample"
+    return type(value).__module__ == "ray.tune.search.sample"
 
 
 def check_fields(settings: Any) -> None:
@@ -99,10 +117,8 @@ def _why(rule: Any) -> str:
 def _must(details: ErrorDetails) -> str:
     """Says in our words what pydantic found wrong."""
     kind, context = details["type"], details.get("ctx", {})
-    bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<"}
-    bounds["less_than_equal"] = "<="
-    if kind in bounds:
-        return f"{bounds[kind]} {next(iter(context.values())):g}"
+    if kind in _BOUNDS:
+        return f"{_BOUNDS[kind]} {next(iter(context.values())):g}"
     if kind == "literal_error":
         return f"one of {context['expected']}"
     names = {
@@ -112,6 +128,7 @@ def _must(details: ErrorDetails) -> str:
         "finite_number": "a finite number",
         "bool_type": "True or False",
         "string_type": "a text",
+        "list_type": "a list",
         "dict_type": "a mapping",
         "mapping_type": "a mapping",
         "none_required": "None",

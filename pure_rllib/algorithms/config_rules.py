@@ -12,6 +12,7 @@ from pure_rllib.models.loading import DTYPES, check_model_folder, policy_config
 from pure_rllib.models.lora import check_lora
 from pure_rllib.rewards.prm.actors import check_prm_actors
 from pure_rllib.rollouts.env_summary import EnvSummary
+from pure_rllib.setting_types import NonNegativeFloat, check_setting
 
 _WITHOUT_EFFECT = (
     "min_time_s_per_iteration",
@@ -30,12 +31,20 @@ def check_config(config: Any) -> None:
     Raises:
         ValueError: naming the first setting that cannot work, and why.
     """
-    if not isinstance(config.lr, list | tuple) and not (
-        isinstance(config.lr, int | float) and config.lr >= 0
-    ):
+    if not isinstance(config.lr, list | tuple):
+        check_setting("lr", config.lr, NonNegativeFloat)
+    if config.algorithm_config_overrides_per_module:
         raise ValueError(
-            f"`lr` ({config.lr!r}) must be a number >= 0 or a schedule, because the "
-            "policy follows its gradient. Set `.training(lr=1.0e-6)`."
+            "`algorithm_config_overrides_per_module` "
+            f"({config.algorithm_config_overrides_per_module}) must be left out, "
+            "because there is one module, the policy. Set what it overrides by the "
+            "setters."
+        )
+    if config.no_signal_groups != "keep" and config.groups_together() > 1:
+        raise ValueError(
+            f'`no_signal_groups` ("{config.no_signal_groups}") must be "keep" with an '
+            "algorithm that compares several groups, because their signal is that of "
+            "all of them. Leave it out."
         )
     if config.no_signal_groups != "keep" and config.kl_coeff > 0:
         raise ValueError(

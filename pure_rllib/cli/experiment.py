@@ -34,7 +34,7 @@ from pure_rllib.cli.settings import (
     put,
     search_spaces,
 )
-from pure_rllib.reporting.metrics import METRICS
+from pure_rllib.reporting.metrics import FAMILIES, METRICS
 from pure_rllib.setting_types import Count, Why, check_setting
 
 if TYPE_CHECKING:
@@ -338,7 +338,8 @@ def _check_numbers(spec: Mapping[str, Any]) -> None:
     check_setting("seeds", spec.get("seeds", []), list[int])
     stop = spec["stop"]
     hint = "docs/metrics.md lists the metrics."
-    check_known(stop, [*BOOKKEEPING, *METRICS], "metric `{}` in section `stop`", hint)
+    named = [key for key in stop if not str(key).startswith(FAMILIES)]
+    check_known(named, [*BOOKKEEPING, *METRICS], "metric `{}` in section `stop`", hint)
     for key, value in stop.items():
         check_setting(f"stop.{key}", value, FiniteFloat)
     check_setting("stop.training_iteration", stop.get("training_iteration"), _LAST)

@@ -215,6 +215,8 @@ def _outer(annotation: Any) -> Any:
 
 
 def _check_key(run: str, config_class: Any, section: str, key: str) -> None:
+    from pure_rllib.algorithms import ALGORITHMS
+
     instead = _NO_EFFECT.get(f"{section}.{key}")
     if instead is not None:
         raise ValueError(
@@ -226,12 +228,21 @@ def _check_key(run: str, config_class: Any, section: str, key: str) -> None:
     elsewhere = [name for name in SECTIONS if key in keys[name]]
     if elsewhere:
         hint = f"; it belongs to section `{elsewhere[0]}`."
+    elif owners := [n for n in ALGORITHMS if key in _keys_of(n, section) and n != run]:
+        hint = f"; it is a setting of {' and '.join(owners)}, and `run` is {run}."
     else:
         hint = nearest(key, keys[section])
         if hint == ".":
             others = [f"{name}.{other}" for name in SECTIONS for other in keys[name]]
             hint = nearest(f"{section}.{key}", others)
     raise ValueError(f"unknown key `{key}` in section `{section}`{hint}")
+
+
+def _keys_of(run: str, section: str) -> dict[str, Any]:
+    from pure_rllib.algorithms import ALGORITHMS
+
+    config_class: Any = type(ALGORITHMS[run].get_default_config())
+    return section_keys(config_class, section)
 
 
 def _check_value(name: str, value: Any, rule: Any) -> None:
@@ -262,7 +273,7 @@ def _check_env_config(environment: Mapping[str, Any]) -> None:
     """Checks the keys of `env_config` against the environment's arguments."""
     import gymnasium as gym
 
-    env_config, env = environment.get("env_config", {}), environment.get("env")
+    env_config, env = environment.get("env_config") or {}, environment.get("env")
     if not isinstance(env, str) or is_search_space(env_config):
         return
     if env not in gym.registry:

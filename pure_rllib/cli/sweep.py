@@ -134,12 +134,19 @@ class Sweep:
         path = self.folder.path.resolve()
         space = param_space(self.experiment)
         if self.resume:
-            return tune.Tuner.restore(
-                str(path),
-                trainable=self.experiment.run,
-                param_space=space,
-                restart_errored=True,
-            )
+            try:
+                return tune.Tuner.restore(
+                    str(path),
+                    trainable=self.experiment.run,
+                    param_space=space,
+                    restart_errored=True,
+                )
+            except (ModuleNotFoundError, AttributeError) as error:
+                raise ValueError(
+                    f"`--resume` ({path}) must be a sweep of this version, because "
+                    f"Tune's state names what another one had ({error}). Start it "
+                    "again with --out."
+                ) from error
         seed = self.experiment.config.get("debugging", {}).get("seed", 0)
         concurrent = spec.get("max_concurrent", 0)
         stop, wandb = self.experiment.stop, spec.get("wandb")

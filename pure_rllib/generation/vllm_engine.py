@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from pure_rllib.models.loading import policy_config
+from pure_rllib.setting_types import Count, check_setting
 
 _ENVIRONMENT = {
     # The engine runs in our process: loaded in seconds, weights without a copy.
@@ -42,7 +43,13 @@ _KEPT_VARIABLES = ("LD_PRELOAD",)
 _NO_TOKENIZER = "prompts come as token ids. Leave it out"
 _NO_DEFAULTS = "the environment says how responses are sampled. Leave it out"
 # Engine arguments that are set here, or cannot work: why not, and what to do.
+_ONE_KIND_OF_WORKERS = (
+    "weights are sent to the workers of `tensor_parallel_size`. Set that, or more "
+    "env runners"
+)
 _REFUSED = {
+    "pipeline_parallel_size": _ONE_KIND_OF_WORKERS,
+    "data_parallel_size": _ONE_KIND_OF_WORKERS,
     "model": "the policy is the model. Set `.rl_module(model_config={'model': ...})`",
     "trust_remote_code": (
         "the policy's is used. Set `.rl_module(model_config={'trust_remote_code': ..})`"
@@ -94,6 +101,9 @@ def check_engine_settings(settings: Mapping[str, Any]) -> None:
             f"`generator_kwargs` must not hold `{name}` ({settings[name]!r}), because "
             f"{_REFUSED[name]}."
         )
+    check_setting(
+        "tensor_parallel_size", settings.get("tensor_parallel_size", 1), Count
+    )
     known = _engine_arguments()
     for name in sorted(set(settings) - known):
         like = get_close_matches(name, known, n=3, cutoff=0.0)

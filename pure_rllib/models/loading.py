@@ -39,7 +39,7 @@ def resolve_model(ref: str) -> str:
     if name not in folders:
         known = ", ".join(EMBEDDED + name for name in folders)
         raise ValueError(
-            f"`{ref}` must be an embedded model; because there is no recipe of this "
+            f"`{ref}` must be an embedded model; because the package has none of this "
             f"name. Set one of {known}, a folder or a hub id."
         )
     return str(folders[name])

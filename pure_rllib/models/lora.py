@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pure_rllib.models.export import cut_into_shards, untied_tensors, write_shards
+from pure_rllib.setting_types import Count, PositiveFloat, check_setting
 
 _ADAPTER = "default"
 _OF_ADAPTER = ".lora_"
@@ -72,6 +73,8 @@ def check_lora(settings: Any) -> None:
             f"`lora` ({dict(settings)}) must be settings of PEFT's LoraConfig, which "
             f"says: {error}. Change them, or leave them out."
         ) from error
+    check_setting("r", config.r, Count)
+    check_setting("lora_alpha", config.lora_alpha, PositiveFloat)
     plain = peft.LoraConfig()
     for field in fields(config):
         value, default = getattr(config, field.name), getattr(plain, field.name)

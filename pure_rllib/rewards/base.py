@@ -149,7 +149,14 @@ class FunctionVerifier:
 def _as_verdict(found: object) -> Verdict:
     if isinstance(found, Verdict):
         return found
-    if isinstance(found, Real) and not isinstance(found, bool):
+    if isinstance(found, np.ndarray | np.generic) or hasattr(found, "item"):
+        found = found.item()  # a tensor or an array of one number
+    if found is None or isinstance(found, bool):
+        return Verdict("correct" if found else "incorrect")
+    if isinstance(found, Real):
         score = float(found)
         return Verdict("correct" if score > 0.5 else "incorrect", score=score)
-    return Verdict("correct" if found else "incorrect")
+    raise ValueError(
+        f"The verifier's function returned {found!r}; it must return True or False, a "
+        "number in [0, 1] or a Verdict."
+    )

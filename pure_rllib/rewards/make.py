@@ -285,6 +285,11 @@ def _opinion(given: Any) -> Any:
     if not isinstance(given, Mapping):
         return given
     settings = dict(given)
+    if "model" not in settings:
+        raise ValueError(
+            f"`second_opinion` ({settings}) must name a `model`, which is asked. Set "
+            '`verifier_kwargs={"second_opinion": {"model": FOLDER}}`.'
+        )
     own = ("template", "min_score")
     asking = {name: settings.pop(name) for name in own if name in settings}
     # Checked now: a slip must not wait for the model.

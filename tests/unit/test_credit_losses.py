@@ -234,6 +234,16 @@ def test_dual_clip_limits_the_loss_of_bad_tokens_only():
     torch.testing.assert_close(limited, torch.tensor((3.0 - 1.2 + 0.8) / 3))
 
 
+def test_dual_clip_of_an_overflowing_ratio_has_gradient_zero():
+    logp = torch.tensor([[100.0, 0.0]], requires_grad=True)
+    args = torch.zeros(1, 2), torch.tensor([[-1.0, -1.0]]), torch.ones(1, 2).bool()
+    loss, _ = clipped_policy_loss(logp, *args, dual_clip=3.0)
+    loss.backward()
+    # -c A = 3 and 1; the second is inside the clip.
+    assert loss == (3.0 + 1.0) / 2
+    assert logp.grad is not None and logp.grad.tolist() == [[0.0, 0.5]]
+
+
 def test_sequence_ratio_is_the_geometric_mean_with_the_tokens_own_gradient():
     # Row a: ratios 2 and 8, geometric mean 4; row b: .5 alone.
     change = torch.tensor([[2.0, 8.0], [0.5, 1.0]]).log().requires_grad_()

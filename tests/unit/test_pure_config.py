@@ -201,6 +201,8 @@ def test_a_search_space_is_no_value_yet() -> None:
     made = config().training(credit_temperature=tune.uniform(0.05, 0.2))
     made.training(clip_param=tune.grid_search([0.1, 0.2]))
     assert made.clip_param == {"grid_search": [0.1, 0.2]}
+    made.training(hack_caps={"one_step": tune.uniform(-1, 1)})
+    made.training(adam_betas=(0.9, tune.choice([0.99, 0.999])))
 
 
 # The change, and what its message must hold: the setting, the value, the reason, the
@@ -216,7 +218,14 @@ BAD: list[tuple[Change, str]] = [
         r"`minibatch_size` \(12\) must be a multiple of `group_size` \(8\), because "
         r"groups are never split\. Set it to 64",
     ),
-    (lambda c: c.training(lr=float("nan")), r"`lr` \(nan\) must be a number >= 0"),
+    (lambda c: c.training(lr=float("nan")), r"`lr` \(nan\) must be a finite number"),
+    (lambda c: c.training(lr=True), r"`lr` \(True\) must be a number"),
+    (
+        lambda c: c.rl_module(
+            algorithm_config_overrides_per_module={"default_policy": {"clip_param": 1}}
+        ),
+        r"`algorithm_config_overrides_per_module` .* must be left out, because there",
+    ),
     (
         lambda c: c.env_runners(generator_kwargs={"foo": 1}),
         r"`generator_kwargs` has unknown keys \['foo'\].*max_batch_size",
@@ -290,6 +299,22 @@ BAD: list[tuple[Change, str]] = [
         r"Set `\.env_runners\(num_env_runners=1\)`",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("lora", "must"),
+    [
+        ({"r": 0}, "`r` (0) must be >= 1"),
+        ({"r": 8.0}, "`r` (8.0) must be a whole number"),
+        ({"lora_alpha": 0}, "`lora_alpha` (0) must be > 0"),
+    ],
+)
+def test_an_adapter_that_would_learn_nothing_is_refused(
+    lora: dict[str, Any], must: str
+) -> None:
+    made = config().rl_module(model_config={"lora": lora})
+    with pytest.raises(ValueError, match=re.escape(must)):
+        made.validate()
 
 
 @pytest.mark.parametrize("change, message", BAD, ids=[message for _, message in BAD])

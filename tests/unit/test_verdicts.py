@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.problems import Problem
@@ -30,6 +31,8 @@ PROBLEM = Problem("p", "2")
         (0.75, "correct", 0.75),
         (np.float32(0.5), "incorrect", 0.5),
         (1, "correct", 1.0),
+        (torch.tensor(0.25), "incorrect", 0.25),
+        (np.array([0.75]), "correct", 0.75),
         (Verdict("no_answer"), "no_answer", 0.0),
         (Verdict("incorrect", score=0.9), "incorrect", 0.9),
         (Verdict("correct", score=0.2), "correct", 0.2),
@@ -39,6 +42,12 @@ def test_what_a_function_may_say(found, outcome: Outcome, reward: float):
     (verdict,) = FunctionVerifier(lambda gold, text: found).verify(["2"], ["x"])
     assert (verdict.outcome, verdict.reward) == (outcome, reward)
     assert type(verdict.reward) is float
+
+
+def test_a_function_that_says_something_else_is_an_error():
+    found: Any = "incorrect"
+    with pytest.raises(ValueError, match="returned .incorrect.; it must return True"):
+        FunctionVerifier(lambda gold, text: found).verify(["2"], ["x"])
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.5, float("nan")])
