@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
@@ -26,7 +27,7 @@ from pure_rllib.algorithms.metrics import (
     evaluation_metrics,
     iteration_metrics,
 )
-from pure_rllib.algorithms.placement import held_creator, warn_of_missing_cpus
+from pure_rllib.algorithms.placement import warn_of_missing_cpus
 from pure_rllib.connectors.pipeline import report_connectors
 from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
 from pure_rllib.distributed.calls import on_learners
@@ -40,6 +41,7 @@ from pure_rllib.learners.train_batch import (
 from pure_rllib.models import columns
 from pure_rllib.reporting.records import ResponseNumbers, ResponseRecord
 from pure_rllib.rewards.prm.actors import start_prm_actors, with_prm_bundles
+from pure_rllib.rollouts.env_runner import HeldCreator
 from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
 from pure_rllib.rollouts.group import Group, SampledResponse
 from pure_rllib.rollouts.sampler import (
@@ -91,14 +93,18 @@ class LLMAlgorithm(Algorithm):
         self.config = config
         warn_of_missing_cpus(config)
         if config.num_env_runners:
-            self.env_creator: Any = held_creator(self.env_creator)
+            self.env_creator: Any = HeldCreator(self.env_creator)
         super().setup(config)
-        self._sync = WeightSync(
-            self.learner_group,
-            self._env_summary.probe_ids,
-            config,
-            in_process=self.env_runner_group.num_remote_env_runners() == 0,
-        )
+        try:
+            self._sync = WeightSync(
+                self.learner_group,
+                self._env_summary.probe_ids,
+                config,
+                in_process=self.env_runner_group.num_remote_env_runners() == 0,
+            )
+        except ValueError:
+            self.cleanup()  # Tune and the caller have nothing to stop yet
+            raise
         order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
         self._sampler = Sampler(self.env_runner_group, self._sync, order, config)
 
@@ -285,7 +291,9 @@ class LLMAlgorithm(Algorithm):
             metrics=None,
         )
         rows = batch[DEFAULT_MODULE_ID]
-        of_tokens = zip(rows[columns.RETURNS], rows[Columns.ADVANTAGES], strict=True)
+        advantages = rows[Columns.ADVANTAGES]
+        returns = rows.get(columns.RETURNS, torch.zeros_like(advantages))
+        of_tokens = zip(returns, advantages, strict=True)
         return [
             [
                 self._record(SampledResponse.of(episode), numbers, *next(of_tokens))

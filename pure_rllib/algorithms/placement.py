@@ -5,7 +5,6 @@ for all actors of a trial, else for the learners.
 """
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -58,25 +57,18 @@ def warn_of_missing_cpus(config: Any) -> None:
     """Says what Ray waits for, until somebody adds a node, to start env runners."""
     if ray.util.get_current_placement_group() is not None:
         return
+    of_learners = sum(b.get("CPU", 0.0) for b in _get_learner_bundles(config))
     needed = config.num_env_runners * config.num_cpus_per_env_runner
+    needed += of_learners if config.num_learners else 0.0
     free = ray.available_resources().get("CPU", 0.0)
     if needed > free:
         logger.warning(
-            "`num_env_runners` (%d) at %g CPUs each need %g CPUs, and %g of the "
-            "cluster's are free: the run waits until there are more. Lower it, start "
-            "Ray with a larger `num_cpus`, or add nodes.",
+            "`num_env_runners` (%d) at %g CPUs each and `num_learners` (%d) need %g "
+            "CPUs, and %g of the cluster's are free: the run waits until there are "
+            "more. Lower them, start Ray with a larger `num_cpus`, or add nodes.",
             config.num_env_runners,
             config.num_cpus_per_env_runner,
+            config.num_learners,
             needed,
             free,
         )
-
-
-def held_creator(create_env: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Returns a function that does the same, and is small when it is sent to actors.
-
-    Ray starts an env runner again with the arguments of its first start, and forgets
-    large ones, as a function with data in its closure, unless somebody holds them.
-    """
-    held = ray.put(create_env)
-    return lambda context: ray.get(held)(context)

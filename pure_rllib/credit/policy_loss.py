@@ -1,5 +1,6 @@
 """PPO's clipped loss with a stated denominator. B responses, T response tokens."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -130,7 +131,10 @@ def clipped_policy_loss(
     change = at_least_float32(logp) - at_least_float32(old_logp)
     change = torch.where(loss_mask, change, 0.0)
     advantages = torch.where(loss_mask, at_least_float32(advantages), 0.0)
-    ratio = policy_ratio(change, loss_mask, ratio_level)
+    # With a dual clip the loss is constant for larger ratios; an infinite one would
+    # make its gradient NaN, not 0.
+    largest = math.e * max(dual_clip, 1.0 + clip_high) if dual_clip else math.inf
+    ratio = policy_ratio(change, loss_mask, ratio_level, largest)
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     token_losses = torch.maximum(unclipped, clipped)
@@ -159,7 +163,9 @@ def clipped_policy_loss(
     return loss, stats
 
 
-def policy_ratio(change: Tensor, loss_mask: Tensor, level: RatioLevel) -> Tensor:
+def policy_ratio(
+    change: Tensor, loss_mask: Tensor, level: RatioLevel, largest: float = math.inf
+) -> Tensor:
     """The policy's probability over the old policy's, at each token.
 
     Args:
@@ -168,12 +174,14 @@ def policy_ratio(change: Tensor, loss_mask: Tensor, level: RatioLevel) -> Tensor
         level: "token": exp(change). "sequence": the geometric mean of a response's
             ratios at each of its tokens, with the gradient through the token's own
             log-probability (GSPO-token, arXiv 2507.18071, eq. 13 and 14).
+        largest: what larger ratios are set to, without a gradient.
 
     Returns:
         `[B, T]` ratios.
     """
+    bound = math.log(largest)
     if level == "token":
-        return change.exp()
+        return change.clamp(max=bound).exp()
     counts = loss_mask.sum(dim=1, keepdim=True).clamp(min=1)
     mean = (change.sum(dim=1, keepdim=True) / counts).detach()
-    return (mean + change - change.detach()).exp()
+    return (mean + change - change.detach()).clamp(max=bound).exp()

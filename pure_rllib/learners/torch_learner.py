@@ -249,7 +249,7 @@ class LLMTorchLearner(TorchLearner):
 
     def _forward(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
         output: dict[str, Tensor] = self.module[DEFAULT_MODULE_ID].forward_train(
-            micro_batch, outputs=self.outputs
+            micro_batch, outputs=dict.fromkeys((Columns.ACTION_LOGP, *self.outputs))
         )
         return output
 

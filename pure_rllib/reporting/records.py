@@ -108,7 +108,8 @@ class ResponseRecord(ResponseNumbers):
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the arguments that make this record again, in a file's order."""
-        return {name: getattr(self, name) for name in _IN_FILES}
+        parts = {"verdict_parts": self.verdict_parts} if self.verdict_parts else {}
+        return {name: getattr(self, name) for name in _IN_FILES} | parts
 
 
 _IN_FILES = [

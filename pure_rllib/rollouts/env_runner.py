@@ -5,13 +5,14 @@ G responses per prompt, P prompt tokens, T response tokens.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_context import EnvContext
@@ -63,6 +64,30 @@ class RunnerSample:
     seconds: dict[str, float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     logp_gap: float = math.nan
+
+
+class HeldCreator:
+    """Makes environments as another function does, and is small when it is sent.
+
+    Ray starts an env runner again with the arguments of its first start, and forgets
+    large ones, as a function with data in its closure, unless somebody holds them.
+
+    Args:
+        create_env: called with an `EnvContext`.
+    """
+
+    def __init__(self, create_env: Callable[[Any], Any]):
+        self._held = ray.put(create_env)
+
+    @property
+    def create_env(self) -> Callable[[Any], Any]:
+        """The function itself."""
+        function: Callable[[Any], Any] = ray.get(self._held)
+        return function
+
+    def __call__(self, context: Any) -> Any:
+        """Makes an environment."""
+        return self.create_env(context)
 
 
 class LLMEnvRunner(EnvRunner, Checkpointable):
@@ -284,9 +309,13 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
     @override(Checkpointable)
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Returns how to make this env runner again."""
+        creator = self._env_creator
+        if isinstance(creator, HeldCreator):
+            # A checkpoint outlives what Ray holds.
+            creator = creator.create_env
         kwargs = {
             "config": self.config,
-            "env_creator": self._env_creator,
+            "env_creator": creator,
             "worker_index": self.worker_index,
             "num_workers": self.num_workers,
         }
