@@ -46,7 +46,7 @@ def test_what_a_function_may_say(found, outcome: Outcome, reward: float):
 
 def test_a_function_that_says_something_else_is_an_error():
     found: Any = "incorrect"
-    with pytest.raises(ValueError, match="returned .incorrect.; it must return True"):
+    with pytest.raises(ValueError, match=r"returned .incorrect.; it must return True"):
         FunctionVerifier(lambda gold, text: found).verify(["2"], ["x"])
 
 
