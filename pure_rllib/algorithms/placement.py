@@ -25,7 +25,7 @@ def learners_places(config: Any) -> PlacementGroup | None:
     """Reserves places for remote learners, for which Ray would wait without a word.
 
     Args:
-        config: the `PUREConfig`.
+        config: the `LLMConfig`.
 
     Returns:
         The places, which RLlib's learner group frees when it is shut down; None where

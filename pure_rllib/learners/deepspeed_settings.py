@@ -19,7 +19,7 @@ _CANNOT_WORK = {
 
 
 def check_deepspeed(config: Any) -> None:
-    """Checks `.learners(deepspeed=...)` of a `PUREConfig` that sets it.
+    """Checks `.learners(deepspeed=...)` of an `LLMConfig` that sets it.
 
     What DeepSpeed itself refuses is refused here, too.
 

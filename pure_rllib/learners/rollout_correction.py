@@ -48,7 +48,7 @@ def correct_rollouts(batch: dict[str, Any], config: Any, stats: LearnerStats) ->
         batch: reads `ACTION_LOGP`, `OLD_LOGP` and `LOSS_MASK`; writes
             `CORRECTION_WEIGHT` `[B, T]` and rewrites `LOSS_MASK`. Left as it is where
             `rollout_correction` is "none".
-        config: the `PUREConfig`.
+        config: the `LLMConfig`.
         stats: takes what the correction did, over all rows.
     """
     mode = correction_mode(config)

@@ -29,7 +29,7 @@ def groups_to_learn_from(groups: list[Group], config: Any) -> list[Group]:
 
     Args:
         groups: the iteration's.
-        config: the `PUREConfig`.
+        config: the `LLMConfig`.
 
     Returns:
         At least one group per learner.

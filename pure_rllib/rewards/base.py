@@ -149,8 +149,8 @@ class FunctionVerifier:
 def _as_verdict(found: object) -> Verdict:
     if isinstance(found, Verdict):
         return found
-    if isinstance(found, np.ndarray | np.generic) or hasattr(found, "item"):
-        found = found.item()  # a tensor or an array of one number
+    if hasattr(found, "item"):
+        found = found.item()  # a tensor, or a number or an array of NumPy's
     if found is None or isinstance(found, bool):
         return Verdict("correct" if found else "incorrect")
     if isinstance(found, Real):

@@ -110,7 +110,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
 
     @override(EnvRunner)
     def make_env(self) -> None:
-        """Makes the environment; see `PUREConfig.full_env_config`."""
+        """Makes the environment; see `LLMConfig.full_env_config`."""
         context = EnvContext(
             self.config.full_env_config(),
             worker_index=self.worker_index or 0,

@@ -214,7 +214,7 @@ def with_prm_bundles(
 
     Args:
         request: RLlib's.
-        config: the `PUREConfig`.
+        config: the `LLMConfig`.
 
     Returns:
         The request with the actors' bundles at its end; none for actors that need
@@ -281,7 +281,7 @@ def start_prm_actors(config: Any, scorer: StepScorer | None) -> PRMActors | None
     """Starts the actors that a configuration asks for and notes their names in it.
 
     Args:
-        config: the `PUREConfig`; not frozen.
+        config: the `LLMConfig`; not frozen.
         scorer: the environment's step scorer.
 
     Returns:
