@@ -20,7 +20,7 @@ from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.rewards.base import ScoringRequest
 
 SEPARATORS = (".\n\n", "\n\n", "}\n\n")
-"""The tokens of the byte tokenizer that end a step; "\n" is a token of its own."""
+"""Blank lines that the byte tokenizer writes as one token; "\n" is another one."""
 
 _EOS_TOKEN = "<|endoftext|>"
 _RESET_KEYS = {"prompt_ids", "problem_id"}
@@ -33,8 +33,7 @@ def byte_tokenizer(separators: Iterable[str] = SEPARATORS) -> PreTrainedTokenize
     It encodes any text and decodes it to the same text.
 
     Args:
-        separators: further tokens; without any that ends with two newlines, no step
-            could ever end and environments refuse the tokenizer.
+        separators: further tokens.
     """
     vocabulary = {char: i for i, char in enumerate(sorted(ByteLevel.alphabet()))}
     vocabulary[_EOS_TOKEN] = len(vocabulary)
@@ -251,10 +250,10 @@ def complete(env: TokenEnv, ids: Iterable[int]) -> np.ndarray:
 def random_responses(
     env: TokenEnv, rng: np.random.Generator, count: int
 ) -> list[np.ndarray]:
-    """Draws responses full of separators, blank tokens and early ends."""
+    """Draws responses full of newlines, blank tokens and early ends."""
     splitter, size = env.splitter, env.vocab_size
     kinds = (
-        np.flatnonzero(splitter.is_separator),
+        np.flatnonzero(splitter.has_newline),
         np.flatnonzero(~splitter.is_visible),
         np.arange(size),
     )
@@ -293,16 +292,16 @@ def check_token_env(
         "Two resets with one seed drew two problems: draw with `self.np_random` only."
     )
     assert np.array_equal(first["input_ids"], again["input_ids"])
-    separator = int(np.flatnonzero(env.splitter.is_separator)[0])
+    newline = int(np.flatnonzero(env.splitter.has_newline)[0])
     visible = int(np.flatnonzero(env.splitter.is_visible)[0])
     awkward = [
         complete(env, ids)
         for ids in (
             [],
-            [separator] * env.max_response_tokens,
+            [newline] * env.max_response_tokens,
             [visible] * env.max_response_tokens,
-            [separator, separator, visible, separator, separator],
-            [visible, separator, visible],
+            [newline, newline, visible, newline, newline, newline, newline],
+            [visible, newline, newline, visible],
         )
     ]
     problem = env.problems[0]

@@ -37,9 +37,9 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
 
     ## Reward
     At the last token of a reasoning step, the step's process reward in [-1, 1]; 0.0 at
-    every other token. A step ends at a token whose own text ends with two newlines, or
-    at the response's last token. A stretch without a visible character is no step and
-    earns nothing; a response without any earns -1.0 at its end.
+    every other token. A step ends at the token that completes a blank line of the text,
+    or at the response's last token. A stretch without a visible character is no step
+    and earns nothing; a response without any earns -1.0 at its end.
 
     ## Episode End
     Terminated after an end-of-sequence token; truncated when `max_response_tokens` are
@@ -69,7 +69,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         render_mode: None or "ansi".
 
     Raises:
-        ValueError: the tokenizer has no token that ends a step, or no end-of-sequence
+        ValueError: the tokenizer has no token with a newline, or no end-of-sequence
             token; there is no problem; or a limit is below 1.
     """
 
@@ -252,23 +252,20 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
     def _end_step_if_due(self) -> tuple[float, dict[str, Any]]:
         """Closes the current step if this token ends it, as the splitter does."""
         response = np.asarray(self._response, dtype=np.int64)
-        start, end = self._step_start(), len(response)
-        at_end = self._done or self.splitter.ends_step(self._response[-1])
-        visible = self.splitter.has_visible(response[start:])
-        is_blank_response = self._done and not self._spans and not visible
-        if not ((at_end and visible) or is_blank_response):
+        spans = self.splitter.step_spans(response, is_over=self._done)
+        if len(spans) == len(self._scores):
             return 0.0, {"is_boundary": False}
-        self._spans.append((start, end))
+        self._spans = [(start, end) for start, end in spans.tolist()]
+        is_blank_response = not self.splitter.has_visible(response)
         if is_blank_response:
             score = BLANK_RESPONSE_REWARD if self.judge.step_scorer else 0.0
         else:
-            spans = np.asarray(self._spans, dtype=np.int64)
             assert self._problem is not None
             score = float(
                 self.judge.score_steps(self._problem, self._prompt, response, spans)[-1]
             )
         self._scores.append(score)
-        return score, {"is_boundary": True, "step_span": (start, end)}
+        return score, {"is_boundary": True, "step_span": self._spans[-1]}
 
     def _final_info(self) -> dict[str, Any]:
         assert self._problem is not None

@@ -139,14 +139,14 @@ def cap_rewards(
 
 
 def has_empty_step(response_ids: np.ndarray, splitter: StepSplitter) -> bool:
-    """Tells whether a separator ends a step of nothing, or nothing is visible at all.
+    """Tells whether a blank line ends a step of nothing, or nothing is visible at all.
 
-    What follows the last separator, the end-of-sequence token mostly, is no step.
+    What follows the last blank line, the end-of-sequence token mostly, is no step.
     """
-    spans = splitter.step_spans(response_ids, blank_steps="keep")
     if not splitter.has_visible(response_ids):
         return True
-    return any(not splitter.has_visible(response_ids[a:b]) for a, b in spans[:-1])
+    ends = np.flatnonzero(splitter.separators(response_ids)[:-1]) + 1
+    return not all(map(splitter.has_visible, np.split(response_ids, ends)[:-1]))
 
 
 def repeated_sentences(text: str) -> float:

@@ -131,7 +131,7 @@ response/tokens_per_step [tokens]
     Length of a step.
     Tokens inside steps / steps, over all responses.
 response/separator_rate [share, 0 to 1]
-    Tokens that end a step (their own text ends with two newlines).
+    Tokens that complete a blank line, where steps end.
     Separators / response tokens, over all responses.
 response/blank_share [share, 0 to 1]
     Responses without a visible character.

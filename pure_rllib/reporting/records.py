@@ -23,7 +23,7 @@ class ResponseNumbers:
         verifiable_reward: in [0, 1]; None where the gold answer is unknown.
         outcome: the verifier's verdict; None where it was not asked.
         terminated: False if the token budget ran out.
-        num_separators: tokens that end with two newlines.
+        num_separators: tokens that complete a blank line.
         has_visible: whether the text has a visible character.
         repetition: share of the text that repeats itself, in [0, 1].
         reflection: number of words of second thought.

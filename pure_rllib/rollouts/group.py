@@ -69,7 +69,7 @@ class SampledResponse:
         judged: its steps and rewards.
         weights_version: of the policy that was sampled from.
         flags: what its text says of it.
-        num_separators: tokens that end with two newlines.
+        num_separators: tokens that complete a blank line.
         total_reward: see `LLMConfig.total_rewards`.
     """
 

@@ -44,13 +44,13 @@ def test_a_right_solution_earns_one_per_step_and_is_verified():
         env.close()
 
 
-def test_single_newlines_end_no_step():
+def test_two_single_newlines_end_a_step():
     env = make_env(verifier=None)
     newline = env.tokenizer.encode("\n")
     first, second = (env.tokenizer.encode(step) for step in RIGHT[:2])
     response = complete(env, [*first, *newline, *newline, *second])
     episode = play(env, Problem(PROMPT, "3"), response)
-    assert len(episode.step_spans) == 1 and episode.rewards[-1] == -1.0
+    assert len(episode.step_spans) == 2 and episode.rewards[-1] == 1.0
 
 
 def test_training_and_held_out_problems_differ():

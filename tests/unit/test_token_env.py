@@ -8,6 +8,7 @@ from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier
 from pure_rllib.testing import byte_tokenizer, check_same_rewards, complete, play
+from tests.tokenizer_families import whole_words
 
 TOKENIZER = byte_tokenizer()
 EOS = "<|endoftext|>"
@@ -56,11 +57,12 @@ CASES = {
         "0 25 0 50",
         [[0, 2], [2, 4]],
     ),
-    "two newlines in two tokens end no step": (
-        "a / / b  E",
-        "0 0 0 0 25",
-        [[0, 5]],
+    "two newlines in two tokens end a step": (
+        "a / /  / b / E",
+        "0 0 25 0 0 0 50",
+        [[0, 3], [3, 7]],
     ),
+    "one newline ends none": ("a / b / E", "0 0 0 0 25", [[0, 5]]),
     "a blank step opens the next step": (
         "a // // b // E",
         "0 25  0 0 50 0",
@@ -236,7 +238,7 @@ class NoProblems:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tokenizer": byte_tokenizer(separators=())}, "ends with two newlines"),
+        ({"tokenizer": whole_words()}, "must have a token with a newline"),
         ({"problems": NoProblems()}, "`problems`.*at least one"),
         ({"max_prompt_tokens": 0}, "`max_prompt_tokens` .0."),
         ({"max_response_tokens": 0}, "`max_response_tokens` .0."),

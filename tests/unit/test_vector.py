@@ -104,15 +104,15 @@ def test_both_paths_earn_the_same_on_any_ids(small_envs, qwen_envs):
         check_both_paths(envs, lambda env: random_responses(env, rng, 12))
 
 
-def test_qwen_separators_are_one_token_or_none(qwen_envs):
+def test_a_blank_line_of_qwen_is_one_token_or_two(qwen_envs):
     env = qwen_envs["function"]
     encode = env.tokenizer.encode
     newline = encode("\n")
     assert len(newline) == 1 and len(encode("\n\n")) == 1
-    # "a.", two single newlines: no boundary; ".\n\n" is one token and one boundary.
+    # Nobody writes "a." and two single newlines; a policy may sample them.
     apart = complete(env, [*encode("a."), *newline, *newline, *encode("b")])
     joined = complete(env, encode("a.\n\nb"))
-    assert len(play(env, PROBLEM, apart).step_spans) == 1
+    assert play(env, PROBLEM, apart).step_spans.tolist() == [[0, 4], [4, 6]]
     assert play(env, PROBLEM, joined).step_spans.tolist() == [[0, 2], [2, 4]]
 
 
