@@ -14,9 +14,14 @@ from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.env_context import EnvContext
-from ray.rllib.utils import unflatten_dict
+from ray.rllib.utils import deep_update, unflatten_dict
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+)
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune import PlacementGroupFactory
 from torch import Tensor
 
@@ -24,8 +29,10 @@ from pure_rllib.algorithms import checkpoints
 from pure_rllib.algorithms.config_rules import check_against_env
 from pure_rllib.algorithms.metrics import (
     RunCounts,
+    evaluated_episodes,
     evaluation_metrics,
     iteration_metrics,
+    learner_results,
 )
 from pure_rllib.algorithms.placement import warn_of_missing_cpus
 from pure_rllib.connectors.pipeline import report_connectors
@@ -105,6 +112,7 @@ class LLMAlgorithm(Algorithm):
         except ValueError:
             self.cleanup()  # Tune and the caller have nothing to stop yet
             raise
+        self.env_runner.newest_weights = self._published
         order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
         self._sampler = Sampler(self.env_runner_group, self._sync, order, config)
 
@@ -170,6 +178,7 @@ class LLMAlgorithm(Algorithm):
         self._published()
         published = perf_counter()
         self._last_batch = batch
+        self.metrics.aggregate(batch.metrics, key=ENV_RUNNER_RESULTS)
         self._counts.num_dropped += len(batch.groups) - len(kept)
         self._iteration_metrics = iteration_metrics(
             batch,
@@ -217,22 +226,28 @@ class LLMAlgorithm(Algorithm):
             train_results=train_results, eval_results=eval_results
         )
         # Written as they are: RLlib's logger would smooth them over iterations.
-        for name, value in unflatten_dict(self._iteration_metrics).items():
-            if isinstance(value, dict):
-                results[name] = {**results.get(name, {}), **value}
-            else:
-                results[name] = value
+        deep_update(
+            results,
+            {
+                **unflatten_dict(self._iteration_metrics),
+                LEARNER_RESULTS: {
+                    DEFAULT_MODULE_ID: learner_results(self._iteration_metrics)
+                },
+            },
+            new_keys_allowed=True,
+        )
         return results
 
     @override(Algorithm)
-    def evaluate(self, parallel_train_future: Any = None) -> dict[str, float]:
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
         """Asks the held-out problems: one greedy response each, and some sampled ones.
 
         Args:
             parallel_train_future: not supported; training waits.
 
         Returns:
-            Metrics without their prefix `evaluation/`.
+            Metrics without their prefix `evaluation/`; under `env_runners` what RLlib
+            reports there, with what callbacks have logged.
         """
         num_problems = self._env_summary.num_eval_problems
         if not num_problems:
@@ -252,7 +267,19 @@ class LLMAlgorithm(Algorithm):
         sampled = SampledBatch()
         if num_samples:
             sampled = sample(group_size=num_samples, evaluation=True)
-        metrics = evaluation_metrics(greedy.groups, sampled.groups)
+        # Of this evaluation alone: in the algorithm's logger it would come again with
+        # each iteration that is not evaluated.
+        logger = MetricsLogger(stats_cls_lookup=self.config.stats_cls_lookup, root=True)
+        logger.aggregate(greedy.metrics + sampled.metrics, key=ENV_RUNNER_RESULTS)
+        metrics: dict[str, Any] = logger.peek()
+        deep_update(
+            metrics,
+            {
+                **evaluation_metrics(greedy.groups, sampled.groups),
+                ENV_RUNNER_RESULTS: evaluated_episodes(greedy.groups + sampled.groups),
+            },
+            new_keys_allowed=True,
+        )
         self._call_back("on_evaluate_end", evaluation_metrics=metrics)
         return metrics
 
@@ -375,6 +402,7 @@ class LLMAlgorithm(Algorithm):
         super().set_state(state)
         if _STATE in state:
             self._counts = RunCounts(**state[_STATE])
+        if _STATE in state or COMPONENT_LEARNER_GROUP in state:
             self._weights = None
             self._sampler.drop()
         checkpoints.set_callback_states(self.callbacks, state.get(_CALLBACKS, {}))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, FiniteFloat
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
@@ -447,6 +448,29 @@ class LLMConfig(AlgorithmConfig):
         return RLModuleSpec(
             module_class=LLMRLModule, model_config=self.full_model_config()
         )
+
+    @override(AlgorithmConfig)
+    def get_rl_module_spec(
+        self, env: Any = None, spaces: Any = None, inference_only: bool | None = None
+    ) -> RLModuleSpec:
+        """Returns the policy's spec; without a `model`, of the environment's policy."""
+        config = self._with_policy_of(env)
+        return super(LLMConfig, config).get_rl_module_spec(env, spaces, inference_only)
+
+    @override(AlgorithmConfig)
+    def get_multi_rl_module_spec(
+        self, *, env: Any = None, **kwargs: Any
+    ) -> MultiRLModuleSpec:
+        """Returns the spec of the learners' module, which holds the policy alone."""
+        config = self._with_policy_of(env)
+        return super(LLMConfig, config).get_multi_rl_module_spec(env=env, **kwargs)
+
+    def _with_policy_of(self, env: Any) -> Self:
+        policy = getattr(getattr(env, "unwrapped", None), "default_policy", None)
+        if policy is None or self.model_config.get("model") is not None:
+            return self
+        copy: Self = self.copy(copy_frozen=False)
+        return copy.rl_module(model_config={**self._model_config, "model": policy})
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self) -> Any:

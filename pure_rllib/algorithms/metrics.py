@@ -9,9 +9,9 @@ from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
 from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.records import ResponseNumbers
 from pure_rllib.reporting.response_metrics import response_metrics
-from pure_rllib.rollouts.env_runner import JUDGE_COUNTS
 from pure_rllib.rollouts.env_summary import EnvSummary
 from pure_rllib.rollouts.group import Group, has_signal
+from pure_rllib.rollouts.runner_sample import JUDGE_COUNTS
 from pure_rllib.rollouts.sampler import SampledBatch
 
 _EVALUATED = {
@@ -79,7 +79,6 @@ def iteration_metrics(
     }
     sampling = sum(runner[phase] for phase in ("sample", "score", "verify", "sync"))
     overlapped = max(0.0, sampling - seconds["wait"])
-    returns = [float(sum(record.step_rewards)) for record in records]
     lags = [float(record.metadata["weights_lag"]) for record in records]
     learned = dict(learned)
     learned_tokens = learned.pop("num_tokens") * config.num_epochs
@@ -108,13 +107,55 @@ def iteration_metrics(
         "seconds/wait": seconds["wait"],
         "seconds/other": seconds["iteration"] - (sum(phases.values()) - overlapped),
         "sampling/overlap_share": _rate(overlapped, sampling),
-        "env_runners/episode_return_mean": sum(returns) / len(returns),
-        "env_runners/episode_len_mean": sampled / len(records),
-        "env_runners/num_episodes": float(len(records)),
-        "env_runners/num_env_steps_sampled": float(sampled),
+        **{
+            f"env_runners/{name}": value
+            for name, value in episode_metrics(
+                records, [float(sum(record.step_rewards)) for record in records]
+            ).items()
+        },
         "env_runners/num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
         "num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
     }
+
+
+def episode_metrics(
+    records: Sequence[ResponseNumbers], returns: Sequence[float]
+) -> dict[str, float]:
+    """Computes what RLlib reports under `env_runners`, over these responses alone.
+
+    RLlib takes means, minima and maxima over the last
+    `metrics_num_episodes_for_smoothing` episodes, of whatever iteration.
+
+    Args:
+        records: of the responses; at least one.
+        returns: what each response's tokens were rewarded with.
+    """
+    lens = [float(record.num_tokens) for record in records]
+    of_all = {"episode_return": returns, "episode_len": lens}
+    return {
+        **{f"{name}_mean": sum(all_) / len(all_) for name, all_ in of_all.items()},
+        **{f"{name}_min": min(all_) for name, all_ in of_all.items()},
+        **{f"{name}_max": max(all_) for name, all_ in of_all.items()},
+        "num_episodes": float(len(records)),
+        "num_env_steps_sampled": sum(lens),
+    }
+
+
+_LEARNED = {
+    "policy_loss": "loss/policy",
+    "entropy": "entropy",
+    "mean_kl_loss": "kl/old_policy",
+    "gradients_default_optimizer_global_norm": "gradient_norm",
+}
+
+
+def learner_results(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Picks what RLlib reports under `learners/default_policy`, by RLlib's names.
+
+    Args:
+        metrics: of `iteration_metrics`: over all learners and updates.
+    """
+    return {name: metrics[ours] for name, ours in _LEARNED.items() if ours in metrics}
 
 
 def _rate(amount: float, seconds: float) -> float:
@@ -146,6 +187,16 @@ def evaluation_metrics(
     )
     of_texts = response_metrics(_records(sampled or greedy))
     return metrics | {name: of_texts[of] for name, of in _EVALUATED.items()}
+
+
+def evaluated_episodes(groups: Sequence[Group]) -> dict[str, float]:
+    """Computes `episode_metrics` of evaluation, without process rewards.
+
+    A response's return is its verifiable reward there.
+    """
+    records = _records(groups)
+    returns = [float(record.verifiable_reward or 0.0) for record in records]
+    return episode_metrics(records, returns)
 
 
 def _records(groups: Sequence[Group]) -> list[ResponseNumbers]:

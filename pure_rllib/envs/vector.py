@@ -6,6 +6,7 @@ T response tokens, S steps.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -45,6 +46,14 @@ class JudgedResponse:
     def verifiable_reward(self) -> float | None:
         """In [0, 1], or None where there is no gold answer."""
         return None if self.verdict is None else self.verdict.reward
+
+    def final_info(self) -> dict[str, Any]:
+        """What `TokenEnv` says of a response at its end."""
+        return {
+            "response_text": self.text,
+            "verifiable_reward": self.verifiable_reward,
+            "outcome": None if self.verdict is None else self.verdict.outcome,
+        }
 
     def token_rewards(self, num_tokens: int) -> np.ndarray:
         """`[T]` float32: process rewards on the steps' last tokens, else 0.0."""

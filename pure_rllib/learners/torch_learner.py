@@ -5,6 +5,7 @@ B responses, T response tokens.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,13 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import (
+    ALL_MODULES,
+    MODULE_TRAIN_BATCH_SIZE_MEAN,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_TRAINED,
+    NUM_MODULE_STEPS_TRAINED,
+)
 from torch import Tensor
 
 from pure_rllib.credit.kl import kl_estimate
@@ -207,6 +214,7 @@ class LLMTorchLearner(TorchLearner):
         )
         self._zero_gradients()  # of a step that failed
         self._stats.begin_step()
+        self._log_trained(int(batch[columns.RESPONSE_LENS][rows].sum()))
         loss, norm, lr = torch.zeros(()), 0.0, self._learning_rate()
         if self.scale.denominator:
             loss = self._accumulate(batch, rows, is_first=index == 0)
@@ -227,6 +235,23 @@ class LLMTorchLearner(TorchLearner):
         self._stats.mean("gradient_norm", norm)
         self._stats.mean("loss/total", loss.item())
         self.metrics.log_value((DEFAULT_MODULE_ID, self.TOTAL_LOSS_KEY), loss, window=1)
+
+    def _log_trained(self, num_tokens: int) -> None:
+        """Logs an optimiser step's size by RLlib's names; a timestep is a token."""
+        for module_id, name in (
+            (ALL_MODULES, NUM_ENV_STEPS_TRAINED),
+            (ALL_MODULES, NUM_MODULE_STEPS_TRAINED),
+            (DEFAULT_MODULE_ID, NUM_MODULE_STEPS_TRAINED),
+        ):
+            log = partial(self.metrics.log_value, value=num_tokens)
+            log((module_id, name), reduce="sum")
+            log(
+                (module_id, f"{name}_lifetime"),
+                reduce="lifetime_sum",
+                with_throughput=True,
+            )
+        size_key = (DEFAULT_MODULE_ID, MODULE_TRAIN_BATCH_SIZE_MEAN)
+        self.metrics.log_value(size_key, num_tokens, reduce="mean")
 
     def _accumulate(
         self, batch: dict[str, Any], rows: Tensor, *, is_first: bool

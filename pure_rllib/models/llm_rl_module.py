@@ -45,6 +45,9 @@ what the learner computes in by `torch.autocast` where weights are float32; `lor
 settings of PEFT's `LoraConfig`. The others are Hugging Face's.
 """
 
+POLICY = "policy"
+"""Key of a module's `model_config`: a model that is there already, not to be loaded."""
+
 
 class LLMRLModule(TorchRLModule):
     """A policy, and its frozen start as the reference policy if a KL term needs one.
@@ -62,14 +65,16 @@ class LLMRLModule(TorchRLModule):
     @override(TorchRLModule)
     def setup(self) -> None:
         """Loads the weights."""
+        # A module's `model_config` says how to make it again, and holds no model.
+        given = self.model_config.pop(POLICY, None)
         settings = {**MODEL_CONFIG_DEFAULTS, **self.model_config}
         self.temperature = float(settings.get("temperature", 1.0))
         self.chunk_tokens: int | None = settings["logp_chunk_tokens"]
         autocast = settings["autocast_dtype"]
         self.autocast_dtype = None if autocast is None else getattr(torch, autocast)
-        self.policy = self._load(settings)
+        self.policy = self._load(settings) if given is None else given
         check_chunked_logps(self.policy)
-        if settings["gradient_checkpointing"]:
+        if given is None and settings["gradient_checkpointing"]:
             self.policy.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
@@ -80,6 +85,8 @@ class LLMRLModule(TorchRLModule):
         self.run_passes: Callable[[Sequence[Callable[[], Any]]], list[Any]] | None
         self.run_passes = None
         self.reference: torch.nn.Module | None = None
+        if given is not None:
+            return
         if settings["lora"] is not None:
             add_lora(self.policy, settings["lora"], settings.get("seed", 0))
         elif settings.get("with_reference") and not self.inference_only:
@@ -165,11 +172,20 @@ class LLMRLModule(TorchRLModule):
 
     @override(TorchRLModule)
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Logits of the next token, for acting one token at a time."""
-        obs = batch[Columns.OBS]
-        mask = obs["attention_mask"].long()
+        """Logits of the next token, for acting one token at a time.
+
+        The longest row sets the length of the pass; only the tokens' last positions go
+        through the head.
+        """
+        device = next(self.policy.parameters()).device
+        obs = {
+            name: torch.as_tensor(values, device=device).long()
+            for name, values in batch[Columns.OBS].items()
+        }
+        length = int(obs["attention_mask"].sum(dim=1).max())
+        mask = obs["attention_mask"][:, :length]
         hidden = getattr(self.policy, self.policy.base_model_prefix)(
-            input_ids=obs["input_ids"].long(), attention_mask=mask
+            input_ids=obs["input_ids"][:, :length], attention_mask=mask
         )[0]
         last = hidden[torch.arange(len(mask)), mask.sum(dim=1) - 1]
         logits = self.policy.get_output_embeddings()(last).float()

@@ -4,66 +4,41 @@ G responses per prompt, P prompt tokens, T response tokens.
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, overload
 
 import gymnasium as gym
 import numpy as np
 import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
-from pure_rllib.envs.vector import JudgedResponse, ResponseJudge
+from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Generator, Response, SamplingParams
 from pure_rllib.generation.make_generator import make_generator
+from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.hacking.flags import HackLimits, cap_rewards, flag_group
+from pure_rllib.models.llm_rl_module import POLICY
 from pure_rllib.models.loading import policy_config
-from pure_rllib.rewards.base import counts_of
 from pure_rllib.rewards.prm.actors import connected_scorer
+from pure_rllib.rollouts.callbacks import SamplingCallbacks
 from pure_rllib.rollouts.env_summary import token_env_of
 from pure_rllib.rollouts.group import Group, SampledResponse
+from pure_rllib.rollouts.runner_sample import JUDGE_COUNTS as JUDGE_COUNTS
+from pure_rllib.rollouts.runner_sample import RunnerSample as RunnerSample
+from pure_rllib.rollouts.runner_sample import judge_counts as judge_counts
 from pure_rllib.weight_sync.handle import WeightReceiver, Weights
-
-JUDGE_COUNTS = (
-    "prm/overlong",
-    "prm/retries",
-    "prm/verdicts",
-    "prm/unclear_verdicts",
-    "prm/ties",
-    "verifier/opinion_accepted",
-    "verifier/opinion_rejected",
-    "verifier/opinion_undecided",
-    "verifier/opinion_guarded",
-)
-"""What step scorers and verifiers count beside scores and verdicts; 0 if they don't."""
-
-
-@dataclass(slots=True)
-class RunnerSample:
-    """What one env runner made in one call.
-
-    Attributes:
-        groups: one per prompt.
-        seconds: wall-clock time by phase: `sync` (taking over weights), `sample`,
-            `score`, `verify`, and `total`.
-        counts: what step scorer and verifier counted, see `JUDGE_COUNTS`.
-        logp_gap: what `SyncCheck` found when it took over the weights.
-    """
-
-    groups: list[Group] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-    logp_gap: float = math.nan
 
 
 class HeldCreator:
@@ -97,12 +72,26 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
     judges them, and each becomes a `SingleAgentEpisode`. Which prompts, and with which
     seeds, the algorithm says in each call: an env runner has no state of its own that
     would have to be saved. The model is loaded when it is first needed.
+
+    Asked as RLlib's own are, `sample(num_episodes=...)`, it draws problems itself.
+
+    Attributes:
+        newest_weights: what gives the learners' present weights, where there is such a
+            function in this process; else those of the last call are the newest known.
     """
+
+    newest_weights: Callable[[], Weights] | None = None
+    _log_episode = SingleAgentEnvRunner._log_episode_metrics
+    _count_steps = SingleAgentEnvRunner._increase_sampled_metrics
 
     def __init__(self, *, config: Any, **kwargs: Any):
         super().__init__(config=config, **kwargs)
         self._env_creator = kwargs["env_creator"]
         self._generator: Generator | None = None
+        self._module: RLModule | None = None
+        # Of problems that nobody names, so that nothing of a run depends on it.
+        self._random = np.random.default_rng((self._seed or 0, 1))
+        self.callbacks = SamplingCallbacks(self)
         self.receiver = WeightReceiver(
             lambda: self.generator, self.config.logp_gap_limit
         )
@@ -125,6 +114,9 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             trust_remote_code=self.config.full_model_config()["trust_remote_code"],
         )
         self.token_env.set_vocab_size(model.get_text_config().vocab_size)
+        self.callbacks.call(
+            "on_environment_created", env=self.env.unwrapped, env_context=context
+        )
 
     @property
     def generator(self) -> Generator:  # type: ignore[override]
@@ -143,12 +135,126 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             )
         return self._generator
 
+    @property
+    def module(self) -> RLModule:
+        """The policy with its newest weights, for inference; see `LLMRLModule`.
+
+        It is made of the generator's own model, which is not copied.
+
+        Raises:
+            ValueError: the generator has no model in this process.
+        """
+        if self.config.generator != "transformers":
+            raise ValueError(
+                f'`generator` ("{self.config.generator}") must be "transformers" for '
+                "`get_module()`, because vLLM holds the policy in its own form. Call "
+                "`algo.export_policy(FOLDER)` and load the folder."
+            )
+        self._take_over_newest()
+        generator = self.generator
+        assert isinstance(generator, TransformersGenerator)
+        if self._module is None:
+            spec = self.config.get_rl_module_spec(
+                spaces=self.get_spaces(), inference_only=True
+            )
+            spec.model_config = {**spec.model_config, POLICY: generator.model}
+            self._module = spec.build()
+        return self._module
+
+    def module_or_none(self) -> RLModule | None:
+        """Returns the module as the present weights make it; None with vLLM."""
+        return self.module if self.config.generator == "transformers" else None
+
+    def _take_over_newest(self) -> None:
+        if self.newest_weights is not None:
+            self.receiver.take_over(self.newest_weights())
+
+    @overload  # type: ignore[override]
+    def sample(
+        self, *, tickets: Sequence[ProblemTicket], **kwargs: Any
+    ) -> RunnerSample: ...
+
+    @overload
+    def sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[SingleAgentEpisode]: ...
+
     @override(EnvRunner)
-    def sample(  # type: ignore[override]
+    def sample(
+        self,
+        *,
+        tickets: Sequence[ProblemTicket] | None = None,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+        **kwargs: Any,
+    ) -> RunnerSample | list[SingleAgentEpisode]:
+        """Samples groups for the algorithm, or episodes as RLlib's env runners do.
+
+        Args:
+            tickets: which problems, and each one's seed; with the arguments of
+                `sample_groups`. None: problems are drawn, one response each.
+            num_timesteps: at least so many tokens, in whole responses.
+            num_episodes: so many responses. With neither, as many as an iteration asks
+                of this env runner.
+            explore: False is greedy; None: the configuration's.
+            random_actions: not for language models.
+            force_reset: without effect: responses are always begun anew.
+
+        Returns:
+            With tickets the groups, and what was logged meanwhile. Else episodes, whose
+            metrics are those of `get_metrics`.
+
+        Raises:
+            ValueError: `random_actions`, or both numbers.
+        """
+        if tickets is not None:
+            sample = self.sample_groups(tickets=tickets, **kwargs)
+            self.callbacks.call_for_sample(_episodes_of(sample.groups))
+            sample.metrics = self.get_metrics()
+            return sample
+        if random_actions or None not in (num_timesteps, num_episodes):
+            raise ValueError(
+                f"`random_actions` ({random_actions}) must be False, because the "
+                "generator writes the policy's tokens, and one of `num_timesteps` "
+                f"({num_timesteps}) and `num_episodes` ({num_episodes}) be left out. "
+                "Leave out what does not fit."
+            )
+        if num_timesteps is None and num_episodes is None:
+            asked = self.config.num_prompts * self.config.group_size
+            num_episodes = math.ceil(asked / max(1, self.num_workers or 0))
+        self._take_over_newest()
+        is_greedy = not (self.config.explore if explore is None else explore)
+        episodes: list[SingleAgentEpisode] = []
+        while missing := _num_missing(
+            episodes, num_episodes, num_timesteps, self.token_env.max_response_tokens
+        ):
+            sample = self.sample_groups(
+                tickets=[self._drawn_ticket() for _ in range(missing)],
+                group_size=1,
+                temperature=0.0 if is_greedy else None,
+            )
+            episodes += _episodes_of(sample.groups)
+        self.callbacks.call_for_sample(episodes)
+        return episodes
+
+    def _drawn_ticket(self) -> ProblemTicket:
+        index = int(self._random.integers(len(self.token_env.problems)))
+        return ProblemTicket(index, 0, 0, int(self._random.integers(2**63)))
+
+    def sample_groups(
         self,
         *,
         tickets: Sequence[ProblemTicket],
-        weights: Weights,
+        weights: Weights | None = None,
         group_size: int | None = None,
         temperature: float | None = None,
         evaluation: bool = False,
@@ -159,7 +265,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         Args:
             tickets: which problems, and each one's seed.
             weights: of the policy to sample from; taken over if this env runner holds
-                others, as one that was restarted does.
+                others, as one that was restarted does. None: those that it holds.
             group_size: G; default: the configuration's.
             temperature: default: the configuration's; 0.0 is greedy.
             evaluation: take the problems from `eval_problems`, and give no process
@@ -183,7 +289,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         size = group_size or self.config.group_size
         generator = self.generator
         loading = perf_counter()
-        self.receiver.take_over(weights)
+        if weights is not None:
+            self.receiver.take_over(weights)
         generating = perf_counter()
         responses = generator.generate(
             [prompt.tolist() for prompt in prompts],
@@ -202,9 +309,10 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             score=not evaluation,
         )
         counts = judge_counts(env.judge) - before
-        caps = {} if evaluation else self.config.hack_caps
         groups = [
-            self._group(problem, prompt, group_id, own, judged[i : i + size], caps)
+            self._group(
+                problem, prompt, group_id, own, judged[i : i + size], evaluation
+            )
             for problem, prompt, group_id, own, i in zip(
                 problems,
                 prompts,
@@ -214,6 +322,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                 strict=True,
             )
         ]
+        self.callbacks.call_for_episodes(groups)
+        self._log(groups, generated - generating)
         seconds = {
             "sync": generating - loading,
             "sample": generated - generating,
@@ -223,6 +333,13 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         }
         return RunnerSample(groups, seconds, counts, self.receiver.logp_gap)
 
+    def _log(self, groups: Sequence[Group], seconds: float) -> None:
+        """Logs what RLlib's own env runners log of complete episodes."""
+        episodes = _episodes_of(groups)
+        for episode in episodes:
+            self._log_episode(len(episode), episode.get_return(), seconds)
+        self._count_steps(sum(map(len, episodes)), len(episodes))
+
     def _group(
         self,
         problem: Problem,
@@ -230,11 +347,12 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         group_id: int,
         responses: Sequence[Response],
         judged: Sequence[JudgedResponse],
-        caps: Mapping[str, float],
+        in_evaluation: bool,
     ) -> Group:
         """Makes one prompt's group; flagged responses' process rewards are capped."""
         splitter = self.token_env.splitter
         limits = HackLimits(**self.config.hack_limits)
+        caps = {} if in_evaluation else self.config.hack_caps
         ids = [response.token_ids for response in responses]
         flags = flag_group([j.text for j in judged], ids, splitter, limits)
         judged = [cap_rewards(j, f, caps) for j, f in zip(judged, flags, strict=True)]
@@ -251,6 +369,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                     flags=flags_of_one,
                     num_separators=splitter.num_separators(one.token_ids),
                     total_reward=total,
+                    in_evaluation=in_evaluation,
                 )
                 for one, judged_one, flags_of_one, total in zip(
                     responses, judged, flags, totals, strict=True
@@ -268,7 +387,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         Returns:
             The sample, its groups without their episodes, then each group's episodes.
         """
-        sample = self.sample(**kwargs)
+        sample: RunnerSample = self.sample(**kwargs)
         episodes = [group.episodes for group in sample.groups]
         for group in sample.groups:
             group.episodes = []
@@ -294,8 +413,12 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
 
     @override(EnvRunner)
     def get_metrics(self) -> dict[str, Any]:
-        """Nothing: each sample carries its own."""
-        return {}
+        """Returns and forgets what was logged since the last call, as RLlib's do.
+
+        A sample with tickets carries it already.
+        """
+        metrics: dict[str, Any] = self.metrics.reduce()
+        return metrics
 
     @override(Checkpointable)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -326,12 +449,19 @@ GroupEnvRunner = LLMEnvRunner
 """The name in earlier checkpoints."""
 
 
-def judge_counts(judge: ResponseJudge) -> Counter[str]:
-    """Returns what a judge's parts have counted since they were made, by metric."""
-    counts = Counter(
-        {f"prm/{name}": n for name, n in counts_of(judge.step_scorer).items()}
-    )
-    for name, n in counts_of(judge.verifier).items():
-        is_guarded = name.startswith("guard_")
-        counts[f"verifier/opinion_{'guarded' if is_guarded else name}"] += n
-    return Counter({name: counts[name] for name in JUDGE_COUNTS})
+def _episodes_of(groups: Sequence[Group]) -> list[SingleAgentEpisode]:
+    """The episodes of groups that were sampled in this process."""
+    return [episode for group in groups for episode in group.episodes]  # type: ignore[union-attr]
+
+
+def _num_missing(
+    episodes: Sequence[SingleAgentEpisode],
+    num_episodes: int | None,
+    num_timesteps: int | None,
+    most_tokens: int,
+) -> int:
+    """How many responses to sample at once, so that none is more than asked for."""
+    if num_episodes is not None:
+        return num_episodes - len(episodes)
+    assert num_timesteps is not None, "one of the two is given"
+    return max(0, math.ceil((num_timesteps - sum(map(len, episodes))) / most_tokens))

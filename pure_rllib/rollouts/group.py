@@ -71,6 +71,7 @@ class SampledResponse:
         flags: what its text says of it.
         num_separators: tokens that complete a blank line.
         total_reward: see `LLMConfig.total_rewards`.
+        in_evaluation: whether it answers a held-out problem.
     """
 
     group_id: int
@@ -82,6 +83,7 @@ class SampledResponse:
     flags: Flags = field(default_factory=Flags)
     num_separators: int = 0
     total_reward: float | None = None
+    in_evaluation: bool = False
 
     @staticmethod
     def of(episode: SingleAgentEpisode) -> "SampledResponse":
@@ -93,15 +95,18 @@ class SampledResponse:
         """Makes an episode of T timesteps.
 
         Observation t is the token before action t, the last prompt token for t = 0, so
-        that an episode's size grows with T and not with its square.
+        that an episode's size grows with T and not with its square. The first and the
+        last info are what `TokenEnv` says there; the others are empty.
         """
         ids, terminated = self.response.token_ids, self.response.terminated
         observations = np.concatenate([self.prompt_ids[-1:], ids])
+        asked = {"prompt_ids": self.prompt_ids, "problem_id": self.problem.problem_id}
+        infos = [asked, *[{}] * (len(ids) - 1), self.judged.final_info()]
         episode = SingleAgentEpisode(
             observations=InfiniteLookbackBuffer(observations),
             actions=InfiniteLookbackBuffer(ids),
-            rewards=InfiniteLookbackBuffer(self.judged.token_rewards(len(ids))),
-            infos=InfiniteLookbackBuffer([{}] * (len(ids) + 1)),
+            rewards=InfiniteLookbackBuffer(self.rewards()),
+            infos=InfiniteLookbackBuffer(infos),
             extra_model_outputs={
                 Columns.ACTION_LOGP: InfiniteLookbackBuffer(self.response.logps)
             },
@@ -111,6 +116,17 @@ class SampledResponse:
         )
         episode.custom_data[_KEY] = self
         return episode
+
+    def rewards(self) -> np.ndarray:
+        """Returns the `[T]` float32 rewards of its tokens, as its episode has them.
+
+        Process rewards; in evaluation, which has none, the verifiable reward at the
+        end.
+        """
+        rewards = self.judged.token_rewards(len(self.response.token_ids))
+        if self.in_evaluation:
+            rewards[-1] = self.judged.verifiable_reward or 0.0
+        return rewards
 
     def numbers(self) -> ResponseNumbers:
         """Returns what metrics need of it."""

@@ -50,6 +50,7 @@ class SampledBatch:
             lost env runners were sampled again with newer weights.
         logp_gap: the largest of those that env runners found when they took over the
             weights.
+        metrics: of each env runner's samples, see `RunnerSample`.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -58,6 +59,7 @@ class SampledBatch:
     counts: Counter[str] = field(default_factory=Counter)
     weights_version: int = 0
     logp_gap: float = math.nan
+    metrics: list[dict[str, Any]] = field(default_factory=list)
 
     def extend(self, other: "SampledBatch") -> None:
         """Adds a batch that was sampled after this one."""
@@ -67,6 +69,7 @@ class SampledBatch:
         self.num_resampled += other.num_resampled
         self.counts += other.counts
         self.logp_gap = max(self.logp_gap, other.logp_gap)
+        self.metrics += other.metrics
 
 
 @dataclass(slots=True)
@@ -357,6 +360,7 @@ def _batch(results: Sequence[Any], call: SamplingCall) -> SampledBatch:
         counts=sum((result.counts for result in results), Counter()),
         weights_version=call.weights.version,
         logp_gap=max(result.logp_gap for result in results),
+        metrics=[result.metrics for result in results],
     )
 
 

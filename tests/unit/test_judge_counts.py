@@ -8,7 +8,7 @@ from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.rewards.base import FunctionVerifier, counts_of
 from pure_rllib.rewards.prm.generative import GenerativePRM
 from pure_rllib.rewards.verifier.hybrid import HybridVerifier
-from pure_rllib.rollouts.env_runner import JUDGE_COUNTS, judge_counts
+from pure_rllib.rollouts.runner_sample import JUDGE_COUNTS, judge_counts
 from pure_rllib.testing import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.data.order import ProblemOrder
 from pure_rllib.reporting.records import ResponseRecord
-from pure_rllib.rollouts.env_runner import RunnerSample
 from pure_rllib.rollouts.group import Group
+from pure_rllib.rollouts.runner_sample import RunnerSample
 from pure_rllib.rollouts.sampler import Sampler, mark_lags
 
 NUM_PROBLEMS = 5
