@@ -145,13 +145,15 @@ def load_problems(
         )
     rows = read_rows(str(source), split=split, subset=subset, limit=limit)
     where = str(source)
-    asked = (
+    asked: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
         ("prompt_field", prompt_field, PROMPT_FIELDS),
         ("answer_field", answer_field, ANSWER_FIELDS),
         ("id_field", id_field, ID_FIELDS),
         ("answer_from_solution", answer_from_solution, ()),
     )
-    prompt, answer, name, solution = (_field(*of, rows, where) for of in asked)
+    prompt, answer, name, solution = (
+        _field(setting, field, usual, rows, where) for setting, field, usual in asked
+    )
     if prompt is None:
         raise ValueError(
             f"`prompt_field` (not given) must be named for {where}; because none of "

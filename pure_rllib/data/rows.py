@@ -116,13 +116,12 @@ def _content(content: Any) -> str | None:
         return content
     if not isinstance(content, list):
         return None
-    texts = [
-        block.get("text")
-        for block in content
-        if isinstance(block, Mapping) and block.get("type") == "text"
-    ]
-    if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
-        return None
+    texts: list[str] = []
+    for block in content:
+        text = block.get("text") if isinstance(block, Mapping) else None
+        if not isinstance(text, str) or block.get("type") != "text":
+            return None
+        texts.append(text)
     return "".join(texts)
 
 
