@@ -1,7 +1,11 @@
 """What the algorithm must know of an environment, and can carry over a network."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from pure_rllib.envs.token_env import TokenEnv
 
@@ -67,6 +71,20 @@ def _probe_ids(env: TokenEnv) -> tuple[tuple[int, ...], ...]:
     )
 
 
+def makes_by_keywords(env: Any) -> bool:
+    """Whether the setting `env` is a `TokenEnv` whose arguments are all keywords.
+
+    RLlib gives a class one dict, as `__init__(self, config)` takes it.
+    """
+    if not (isinstance(env, type) and issubclass(env, TokenEnv)):
+        return False
+    parameters = inspect.signature(env).parameters.values()
+    return all(
+        p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) or p.default is not p.empty
+        for p in parameters
+    )
+
+
 def token_env_of(env: Any, name: Any) -> TokenEnv:
     """Returns the `TokenEnv` inside its wrappers.
 
@@ -75,7 +93,8 @@ def token_env_of(env: Any, name: Any) -> TokenEnv:
         name: the setting `env`.
 
     Raises:
-        ValueError: there is no environment, or it is of another kind.
+        ValueError: there is no environment, it is of another kind, or it has methods of
+            its own that are never called.
     """
     if env is None:
         raise ValueError(
@@ -89,4 +108,35 @@ def token_env_of(env: Any, name: Any) -> TokenEnv:
             "Compose one: `TokenEnv(problems=..., tokenizer=..., step_scorer=..., "
             "verifier=...)`."
         )
-    return env.unwrapped
+    token_env = env.unwrapped
+    while env is not token_env:
+        if not _changes_nothing(env, token_env):
+            _check_never_called(type(env), gym.Wrapper)
+        env = env.env
+    _check_never_called(type(token_env), TokenEnv)
+    return token_env
+
+
+def _changes_nothing(wrapper: gym.Wrapper, env: TokenEnv) -> bool:
+    """Whether a wrapper, one of those that `gymnasium.make` adds, may be passed by."""
+    if type(wrapper) is TimeLimit:
+        return bool(wrapper._max_episode_steps >= env.max_response_tokens)
+    return type(wrapper) in (OrderEnforcing, PassiveEnvChecker)
+
+
+def _check_never_called(cls: type, base: type) -> None:
+    """Raises where a class would change what the batched path does without it."""
+    changed = [
+        f"`{name}`"
+        for name in ("reset", "step", "observation", "action", "reward")
+        if getattr(cls, name, None) is not getattr(base, name, None)
+    ]
+    if changed:
+        raise ValueError(
+            f"`env` must do without `{cls.__name__}`'s {' and '.join(changed)}, "
+            "because groups of whole responses are judged by the environment's batched "
+            "path, which calls none of them. Change rewards in the step scorer or the "
+            "verifier, or by `process_reward_coeff` and `verifiable_reward_coeff`; "
+            "prompts in `encode_prompt`; ends by `eos_token_ids` and "
+            "`max_response_tokens`."
+        )
