@@ -1,6 +1,6 @@
 """Float32 copies of low-precision parameters, and of their gradients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +21,19 @@ class MasterWeights:
     """
 
     def __init__(self, policy: nn.Module):
-        trainable = [p for p in policy.parameters() if p.requires_grad]
         self.tensors: list[Tensor] = []
         self._copies: list[tuple[nn.Parameter, Tensor]] = []
-        for parameter in trainable:
+        self._names: list[str] = []
+        for name, parameter in policy.named_parameters():
+            if not parameter.requires_grad:
+                continue
             if parameter.dtype == torch.float32:
                 self.tensors.append(parameter)
                 continue
             master = parameter.detach().float().requires_grad_()
             self.tensors.append(master)
             self._copies.append((parameter, master))
+            self._names.append(name)
             parameter.register_post_accumulate_grad_hook(_mover(master))
 
     @property
@@ -46,10 +49,26 @@ class MasterWeights:
             parameter.copy_(master)
 
     @torch.no_grad()
+    def follow(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what the policy has just loaded, before it was rounded.
+
+        Args:
+            state: the tensors that it loaded, by their names in the policy.
+        """
+        for name, (_, master) in zip(self._names, self._copies, strict=True):
+            master.copy_(state[name])
+
+    @torch.no_grad()
     def load(self, copies: Sequence[Tensor]) -> None:
-        """Takes over the values of `copies`, as saved."""
-        for (_, master), saved in zip(self._copies, copies, strict=True):
-            master.copy_(saved)
+        """Takes over the values of `copies`, as saved, perhaps with another dtype.
+
+        Args:
+            copies: none of a float32 policy: its own tensors are what is loaded then,
+                see `follow`. Those of a low-precision one go into float32 parameters.
+        """
+        if copies:
+            for master, saved in zip(self.tensors, copies, strict=True):
+                master.copy_(saved)
 
 
 def _mover(master: Tensor) -> Callable[[Tensor], None]:

@@ -127,6 +127,8 @@ class LLMTorchLearner(TorchLearner):
     def _optimized_tensors(self) -> list[Tensor]:
         """Makes what the optimiser updates."""
         self._masters = MasterWeights(self._policy)
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        module.on_load = self._masters.follow
         return self._masters.tensors
 
     @staticmethod

@@ -4,7 +4,7 @@ Every function here is collective: all learners call it together, in the same or
 What it gathers, one tensor or one shard at a time, counts on the first learner only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,6 +87,14 @@ class ZeroPolicy:
             raise ValueError(
                 f"The state must fit the policy; {wrong[:4]} are missing, unknown or "
                 "of another shape. Restore with the checkpoint's own model."
+            )
+        saved, own = ({t.dtype for t in tensors.values()} for tensors in (state, named))
+        if saved != own:
+            raise ValueError(
+                f"`dtype` ({_names(own)}) must be the checkpoint's ({_names(saved)}) "
+                "with `deepspeed`, because its parts of the master weights are not "
+                'made anew from others. Set `.rl_module(model_config={"dtype": '
+                "...})`, or restore without `deepspeed`."
             )
         with collective("load state"):
             for name, tensor in named.items():
@@ -244,6 +252,10 @@ def _gathered(tensor: Tensor, *, modified: bool = False) -> Any:
 
 def _shape(tensor: Tensor) -> torch.Size:
     return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
+
+
+def _names(dtypes: Iterable[torch.dtype]) -> str:
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:

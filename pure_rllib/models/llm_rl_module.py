@@ -81,6 +81,8 @@ class LLMRLModule(TorchRLModule):
         # Stands in for the policy's state where a learner partitions its parameters:
         # an object with `state_dict` and `load_state_dict` of whole tensors.
         self.partitioned: Any = None
+        # Called with the tensors that `set_state` has loaded, before they were rounded.
+        self.on_load: Callable[[dict[str, Tensor]], None] | None = None
         # And makes passes through them without gradient, all learners together.
         self.run_passes: Callable[[Sequence[Callable[[], Any]]], list[Any]] | None
         self.run_passes = None
@@ -227,6 +229,8 @@ class LLMRLModule(TorchRLModule):
             load_adapter(self.policy, tensors)
         else:
             (self.partitioned or self.policy).load_state_dict(tensors)
+            if self.on_load is not None:
+                self.on_load(tensors)
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
