@@ -14,12 +14,8 @@ from pure_rllib.rewards.prm.actors import check_prm_actors
 from pure_rllib.rollouts.env_summary import EnvSummary
 from pure_rllib.setting_types import NonNegativeFloat, check_setting
 
-_WITHOUT_EFFECT = (
-    "min_time_s_per_iteration",
-    "min_sample_timesteps_per_iteration",
-    "min_train_timesteps_per_iteration",
-    "custom_evaluation_function",
-)
+EVALUATION_OVERRIDES = ("temperature", "top_p", "max_response_tokens")
+"""What evaluation can have of its own, by `evaluation_config`."""
 
 
 def check_config(config: Any) -> None:
@@ -33,13 +29,8 @@ def check_config(config: Any) -> None:
     """
     if not isinstance(config.lr, list | tuple):
         check_setting("lr", config.lr, NonNegativeFloat)
-    if config.algorithm_config_overrides_per_module:
-        raise ValueError(
-            "`algorithm_config_overrides_per_module` "
-            f"({config.algorithm_config_overrides_per_module}) must be left out, "
-            "because there is one module, the policy. Set what it overrides by the "
-            "setters."
-        )
+    _check_kinds(config)
+    _check_evaluation(config)
     if config.no_signal_groups != "keep" and config.groups_together() > 1:
         raise ValueError(
             f'`no_signal_groups` ("{config.no_signal_groups}") must be "keep" with an '
@@ -144,28 +135,58 @@ def _check_sizes(config: Any) -> None:
             f"`num_learners` ({config.num_learners}), because each learner needs "
             f"{config.groups_together()} whole group(s). Raise num_prompts."
         )
-    for name in _WITHOUT_EFFECT:
-        if getattr(config, name):
+
+
+def _check_kinds(config: Any) -> None:
+    """Checks that classes derive from those that sample, judge and update here."""
+    from pure_rllib.learners.torch_learner import LLMTorchLearner
+    from pure_rllib.models.llm_rl_module import LLMRLModule
+    from pure_rllib.rollouts.env_runner import LLMEnvRunner
+
+    for name, given, base, does in (
+        ("env_runner_cls", config.env_runner_cls, LLMEnvRunner, "samples responses"),
+        ("learner_class", config.learner_class, LLMTorchLearner, "learns from them"),
+        (
+            "rl_module_spec.module_class",
+            config.own_module_spec and config.own_module_spec.module_class,
+            LLMRLModule,
+            "holds a language model",
+        ),
+    ):
+        if given is None or isinstance(given, str):
+            continue  # RLlib imports a class that is named, when it is needed
+        if not (isinstance(given, type) and issubclass(given, base)):
             raise ValueError(
-                f"`{name}` ({getattr(config, name)}) must be left out, because an "
-                "iteration is one batch of groups and evaluation asks whole "
-                "problems. Set `num_prompts` or `evaluation_duration` instead."
+                f"`{name}` ({getattr(given, '__name__', given)}) must be a subclass of "
+                f"`{base.__name__}`, because that one {does}. Derive from it, or leave "
+                "it out."
             )
-    if config.grad_clip_by != "global_norm":
+
+
+def _check_evaluation(config: Any) -> None:
+    """Checks the settings that evaluation is to have of its own."""
+    rules, own = config.rules(), config.evaluation_overrides()
+    for name, value in own.items():
+        if name not in EVALUATION_OVERRIDES:
+            raise ValueError(
+                f"`evaluation_config` must not change `{name}` ({value!r}), because "
+                "the env runners that train evaluate as well, and no more than "
+                f"{', '.join(EVALUATION_OVERRIDES)} can differ. Leave it out; a greedy "
+                "response to each problem is asked for anyway."
+            )
+        check_setting(f"evaluation_config.{name}", value, rules[name])
+    top_p = own.get("top_p", config.top_p)
+    check_generator(
+        config.generator,
+        config.generator_kwargs,
+        temperature=own.get("temperature", config.temperature),
+        top_p=top_p,
+    )
+    if config.generator == "vllm" and (top_p < 1) != (config.top_p < 1):
         raise ValueError(
-            f'`grad_clip_by` ("{config.grad_clip_by}") must be "global_norm", because '
-            "gradients are clipped by their norm over all learners. Leave it out."
-        )
-    if config.evaluation_duration_unit != "episodes":
-        raise ValueError(
-            f'`evaluation_duration_unit` ("{config.evaluation_duration_unit}") must be '
-            '"episodes", because evaluation asks whole problems. Leave it out.'
-        )
-    if config.evaluation_num_env_runners:
-        raise ValueError(
-            f"`evaluation_num_env_runners` ({config.evaluation_num_env_runners}) must "
-            "be 0, because the training env runners evaluate as well: they hold the "
-            "generator. Leave it out."
+            f"`evaluation_config.top_p` ({top_p}) and `top_p` ({config.top_p}) must "
+            "both be 1.0 or both below it, because an engine of vLLM tells "
+            "log-probabilities of one kind only. Change both, or neither."
         )
 
 
@@ -244,10 +265,10 @@ def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:
             "the model's own tokenizer."
         )
     context = getattr(policy, "max_position_embeddings", None)
-    needed = env.max_prompt_tokens + env.max_response_tokens
-    if context is not None and needed > context:
+    budget = config.longest_response(env.max_response_tokens)
+    if context is not None and env.max_prompt_tokens + budget > context:
         raise ValueError(
             f"`max_prompt_tokens` ({env.max_prompt_tokens}) plus "
-            f"`max_response_tokens` ({env.max_response_tokens}) must be at most the "
+            f"`max_response_tokens` ({budget}) must be at most the "
             f"model's context ({context}). Lower one of them."
         )

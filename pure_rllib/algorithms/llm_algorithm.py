@@ -1,7 +1,9 @@
 """What every algorithm for language models does: sample, update, sync, report."""
 
+import logging
 import math
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -49,7 +51,7 @@ from pure_rllib.models import columns
 from pure_rllib.reporting.records import ResponseNumbers, ResponseRecord
 from pure_rllib.rewards.prm.actors import start_prm_actors, with_prm_bundles
 from pure_rllib.rollouts.env_runner import HeldCreator
-from pure_rllib.rollouts.env_summary import EnvSummary, token_env_of
+from pure_rllib.rollouts.env_summary import EnvSummary, makes_by_keywords, token_env_of
 from pure_rllib.rollouts.group import Group, SampledResponse
 from pure_rllib.rollouts.sampler import (
     SampledBatch,
@@ -60,8 +62,11 @@ from pure_rllib.rollouts.sampler import (
 from pure_rllib.weight_sync.handle import Weights
 from pure_rllib.weight_sync.sync import WeightSync
 
+_LOGGER = logging.getLogger(__name__)
+
 _STATE = "pure"
 _CALLBACKS = "pure_callbacks"
+_SEED = "pure_seed"
 # Hashed with the run's seed: evaluation draws other random numbers than training.
 _EVALUATION_EPOCH = -1
 
@@ -82,6 +87,13 @@ class LLMAlgorithm(Algorithm):
         filled = cls.get_default_config().update_from_dict(config)
         return with_prm_bundles(request, filled)
 
+    @staticmethod
+    @override(Algorithm)
+    def _get_env_id_and_creator(env: Any, config: Any) -> tuple[Any, Any]:
+        if makes_by_keywords(env):
+            return env, partial(_make_by_keywords, env)
+        return Algorithm._get_env_id_and_creator(env, config)
+
     @override(Algorithm)
     def setup(self, config: Any) -> None:
         """Checks everything that can be checked, then makes env runners and learners.
@@ -95,6 +107,10 @@ class LLMAlgorithm(Algorithm):
         self._last_batch = SampledBatch()
         self._iteration_metrics: dict[str, float] = {}
         config = config.copy(copy_frozen=False)
+        self._has_drawn_seed = config.seed is None
+        if config.seed is None:
+            config.seed = secrets.randbelow(2**31)
+            _LOGGER.info("`seed` (None): the run has drawn %d.", config.seed)
         self._env_summary = self._check_env(config)
         config.freeze()
         self.config = config
@@ -112,9 +128,15 @@ class LLMAlgorithm(Algorithm):
         except ValueError:
             self.cleanup()  # Tune and the caller have nothing to stop yet
             raise
-        self.env_runner.newest_weights = self._published
-        order = ProblemOrder(self._env_summary.num_problems, config.seed or 0)
-        self._sampler = Sampler(self.env_runner_group, self._sync, order, config)
+        if self.env_runner is not None:
+            self.env_runner.newest_weights = self._published
+        self._sampler = self._make_sampler()
+
+    def _make_sampler(self) -> Sampler:
+        """Makes what samples the problems in the order of the run's seed."""
+        assert self._sync is not None, "made in `setup`"
+        order = ProblemOrder(self._env_summary.num_problems, self.config.seed)
+        return Sampler(self.env_runner_group, self._sync, order, self.config)
 
     def _check_env(self, config: Any) -> EnvSummary:
         """Makes the environment for a moment, and fills in what follows from it."""
@@ -163,7 +185,7 @@ class LLMAlgorithm(Algorithm):
             [group.group_id for group in kept],
             groups_per_step=self.config.groups_per_step,
             num_epochs=self.config.num_epochs,
-            seed=self.config.seed or 0,
+            seed=self.config.seed,
             iteration=self.iteration,
             max_response_tokens=self.config.max_response_tokens,
         )
@@ -256,7 +278,7 @@ class LLMAlgorithm(Algorithm):
                 "`env_config={'eval_problems': ...}`."
             )
         self._call_back("on_evaluate_start")
-        seed = self.config.seed or 0
+        seed = self.config.seed
         prompts = {
             i: ProblemTicket(i, 0, i, ticket_seed(seed, _EVALUATION_EPOCH, i))
             for i in range(min(num_problems, self.config.evaluation_duration))
@@ -393,6 +415,7 @@ class LLMAlgorithm(Algorithm):
         """Adds what a run counts to RLlib's state."""
         state: dict[str, Any] = super().get_state(*args, **kwargs)
         state[_STATE] = asdict(self._counts)
+        state[_SEED] = self.config.seed
         state[_CALLBACKS] = checkpoints.callback_states(self.callbacks)
         return state
 
@@ -400,12 +423,24 @@ class LLMAlgorithm(Algorithm):
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores the state; env runners get the weights with their next call."""
         super().set_state(state)
+        if self._has_drawn_seed and _SEED in state:
+            self._go_on_with_seed(state[_SEED])
         if _STATE in state:
             self._counts = RunCounts(**state[_STATE])
         if _STATE in state or COMPONENT_LEARNER_GROUP in state:
             self._weights = None
             self._sampler.drop()
         checkpoints.set_callback_states(self.callbacks, state.get(_CALLBACKS, {}))
+
+    def _go_on_with_seed(self, seed: int) -> None:
+        """Takes over the seed of the run that is restored, in place of the drawn one.
+
+        It says which problems come next. A seed that is set is left as it is.
+        """
+        self.config = self.config.copy(copy_frozen=False).debugging(seed=seed)
+        self.config.freeze()
+        self._sampler.drop()
+        self._sampler = self._make_sampler()
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -436,3 +471,7 @@ class LLMAlgorithm(Algorithm):
         self._counts, self._iteration = counts, iteration
         checkpoints.set_callback_states(self.callbacks, callbacks)
         self._counts.weights_version += 1
+
+
+def _make_by_keywords(env_class: Any, context: Mapping[str, Any]) -> Any:
+    return env_class(**context)

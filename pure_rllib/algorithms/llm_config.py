@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, FiniteFloat
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms.config_rules import check_config
+from pure_rllib.algorithms.rllib_settings import check_rllib_settings, differs
 from pure_rllib.connectors.group_advantages import GroupAdvantages
 from pure_rllib.credit.kl import KLEstimator
 from pure_rllib.credit.normalize import NormalizeStyle
@@ -373,11 +375,15 @@ class LLMConfig(AlgorithmConfig):
     @override(AlgorithmConfig)
     def validate(self) -> None:
         """Checks types, ranges and combinations; nothing is loaded for it."""
+        # RLlib's copy for evaluation has settings of its own, which nothing reads.
+        if self._validate_config and not self.in_evaluation:
+            check_rllib_settings(self, LLMConfig())
         super().validate()
-        for name, rule in self.rules().items():
-            check_setting(name, getattr(self, name), rule)
-        check_config(self)
         self._add_hacking_monitor()
+        if self._validate_config:
+            for name, rule in self.rules().items():
+                check_setting(name, getattr(self, name), rule)
+            check_config(self)
 
     @classmethod
     def rules(cls) -> dict[str, Any]:
@@ -414,6 +420,16 @@ class LLMConfig(AlgorithmConfig):
         is_exact = self.full_model_config()["dtype"] == "float32"
         return _MAX_LOGP_GAP if is_exact else _MAX_LOGP_GAP_HALF
 
+    def evaluation_overrides(self) -> dict[str, Any]:
+        """Returns what `evaluation_config` changes; see `EVALUATION_OVERRIDES`."""
+        own = self.evaluation_config or {}
+        return {k: v for k, v in own.items() if differs(v, self.get(k))}
+
+    def longest_response(self, max_response_tokens: int) -> int:
+        """Returns the larger budget of training's, which is given, and evaluation's."""
+        own = self.evaluation_overrides().get("max_response_tokens")
+        return max(max_response_tokens, own or 0)
+
     def full_env_config(self) -> dict[str, Any]:
         """Returns `env_config` with `max_response_tokens`, where that is set."""
         settings = dict(self.env_config)
@@ -429,6 +445,22 @@ class LLMConfig(AlgorithmConfig):
         if isinstance(settings["model"], str):
             settings["model"] = resolve_model(settings["model"])
         return settings
+
+    @property
+    def own_module_spec(self) -> RLModuleSpec | None:
+        """The policy's spec, where `.rl_module(rl_module_spec=...)` gives one."""
+        spec = self._rl_module_spec
+        if isinstance(spec, MultiRLModuleSpec):
+            spec = spec.rl_module_specs.get(DEFAULT_MODULE_ID)
+        return spec
+
+    @property
+    @override(AlgorithmConfig)
+    def model_config(self) -> dict[str, Any]:
+        """The settings of the policy; those of its spec win, as everywhere in RLlib."""
+        spec = self.own_module_spec
+        own = {} if spec is None else spec._get_model_config() or {}
+        return {**super().model_config, **own}
 
     @property
     @override(AlgorithmConfig)

@@ -15,6 +15,8 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
+from pure_rllib.rewards.prm.actors import LEAST_BUNDLE
+
 logger = logging.getLogger(__name__)
 
 PLACEMENT_TIMEOUT_S = 120.0
@@ -37,7 +39,7 @@ def learners_places(config: Any) -> PlacementGroup | None:
     if config.num_learners == 0 or ray.util.get_current_placement_group() is not None:
         return None
     bundles = [
-        {name: amount for name, amount in bundle.items() if amount}
+        {name: amount for name, amount in bundle.items() if amount} or LEAST_BUNDLE
         for bundle in _get_learner_bundles(config)
     ]
     places = placement_group(bundles, strategy=config.placement_strategy)

@@ -37,14 +37,12 @@ SECTIONS = (
 """Setters whose arguments can be written in a file."""
 SEARCH_SPACES = ("grid_search", "choice", "uniform", "loguniform")
 _DEPRECATED = -1  # RLlib's default of arguments that only raise an error
+# Refused whatever the value: RLlib's default, written down, would not be true either.
 _NO_EFFECT = {
     "training.train_batch_size": "env_runners.num_prompts",
     "training.train_batch_size_per_learner": "env_runners.num_prompts",
     "training.model": "rl_module.model_config",
     "env_runners.rollout_fragment_length": "env_runners.num_prompts",
-    "env_runners.num_envs_per_env_runner": "env_runners.num_prompts",
-    "env_runners.batch_mode": "env_runners.max_response_tokens",
-    "env_runners.explore": "env_runners.temperature",
     "rl_module.model_config_dict": "rl_module.model_config",
 }
 _PLAIN = {int, float, bool, str, types.NoneType, list, dict}
@@ -170,14 +168,15 @@ def make_config(
 
 def resolved(config: "LLMConfig") -> dict[str, dict[str, Any]]:
     """Returns every setting of a config by section, defaults included."""
+    from pure_rllib.algorithms.rllib_settings import is_refused
+
     # Not by getattr: a property such as `is_atari` would make an environment.
     stored, config_class = vars(config), cast(Any, type(config))
     return {
         section: {
             key: stored.get(key, stored.get(f"_{key}"))
             for key in section_keys(config_class, section)
-            if f"{section}.{key}" not in _NO_EFFECT
-            and (key in stored or f"_{key}" in stored)
+            if not is_refused(key) and (key in stored or f"_{key}" in stored)
         }
         for section in SECTIONS
     }

@@ -86,7 +86,7 @@ class Run:
         if self.checkpoint is None:
             self.folder.path.mkdir(parents=True, exist_ok=True)
             write_text(self.folder.experiment_file, self.experiment.to_yaml())
-            self.folder.write_json("config.json", resolved(config))
+            self.folder.write_json("config.json", resolved(algo.config))
         else:
             self._restore(algo, self.checkpoint)
             if algo.iteration >= self.experiment.num_iterations:

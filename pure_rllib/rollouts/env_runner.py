@@ -129,7 +129,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                 self.config.generator_kwargs,
                 pad_token_id=env.pad_token_id,
                 eos_token_ids=env.eos_token_ids,
-                max_model_len=env.max_prompt_tokens + env.max_response_tokens,
+                max_model_len=env.max_prompt_tokens
+                + self.config.longest_response(env.max_response_tokens),
                 top_p=self.config.top_p,
                 transfer_backend=backend.engine_backend() if backend else None,
             )
@@ -268,8 +269,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                 others, as one that was restarted does. None: those that it holds.
             group_size: G; default: the configuration's.
             temperature: default: the configuration's; 0.0 is greedy.
-            evaluation: take the problems from `eval_problems`, and give no process
-                rewards.
+            evaluation: take the problems from `eval_problems` and the settings of
+                `evaluation_config`, and give no process rewards.
             group_ids: one per ticket; default: 0, 1, ...
 
         Returns:
@@ -281,10 +282,13 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         assert source is not None, "the algorithm checks that there are such problems"
         problems = [source[ticket.index] for ticket in tickets]
         prompts = [env.encode_prompt(problem) for problem in problems]
+        own = self.config.evaluation_overrides() if evaluation else {}
         params = SamplingParams(
-            max_response_tokens=env.max_response_tokens,
-            temperature=self.config.temperature if temperature is None else temperature,
-            top_p=self.config.top_p if temperature is None else 1.0,
+            max_response_tokens=own.get("max_response_tokens", env.max_response_tokens),
+            temperature=own.get("temperature", self.config.temperature)
+            if temperature is None
+            else temperature,
+            top_p=own.get("top_p", self.config.top_p) if temperature is None else 1.0,
         )
         size = group_size or self.config.group_size
         generator = self.generator

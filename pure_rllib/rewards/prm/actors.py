@@ -38,6 +38,10 @@ def num_tokens(request: ScoringRequest) -> int:
     return len(request.prompt_ids) + len(request.response_ids)
 
 
+LEAST_BUNDLE = {"memory": 1.0}
+"""What an actor without CPUs and GPUs asks for: Ray makes no empty place."""
+
+
 @dataclass(frozen=True, slots=True)
 class PRMPoolSettings:
     """How a pool's actors are made and used.
@@ -224,9 +228,8 @@ def with_prm_bundles(
     added = [bundle] * config.num_prm_actors if bundle else []
     # A main process that needs nothing is the first bundle, and left out by Ray.
     head: list[dict[str, float]] = [{}] if request.head_bundle_is_empty else []
-    return PlacementGroupFactory(
-        [*head, *request.bundles, *added], strategy=request.strategy
-    )
+    bundles = [bundle or LEAST_BUNDLE for bundle in request.bundles]
+    return PlacementGroupFactory([*head, *bundles, *added], strategy=request.strategy)
 
 
 def _places(num_actors: int, settings: PRMPoolSettings) -> list[dict[str, Any]]:
