@@ -23,6 +23,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from pure_rllib.generation.engine_log import engine_errors
 from pure_rllib.models.loading import policy_config
 from pure_rllib.setting_types import Count, check_setting
 
@@ -71,6 +72,7 @@ _REFUSED = {
 _CPU_KV_CACHE_BYTES = 2**30
 _CPU_BLOCK_TOKENS = 128
 _MAX_NUM_SEQS = 256
+_CPU_BATCHED_TOKENS = 4096
 
 
 def check_vllm_installed() -> None:
@@ -196,6 +198,8 @@ def make_engine(
             arguments["max_model_len"],
             arguments.get("max_num_seqs", _MAX_NUM_SEQS),
         )
+    if is_cpu:
+        arguments |= _whole_prompts(arguments)
     if arguments.get("tensor_parallel_size", 1) > 1:
         # Inside a Ray actor vLLM would ask Ray for GPUs that the actor already holds.
         arguments.setdefault("distributed_executor_backend", "mp")
@@ -206,7 +210,7 @@ def make_engine(
                 config.architectures = [name]
             config.save_pretrained(folder)
             model = folder
-        with _process_state():
+        with _process_state(), engine_errors("an engine was made"):
             return vllm.LLM(
                 model,
                 load_format="dummy",
@@ -228,6 +232,39 @@ def _cpu_kv_cache_bytes(config: Any, max_model_len: int, max_num_seqs: int) -> i
     # vLLM keeps one block to itself.
     tokens = (max_num_seqs * blocks + 1) * _CPU_BLOCK_TOKENS
     return int(min(_CPU_KV_CACHE_BYTES, tokens * bytes_per_token))
+
+
+def _whole_prompts(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Engine arguments with which vLLM takes each prompt as a whole.
+
+    For a part of a prompt vLLM draws a token too, and then rewinds the response's
+    random numbers, which it can do on CUDA devices only. Prompts that are too many for
+    one pass wait for the next.
+
+    Raises:
+        ValueError: other arguments ask for parts.
+    """
+    for name, whole in (
+        ("enable_chunked_prefill", False),
+        ("long_prefill_token_threshold", 0),
+    ):
+        if arguments.get(name):
+            raise ValueError(
+                f"`generator_kwargs.{name}` ({arguments[name]!r}) must be {whole} on a "
+                "CPU, because vLLM cannot take a prompt in parts there when responses "
+                "have seeds of their own. Leave it out."
+            )
+    longest = arguments["max_model_len"]
+    num_tokens = arguments.get("max_num_batched_tokens") or max(
+        _CPU_BATCHED_TOKENS, longest, arguments.get("max_num_seqs") or 0
+    )
+    if num_tokens < longest:
+        raise ValueError(
+            f"`generator_kwargs.max_num_batched_tokens` ({num_tokens}) must be >= "
+            f"{longest} on a CPU, because the longest prompt and response are taken in "
+            "one pass there. Leave it out."
+        )
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": num_tokens}
 
 
 def _head_size(config: Any) -> int:

@@ -18,6 +18,7 @@ from pure_rllib.generation.base import (
     check_request,
     checked_eos_ids,
 )
+from pure_rllib.generation.engine_log import engine_errors
 from pure_rllib.generation.vllm_engine import (
     check_engine_settings,
     check_vllm_installed,
@@ -224,7 +225,7 @@ class VLLMGenerator:
             self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts
         ]
         # vLLM draws from PyTorch's generator even where it then uses a response's own.
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), engine_errors(f"{len(prompts)} prompts were run"):
             outputs: list[Any] = self._llm.generate(
                 token_prompts, settings, use_tqdm=False
             )

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pure_rllib.generation.base import Response, SamplingParams
+from pure_rllib.generation.engine_log import EngineError
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.generation.vllm_generator import VLLMGenerator
 from pure_rllib.models.export import cut_into_shards, untied_tensors, write_shards
@@ -311,6 +312,21 @@ def test_tokens_come_as_often_as_their_probability_says(engine: Engine) -> None:
     assert chi_square < k + 6 * np.sqrt(2 * k)
 
 
+def test_more_prompts_than_fit_one_pass_are_sampled(engine: Engine) -> None:
+    """vLLM's CPU build takes 4,096 tokens at a time, and no prompt in parts."""
+    model = engine.load(0)
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(5, VOCAB_SIZE, size=110).tolist() for _ in range(60)]
+    params = SamplingParams(8, 1.0, engine.top_p)
+    groups = engine.generator.generate(prompts, 2, params, range(60))
+    for number in (0, 37, 59):
+        alone = engine.generator.generate([prompts[number]], 2, params, [number])
+        assert same(alone, [groups[number]])
+    ids = prompts[59] + groups[59][1].token_ids.tolist()
+    expected = teacher_forced(model, ids, 110)
+    np.testing.assert_allclose(groups[59][1].logps, expected, atol=1e-3)
+
+
 def test_calls_that_cannot_work_are_refused(engine: Engine) -> None:
     engine.load(0)
     generate = engine.generator.generate
@@ -340,6 +356,26 @@ def test_a_new_engine_samples_the_same() -> None:
         generator.close()
     assert same(*seen)
     check_responses(model, seen[0], temperature=1.0, budget=BUDGET)
+
+
+def test_an_engine_that_fails_leaves_its_dump_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    generator = make(True)
+    generator.load_weights(LiveWeights.of(load_policy(policy_config(True)), 1))
+
+    def lose_the_sampler(worker: Any) -> None:
+        del worker.model_runner.sampler
+
+    generator._llm.collective_rpc(lose_the_sampler)
+    with pytest.raises(EngineError, match="vLLM failed while 4 prompts were run: Attr"):
+        generator.generate(PROMPTS, 2, SamplingParams(4), SEEDS)
+    (log,) = tmp_path.glob("*.log")
+    content = log.read_text()
+    assert "has no attribute 'sampler'" in content
+    assert "Dumping input data for V1 LLM engine" in content
+    generator.close()
 
 
 def test_bfloat16_weights_arrive() -> None:

@@ -9,6 +9,7 @@ import pytest
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.generation.vllm_engine import (
     _cpu_kv_cache_bytes,
+    _whole_prompts,
     check_engine_settings,
     check_vllm_installed,
     parameter_sizes,
@@ -133,3 +134,36 @@ def test_seeds_of_neighbouring_prompts_do_not_meet():
     gaps = [b - a for a, b in zip(sorted(seeds), sorted(seeds)[1:], strict=False)]
     assert min(gaps) > 10_000
     assert engine_seed(7) == engine_seed(7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 4096),
+        ({"max_model_len": 9000}, 9000),
+        ({"max_num_seqs": 8192}, 8192),
+        ({"max_num_batched_tokens": 128}, 128),
+    ],
+)
+def test_on_a_cpu_no_prompt_is_taken_in_parts(settings, expected):
+    assert _whole_prompts({"max_model_len": 128, **settings}) == {
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": expected,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "enable_chunked_prefill",
+            True,
+            r"\(True\) must be False on a CPU",
+        ),
+        ("long_prefill_token_threshold", 64, r"\(64\) must be 0 on a CPU"),
+        ("max_num_batched_tokens", 127, r"\(127\) must be >= 128 on a"),
+    ],
+)
+def test_settings_that_ask_for_parts_of_prompts_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=f"`generator_kwargs.{name}` {message}"):
+        _whole_prompts({"max_model_len": 128, name: value})
