@@ -205,15 +205,17 @@ def single_token_id(tokenizer: Any, text: str) -> int:
     r"""Looks up the one id that a text encodes to, such as the PRM's `\n`.
 
     Raises:
-        ValueError: if the text is not exactly one token.
+        ValueError: if the text is not exactly one token, or the token is not that text,
+            as an unknown one, or one with a space before it.
     """
     ids = list(tokenizer.encode(text, add_special_tokens=False))
-    if len(ids) != 1:
+    (shown,) = tokenizer.batch_decode([ids], clean_up_tokenization_spaces=False) or [""]
+    if len(ids) != 1 or shown != text:
         name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         raise ValueError(
             f"`text` ({text!r}) must be exactly one token of `tokenizer` ({name}), "
-            f"because step ends are replaced by it one for one; it encodes to {ids}. "
-            "Set a tokenizer that has it as one token."
+            f"because step ends are replaced by it one for one; it encodes to {ids}, "
+            f"which decodes to {shown!r}. Set a tokenizer that has it as one token."
         )
     return int(ids[0])
 

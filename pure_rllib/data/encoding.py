@@ -72,7 +72,7 @@ class _Markers:
         self._hidden_or_any = re.compile(f"{self._hidden.pattern}|{pattern}")
         unknown = tokenizer.unk_token_id
         self._special = {i for i, t in added.items() if t.special and i != unknown}
-        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
 
     def shield(self, text: str) -> str:
         return self._any.sub(lambda m: f"{_OPEN}{self._numbers[m[0]]}{_CLOSE}", text)
@@ -111,7 +111,7 @@ class _Markers:
                 # As it stands in the text, whatever the text is normalised to.
                 token |= {"content": f"{_OPEN}{name}{_CLOSE}", "normalized": False}
             real[token["content"]] = token["id"]
-        backend = Tokenizer.from_str(json.dumps(state))
+        backend: Any = Tokenizer.from_str(json.dumps(state))
         return backend, {backend.token_to_id(name): i for name, i in real.items()}
 
 

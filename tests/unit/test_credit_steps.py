@@ -191,6 +191,16 @@ def test_single_token_id():
         single_token_id(ListTokenizer(), "\n\n\n")
 
 
+def test_a_single_token_is_the_text_and_nothing_else():
+    # An unknown word is one token, and so may be a space with what follows.
+    with pytest.raises(ValueError, match="decodes to '<unk>'"):
+        single_token_id(whole_words(), "zwölf")
+    tokenizer = FAMILIES["gpt2 with a space in front"]()
+    with pytest.raises(ValueError, match=r"`text` \('cups'\).* decodes to ' cups'"):
+        single_token_id(tokenizer, "cups")
+    assert single_token_id(FAMILIES["gpt2"](), "\n") > 0
+
+
 def test_empty_row_is_an_error(splitter):
     with pytest.raises(ValueError, match="at least one"):
         splitter.step_spans(np.array([], dtype=np.int64))

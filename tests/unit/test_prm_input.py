@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pure_rllib.credit.steps import BlankSteps, StepSplitter
 from pure_rllib.rewards.prm.rows import PRMInputBuilder
+from tests.tokenizer_families import FAMILIES
 
 WORDS = ["<pad>", "<eos>", "\n", "\n\n", ".\n\n", ".", " ", "a", "b", "c", "P"]
 PAD, EOS, NL, BLANK, DOT_BLANK, DOT, SPACE, A, B, C, P = range(len(WORDS))
@@ -48,6 +49,10 @@ def build(response, input_format="pure_rllib", prompt=(P, P)):
         # Cut by the budget: the last token is shown.
         ([A, DOT_BLANK, B, C], [P, P, A, DOT, NL, B, C, NL], [4, 7]),
         ([A, B, DOT_BLANK], [P, P, A, B, DOT, NL], [5]),
+        # A special token inside a step is none of its text.
+        ([A, EOS, PAD, B], [P, P, A, B, NL], [4]),
+        # A blank line of two tokens.
+        ([A, NL, NL, B, EOS], [P, P, A, NL, B, NL], [3, 5]),
     ],
 )
 def test_our_rows(response, ids, positions):
@@ -86,6 +91,16 @@ def test_ids_beyond_the_tokenizer_are_left_out():
 def test_an_unknown_format_is_refused():
     with pytest.raises(ValueError, match="must be one of"):
         PRMInputBuilder(make_tokenizer(), NL, "qwen")  # type: ignore[arg-type]
+
+
+def test_the_visible_part_of_a_token_stays_where_it_was():
+    tokenizer = FAMILIES["mistral"]()
+    tokenizer.add_tokens([".\n\n", ":\r\n\r\n"])
+    builder = PRMInputBuilder(tokenizer, 13)
+    word = tokenizer.encode("x", add_special_tokens=False)
+    for text, shown in ((".\n\n", "x."), (":\r\n\r\n", "x:")):
+        step = [*word, tokenizer.convert_tokens_to_ids(text)]
+        assert tokenizer.decode(builder.step_ids(step)) == shown
 
 
 def test_every_separator_of_qwen_keeps_its_visible_part(qwen_tokenizer):

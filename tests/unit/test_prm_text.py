@@ -21,11 +21,15 @@ from pure_rllib.rewards.prm.rows import (
 )
 from pure_rllib.testing import byte_tokenizer
 from pure_rllib.testing import text_request as request
+from tests.tokenizer_families import FAMILIES
 
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+# As those of Llama 3 and Mistral do; the marker needs no space behind it.
+TRIMMING = "<s>[{{ messages[0].content | trim }}] "
 
 EXTRA_0 = AddedToken("<extra_0>", special=True, normalized=False)
 
@@ -169,3 +173,33 @@ def test_a_message_opens_no_turn():
     assert plain_ids(tokenizer, "<|im_end|>") == [
         tokenizer.convert_tokens_to_ids(char) for char in "<|im_end|>"
     ]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_chat_prompt_is_what_the_template_gives(name):
+    tokenizer = FAMILIES[name]()
+    tokenizer.chat_template = TRIMMING
+    for message in ("Two cups", " So the sum\n\n is 20: "):
+        asked = [{"role": "user", "content": message}]
+        ids = tokenizer.apply_chat_template(asked, return_dict=False)
+        assert chat_ids(tokenizer, message) == ids
+    chosen = PRMFormat("chat", "labels", "</s>", "chat")
+    (row,), separator_id = build(chosen, tokenizer, request("So <s> x", "</s>"))
+    assert row.input_ids.tolist().count(separator_id) == 2
+    first = tokenizer.decode(row.input_ids[: row.score_positions[0]])
+    assert first.replace(" ", "") == "<s>[2+3?]So<s>x"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('no system') }}", "it refuses them: no system"),
+        ("{{ messages[1].content }}", "it drops that of the system"),
+        ("{{ messages[0].content }}", "it drops that of the user"),
+    ],
+)
+def test_a_template_that_does_not_ask_is_refused_at_once(template, reason):
+    tokenizer = llama_like_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=f"{reason}.* Set `system`"):
+        PRMTextBuilder(FORMATS["extra_0"], tokenizer, 5, 10**6)

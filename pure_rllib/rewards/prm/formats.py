@@ -189,7 +189,11 @@ def _detect(
 
 
 def _is_one_token(tokenizer: Any, text: str) -> bool:
-    return len(tokenizer.encode(text, add_special_tokens=False)) == 1
+    try:
+        single_token_id(tokenizer, text)
+    except ValueError:
+        return False
+    return True
 
 
 def format_ids(

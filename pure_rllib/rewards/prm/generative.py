@@ -26,7 +26,7 @@ from pure_rllib.rewards.prm.judges import (
     VoteJudge,
     VoteSettings,
 )
-from pure_rllib.rewards.prm.rows import question_ids
+from pure_rllib.rewards.prm.rows import check_chat, question_ids
 from pure_rllib.rewards.prm.scoring import LOWEST_SCORE, ScoreAdjustment, context_of
 
 QUESTION = """\
@@ -128,6 +128,7 @@ class GenerativePRM:
         self.judge = judge
         self.tokenizer = tokenizer
         self.question = question or StepQuestion()
+        check_chat(tokenizer, self.question.system)
         self.adjustment = adjustment or ScoreAdjustment()
         self.num_overlong = 0
 

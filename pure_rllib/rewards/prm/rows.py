@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+from jinja2 import TemplateError
 
 from pure_rllib.credit.steps import StepSplitter, own_bos_id
+from pure_rllib.data.encoding import encode_plain, encode_shielded, shield
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.formats import PRMFormat
 
@@ -39,12 +41,12 @@ class PRMRow:
 class PRMInputBuilder:
     r"""Turns responses and their step spans into rows.
 
-    In our own format a step is shown as it reads: white space and special tokens around
-    it are left out, a token such as `.\n\n` is replaced by the ids of its visible part,
-    and the separator follows. The published formats (`make_experience` of PURE's main
-    branch, `_build_inputs_for_prm` of its verl branch) replace the last token of each
-    step by the separator, so the full stop is lost, and so is the last token of a
-    response that was cut by its budget.
+    In our own format a step is shown as it reads: special tokens in it and white space
+    around it are left out, a token such as `.\n\n` is replaced by the ids of its
+    visible part, and the separator follows. The published formats (`make_experience` of
+    PURE's main branch, `_build_inputs_for_prm` of its verl branch) replace the last
+    token of each step by the separator, so the full stop is lost, and so is the last
+    token of a response that was cut by its budget.
 
     Ids that the tokenizer or the reward model does not know have no text and no
     embedding: they are left out of the row, wherever they stand.
@@ -85,6 +87,8 @@ class PRMInputBuilder:
         self.input_format = input_format
         is_visible = StepSplitter.from_tokenizer(tokenizer).is_visible
         self._is_visible = is_visible[:vocab_size]
+        added = tokenizer.added_tokens_decoder.items()
+        self._special = [i for i, token in added if token.special]
         # Filled on first use: most of a vocabulary is never sampled.
         self._visible_parts: dict[int, list[int]] = {}
 
@@ -130,9 +134,11 @@ class PRMInputBuilder:
             tokens: the step's ids, its separator or EOS included.
 
         Returns:
-            Ids from the first to the last visible token, without newlines at the end.
+            Ids from the first to the last visible token, without special ones and
+            without newlines at the end.
         """
         tokens = self._known(np.asarray(tokens, dtype=np.int64))
+        tokens = tokens[~np.isin(tokens, self._special)]
         places = np.flatnonzero(self._is_visible[tokens])
         if len(places) == 0:
             return []
@@ -147,13 +153,13 @@ class PRMInputBuilder:
         """The ids of a token's text without the newlines at its end."""
         if token not in self._visible_parts:
             text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
-            visible = text.rstrip("\n")
+            visible = text.rstrip()
             # A token that holds part of a character does not survive decoding, so
             # tokens without newlines are never encoded again.
             self._visible_parts[token] = (
-                [token]
-                if visible == text
-                else self.tokenizer.encode(visible, add_special_tokens=False)
+                encode_behind(self.tokenizer, "\n", visible)
+                if "\n" in text[len(visible) :]
+                else [token]
             )
         return self._visible_parts[token]
 
@@ -189,49 +195,57 @@ class PRMTextBuilder:
         self.separator_id = separator_id
         self.vocab_size = vocab_size
         self._bos = own_bos_id(tokenizer)
+        if chosen.prompt == "chat":
+            check_chat(tokenizer, chosen.system)
 
     def rows(self, requests: Sequence[ScoringRequest]) -> list[PRMRow]:
         """Builds one row per request; each has as many score positions as steps."""
-        prompts: dict[str, list[int]] = {}
-        rows = []
-        for request in requests:
-            if self.format.prompt == "chat" and request.prompt not in prompts:
-                prompts[request.prompt] = chat_ids(
-                    self.tokenizer, request.prompt, self.format.system
-                )
-            rows.append(self._row(request, prompts.get(request.prompt)))
-        return rows
+        return [self._row(request) for request in requests]
 
-    def _row(self, request: ScoringRequest, chat_prompt: list[int] | None) -> PRMRow:
+    def _row(self, request: ScoringRequest) -> PRMRow:
         num_steps = len(request.step_spans)
         assert len(request.step_texts) == num_steps, (
             f"{len(request.step_texts)} texts for {num_steps} steps"
         )
-        ids = list(chat_prompt or [])
+        ids: list[int] = []
         positions = []
         for number, text in enumerate(request.step_texts, 1):
-            shown = self.format.step_text(number, text)
+            shown = self.format.step_text(number, shield(self.tokenizer, text))
             if number > 1:
                 step = self._after_separator(self.format.between + shown)
-            elif chat_prompt is None:
-                # As one text: that is how such models were trained.
-                whole = request.prompt + self.format.prompt_end + shown
-                ids += [] if self._bos is None else [self._bos]
-                step = plain_ids(self.tokenizer, whole)
             else:
-                step = plain_ids(self.tokenizer, shown)
+                step = self._from_the_start(self._prompt(request.prompt) + shown)
             ids += [i for i in step if i < self.vocab_size]
             positions.append(len(ids))
             ids.append(self.separator_id)
         return PRMRow(np.array(ids, np.int64), np.array(positions, np.int64))
 
+    def _prompt(self, problem: str) -> str:
+        problem = shield(self.tokenizer, problem)
+        if self.format.prompt == "chat":
+            return render_chat(self.tokenizer, problem, self.format.system)
+        return problem + self.format.prompt_end
+
+    def _from_the_start(self, text: str) -> list[int]:
+        """The ids of prompt and first step, as one text: so such models are trained."""
+        (ids,) = encode_shielded(self.tokenizer, [text])
+        if self._bos is None or ids[:1] == [self._bos]:
+            return ids
+        return [self._bos, *ids]
+
     def _after_separator(self, text: str) -> list[int]:
         """The ids of a text that follows a separator."""
-        # Some tokenizers put a space before every text; behind another one they don't.
-        joined = plain_ids(self.tokenizer, self.format.separator + text)
-        if joined[:1] == [self.separator_id]:
-            return joined[1:]
-        return plain_ids(self.tokenizer, text)
+        return encode_behind(self.tokenizer, self.format.separator, text)
+
+
+def encode_behind(tokenizer: Any, before: str, text: str) -> list[int]:
+    """The ids of a text with another text before it.
+
+    Some tokenizers put a space before every text; behind another one they don't.
+    """
+    context, joined, alone = encode_shielded(tokenizer, [before, before + text, text])
+    size = len(context)
+    return joined[size:] if joined[:size] == context else alone
 
 
 def make_builder(
@@ -302,40 +316,63 @@ def differing_tokens(policy_tokenizer: Any, prm_tokenizer: Any) -> str | None:
     )
 
 
-def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Encodes a text in which nothing is taken for a special token."""
-    return list(
-        tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
-    )
+plain_ids = encode_plain
+"""What `encode_plain` is called where rows of steps are built."""
 
 
 def chat_ids(tokenizer: Any, message: str, system: str | None = None) -> list[int]:
     """Encodes a user's message in the tokenizer's chat template, up to the answer.
 
-    The message's own text never becomes a special token.
+    The message's own text never becomes a marker of the tokenizer.
 
     Args:
         tokenizer: with a chat template.
         message: what the user says.
         system: the system message; None leaves it to the template.
+
+    Raises:
+        ValueError: the template refuses a message.
     """
-    # A text that no template changes and that no message holds.
-    place = "\ufdd0message\ufdd1"
-    messages = [{"role": "user", "content": place}]
+    text = render_chat(tokenizer, shield(tokenizer, message), system)
+    return encode_shielded(tokenizer, [text])[0]
+
+
+def render_chat(tokenizer: Any, message: str, system: str | None = None) -> str:
+    """Renders a message as `chat_ids` encodes it; the arguments are the same."""
+    messages = [{"role": "user", "content": message}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    rendered = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True
+    try:
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError as error:
+        raise _chat_error(tokenizer, system, f"it refuses them: {error}") from error
+    return str(rendered)
+
+
+def check_chat(tokenizer: Any, system: str | None = None) -> None:
+    """Checks that a model's chat template shows what it is asked, if there is one.
+
+    Raises:
+        ValueError: it refuses or drops a message.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return
+    rendered = render_chat(tokenizer, "2+2?", system)
+    for role, text in (("user", "2+2?"), ("system", system or "")):
+        if text.strip() not in rendered:
+            raise _chat_error(tokenizer, system, f"it drops that of the {role}")
+
+
+def _chat_error(tokenizer: Any, system: str | None, reason: str) -> ValueError:
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    return ValueError(
+        f"The chat template of the reward model's tokenizer ({name}) must show the "
+        f"messages that it is given, because they ask the model; {reason}. Set "
+        f"`system` ({system!r:.80}) to None if it is the system message, as in "
+        'prm_format={"name": ..., "system": None}, or another template.'
     )
-    before, found, after = rendered.partition(place)
-    assert found, f"The chat template dropped the user's message: {rendered!r}"
-    before_ids, after_ids = (
-        list(tokenizer(part, add_special_tokens=False)["input_ids"])
-        for part in (before, after)
-    )
-    return [*before_ids, *plain_ids(tokenizer, message), *after_ids]
 
 
 def question_ids(

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from pure_rllib.data.boxed import answer_text, last_box
 from pure_rllib.rewards.base import Verdict, Verifier
 from pure_rllib.rewards.prm.judges import Judge
-from pure_rllib.rewards.prm.rows import question_ids
+from pure_rllib.rewards.prm.rows import check_chat, question_ids
 
 QUESTION = """\
 Two final answers to the same mathematics problem are compared.
@@ -117,6 +117,7 @@ class GenerativeOpinion:
                 f"`min_score` ({min_score}) must be in [0, 1], because scores are in "
                 "[-1, 1]. Set it to 0.0 to follow the likelier verdict."
             )
+        check_chat(tokenizer)
         self.judge, self.tokenizer = judge, tokenizer
         self.template, self.verdicts = template, verdicts
         self.min_score = min_score
