@@ -24,9 +24,9 @@ class EpisodesToRows(ConnectorV2):
 
     Reads the episodes' actions, `ACTION_LOGP` outputs and `SampledResponse`.
 
-    Writes `INPUT_IDS` `[B, L]`, `PROMPT_LENS`, `RESPONSE_LENS`, `GROUP_ID` and
-    `VERIFIABLE_REWARDS` `[B]`, `ACTIONS`, `ACTION_LOGP` and `LOSS_MASK` `[B, T]`,
-    `STEP_REWARDS`, `STEP_MASK` and `STEP_ENDS` `[B, S]`.
+    Writes `INPUT_IDS` `[B, L]`, `PROMPT_LENS`, `RESPONSE_LENS`, `GROUP_ID`,
+    `VERIFIABLE_REWARDS` and `TOTAL_REWARDS` `[B]`, `ACTIONS`, `ACTION_LOGP` and
+    `LOSS_MASK` `[B, T]`, `STEP_REWARDS`, `STEP_MASK` and `STEP_ENDS` `[B, S]`.
 
     Args:
         mask_truncated: leave responses that ran out of tokens out of the loss.
@@ -67,12 +67,8 @@ class EpisodesToRows(ConnectorV2):
             columns.PROMPT_LENS: torch.tensor([len(d.prompt_ids) for d in data]),
             columns.RESPONSE_LENS: response_lens,
             columns.GROUP_ID: torch.tensor([d.group_id for d in data]),
-            columns.VERIFIABLE_REWARDS: torch.tensor(
-                [
-                    float("nan") if j.verifiable_reward is None else j.verifiable_reward
-                    for j in judged
-                ]
-            ),
+            columns.VERIFIABLE_REWARDS: _rewards([j.verifiable_reward for j in judged]),
+            columns.TOTAL_REWARDS: _rewards([d.total_reward for d in data]),
             columns.STEP_REWARDS: _pad([j.step_rewards for j in judged]),
             columns.STEP_MASK: columns.length_mask(
                 torch.tensor([len(s) for s in spans])
@@ -83,6 +79,12 @@ class EpisodesToRows(ConnectorV2):
             Columns.LOSS_MASK: loss_mask,
         }
         return batch
+
+
+def _rewards(known: Sequence[float | None]) -> Tensor:
+    return torch.tensor(
+        [float("nan") if reward is None else reward for reward in known]
+    )
 
 
 def _pad(arrays: Sequence[np.ndarray], padding: int = 0) -> Tensor:

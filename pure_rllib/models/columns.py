@@ -33,6 +33,9 @@ STEP_ENDS = "step_ends"
 VERIFIABLE_REWARDS = "verifiable_rewards"
 """`[B]` float32: 1.0, 0.0, or NaN without a gold answer."""
 
+TOTAL_REWARDS = "total_rewards"
+"""`[B]` float32: what the whole response earned, see `LLMConfig.total_rewards`."""
+
 RETURNS = "returns"
 """`[B, T]` float32: (weighted) rewards from a token on, before any baseline."""
 

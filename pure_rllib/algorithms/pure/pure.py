@@ -1,11 +1,10 @@
 """PURE: the return of a token is the minimum of the process rewards still to come."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Self
 
 import numpy as np
-import torch
 from pydantic import Field, FiniteFloat
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -14,20 +13,16 @@ from ray.rllib.utils.annotations import override
 
 from pure_rllib.algorithms.llm_algorithm import LLMAlgorithm
 from pure_rllib.algorithms.llm_config import LLMConfig
+from pure_rllib.algorithms.response_rewards import ResponseRewardConfig
 from pure_rllib.connectors.pure_advantages import PUREAdvantages
 from pure_rllib.credit.baselines import Baseline
 from pure_rllib.credit.presets import (
     PRESETS,
     CreditConfig,
-    CreditTemperature,
     Formulas,
     KLPlacement,
 )
-from pure_rllib.credit.returns import CreditAssignment, step_credits
-from pure_rllib.envs.vector import JudgedResponse
-from pure_rllib.models.columns import length_mask
 from pure_rllib.reporting.records import ResponseNumbers
-from pure_rllib.setting_types import NonNegativeFloat
 
 # How blank steps end is the step splitter's matter, not a setting.
 _CREDIT_SETTINGS = tuple(
@@ -35,11 +30,9 @@ _CREDIT_SETTINGS = tuple(
 )
 # What a preset leaves alone: it belongs to the run and not to the variant.
 _NOT_IN_PRESETS = ("gamma", "max_response_tokens")
-# Rewards that differ by less are equal: a PRM's last digits hang on the batch.
-_DECIMALS = 5
 
 
-class PUREConfig(LLMConfig):
+class PUREConfig(ResponseRewardConfig):
     """Defines a configuration from which a PURE algorithm can be built.
 
     .. code-block:: python
@@ -64,11 +57,8 @@ class PUREConfig(LLMConfig):
         # .training()
         self.preset: str | None = None
         self.formulas = "ours"
-        self.credit_assignment: CreditAssignment = "min"
-        self.credit_temperature = 0.1
         self.baseline = "token"
         self.process_reward_coeff = 1.0
-        self.verifiable_reward_coeff = 1.0
         self.mask_separators = True
         self.kl_placement = "reward"
 
@@ -78,11 +68,7 @@ class PUREConfig(LLMConfig):
         *,
         preset: str | None = NotProvided,
         formulas: Formulas = NotProvided,
-        credit_assignment: CreditAssignment = NotProvided,
-        credit_temperature: CreditTemperature = NotProvided,
         baseline: Baseline = NotProvided,
-        process_reward_coeff: NonNegativeFloat = NotProvided,
-        verifiable_reward_coeff: NonNegativeFloat = NotProvided,
         mask_separators: bool = NotProvided,
         kl_placement: KLPlacement = NotProvided,
         hack_caps: Mapping[
@@ -91,24 +77,20 @@ class PUREConfig(LLMConfig):
         hack_limits: Mapping[str, float] = NotProvided,
         **kwargs: Any,
     ) -> Self:
-        """Sets credit assignment, and what `LLMConfig.training` sets.
+        """Sets credit assignment, and what `ResponseRewardConfig.training` sets.
 
         Args:
             preset: "paper", "pure_openrlhf" or "pure_verl": sets the settings in which
                 PURE's published variants differ; the others of this call win over it.
             formulas: "ours", or "pure_openrlhf" or "pure_verl" for those of PURE's two
                 published implementations; presets set it.
-            credit_assignment: "min" (soft minimum), "strict_min" or "sum".
-            credit_temperature: of the soft minimum, > 0, in reward units.
             baseline: "token", "step", "length" or "response".
-            process_reward_coeff: weight of the PRM's rewards, >= 0.
-            verifiable_reward_coeff: weight of the verifier's reward, >= 0.
             mask_separators: no advantage for the last token of a step.
             kl_placement: "reward" or "loss".
             hack_caps: flag (see docs/reward_hacking.md) -> largest process reward, in
                 [-1, 1], of the steps of a response that bears it; {} changes nothing.
             hack_limits: the fields of `HackLimits`, where flags begin.
-            **kwargs: `LLMConfig`'s, and RLlib's own.
+            **kwargs: `ResponseRewardConfig`'s, `LLMConfig`'s, and RLlib's own.
         """
         if preset is not NotProvided and preset is not None:
             self._apply_preset(preset)
@@ -150,38 +132,15 @@ class PUREConfig(LLMConfig):
         return [PUREAdvantages(self.credit_config())]
 
     @override(LLMConfig)
-    def total_rewards(self, judged: Sequence[JudgedResponse]) -> list[float]:
-        """Adds a response's credited process rewards, both with their coefficients."""
-        rewards = [torch.from_numpy(j.step_rewards) for j in judged]
-        sizes = torch.tensor([len(r) for r in rewards])
-        credits = step_credits(
-            torch.nn.utils.rnn.pad_sequence(rewards, batch_first=True),
-            length_mask(sizes),
-            credit_assignment=self.credit_assignment,
-            credit_temperature=self.credit_temperature,
-        )
-        process = (self.process_reward_coeff * credits.sum(dim=1)).tolist()
-        verifiable = super().total_rewards(judged)
-        return [p + v for p, v in zip(process, verifiable, strict=True)]
-
-    @override(LLMConfig)
     def earned(self, response: ResponseNumbers) -> Hashable:
-        """Adds process rewards; a stream whose coefficient is 0 does not count.
+        """Adds where steps end, unless the baseline is that for whole responses.
 
-        Where steps end does, unless the baseline is that for whole responses: the
-        others take something off for each token or step.
+        The others take something off for each token or step.
         """
-        counts = bool(self.verifiable_reward_coeff)
-        verifiable = response.verifiable_reward if counts else None
-        if not self.process_reward_coeff:
-            return verifiable
-        rewards = np.round(np.asarray(response.step_rewards), _DECIMALS).tolist()
-        ends = np.asarray(response.step_spans)[:, 1].tolist()
-        return (
-            verifiable,
-            tuple(rewards),
-            tuple(ends) if self.baseline != "response" else None,
-        )
+        rewards = super().earned(response)
+        if not self.process_reward_coeff or self.baseline == "response":
+            return rewards
+        return rewards, tuple(np.asarray(response.step_spans)[:, 1].tolist())
 
 
 class PURE(LLMAlgorithm):
