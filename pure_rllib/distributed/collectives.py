@@ -129,6 +129,22 @@ def max_over_learners(value: int, name: str) -> int:
         return int(tensor)
 
 
+def gather_over_learners(values: Tensor, name: str) -> Tensor:
+    """Returns the values of all learners, in rising order.
+
+    Args:
+        values: `[n]`, another n on each learner.
+        name: of the phase.
+    """
+    if num_ranks() > 1:
+        with collective(name):
+            lists: list[list[float]] = [[] for _ in range(num_ranks())]
+            dist.all_gather_object(lists, values.tolist())
+        values = values.new_tensor([value for one in lists for value in one])
+    # Which learner had which would show in the last digits of sums.
+    return values.sort().values
+
+
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Replaces each gradient by its sum over the learners, one bucket at a time.
 

@@ -11,6 +11,8 @@ from pure_rllib.models import columns
 
 _SUM, _COUNT, _MAX, _LAST, _SHARE = "sum", "count", "max", "last", "share"
 _NUM_STEPS = "num_steps"
+STATS = "stats"
+"""Key of the connectors' `shared_data`: the update's `LearnerStats`."""
 LOGGED = "logged"
 """Key of a report: what was logged with the learner's `metrics`, by RLlib's means."""
 

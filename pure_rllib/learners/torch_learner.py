@@ -40,7 +40,7 @@ from pure_rllib.distributed.collectives import (
 from pure_rllib.learners.delivery import GroupInbox
 from pure_rllib.learners.master_weights import MasterWeights
 from pure_rllib.learners.rollout_correction import add_first_gaps, correct_rollouts
-from pure_rllib.learners.stats import LOGGED, LearnerStats, batch_stats
+from pure_rllib.learners.stats import LOGGED, STATS, LearnerStats, batch_stats
 from pure_rllib.learners.train_batch import MiniBatchPlan
 from pure_rllib.models import columns
 from pure_rllib.models.batching import micro_batches
@@ -58,6 +58,7 @@ from pure_rllib.weight_sync.nccl import WeightSender
 
 _UPDATES_DONE = "num_updates"
 _MASTERS = "float32_masters"
+_CONNECTORS = "learner_connector"
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -172,8 +173,8 @@ class LLMTorchLearner(TorchLearner):
             timestep=(timesteps or {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
         )
         self._weights_seq_no += 1
-        batch = self._train_batch(self._inbox.take())
         stats = self._stats = LearnerStats()
+        batch = self._train_batch(self._inbox.take())
         batch_stats(batch, stats)
         correct_rollouts(batch, self.config, stats)
         for index, group_ids in enumerate(plan.mini_batches):
@@ -182,13 +183,16 @@ class LLMTorchLearner(TorchLearner):
         return stats.as_dict() | {LOGGED: self.metrics.reduce()}
 
     def _train_batch(self, episodes: Sequence[Any]) -> dict[str, Any]:
-        """Runs the connectors; their result stays on the CPU until it is needed."""
+        """Runs the connectors; their result stays on the CPU until it is needed.
+
+        Those that measure something add it to `shared_data[STATS]`.
+        """
         assert self._learner_connector is not None
         batch = self._learner_connector(
             rl_module=self.module,
             batch={},
             episodes=list(episodes),
-            shared_data={},
+            shared_data={STATS: self._stats},
             metrics=self.metrics,
         )
         columns_of_module: dict[str, Any] = batch[DEFAULT_MODULE_ID]
@@ -378,6 +382,31 @@ class LLMTorchLearner(TorchLearner):
         warm_up = self.config.lr_warmup_updates
         share = min(1.0, (self._num_updates + 1) / warm_up) if warm_up else 1.0
         return float(schedule.get_current_value()) * share
+
+    def connector_states(self) -> dict[str, Any]:
+        """Returns what the learner connectors remember, by class name."""
+        assert self._learner_connector is not None
+        states: dict[str, Any] = self._learner_connector.get_state()
+        return states
+
+    @override(Learner)
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Adds what the learner connectors remember, which RLlib does not save."""
+        state: dict[str, Any] = super().get_state(
+            components, not_components=not_components, **kwargs
+        )
+        if self._check_component(_CONNECTORS, components, not_components):
+            state[_CONNECTORS] = self.connector_states()
+        return state
+
+    @override(Learner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `get_state` returned."""
+        super().set_state(state)
+        if _CONNECTORS in state and self._learner_connector is not None:
+            self._learner_connector.set_state(state[_CONNECTORS])
 
     @override(TorchLearner)
     def _get_optimizer_state(self) -> dict[str, Any]:
