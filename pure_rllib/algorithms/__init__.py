@@ -7,6 +7,7 @@ from pure_rllib.algorithms.grpo.grpo import GRPO, GRPOConfig
 from pure_rllib.algorithms.llm_algorithm import LLMAlgorithm
 from pure_rllib.algorithms.llm_config import LLMConfig
 from pure_rllib.algorithms.pure.pure import PURE, PUREConfig
+from pure_rllib.algorithms.riskpo.riskpo import RiskPO, RiskPOConfig
 from pure_rllib.algorithms.rloo.rloo import RLOO, RLOOConfig
 from pure_rllib.hacking.monitor import RewardHackingMonitor
 
@@ -14,6 +15,7 @@ ALGORITHMS: dict[str, type[LLMAlgorithm]] = {
     "PURE": PURE,
     "GRPO": GRPO,
     "RLOO": RLOO,
+    "RiskPO": RiskPO,
 }
 """By the name that Tune, `run:` of YAML files and messages call them."""
 
@@ -31,4 +33,6 @@ __all__ = [
     "PUREConfig",
     "RLOOConfig",
     "RewardHackingMonitor",
+    "RiskPO",
+    "RiskPOConfig",
 ]

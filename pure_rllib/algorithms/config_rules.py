@@ -242,6 +242,14 @@ def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:
             f"because none of the {env.num_problems} problems has a gold answer. Set "
             "it to 0, or name the right `answer_field` in `env_config`."
         )
+    is_partly = env.num_answers < env.num_problems
+    if config.verifiable_reward_coeff and is_partly and config.groups_together() > 1:
+        raise ValueError(
+            f"`verifiable_reward_coeff` ({config.verifiable_reward_coeff}) must be 0, "
+            f"because {env.num_problems - env.num_answers} of {env.num_problems} "
+            "problems have no gold answer, and what they earn is added to others'. Set "
+            "it to 0, or train on problems with answers."
+        )
     if config.process_reward_coeff and not env.has_step_scorer:
         raise ValueError(
             f"`process_reward_coeff` ({config.process_reward_coeff}) must be 0, "

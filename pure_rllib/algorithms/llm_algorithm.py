@@ -318,21 +318,28 @@ class LLMAlgorithm(Algorithm):
         """Returns groups of the last iteration with returns and advantages.
 
         Args:
-            num_groups: at most so many, the first ones.
+            num_groups: at most so many, the first ones; with an algorithm that compares
+                several, as many more as complete the last comparison.
 
         Returns:
             Groups of records, without those whose episodes are lost; advantages as the
             loss saw them, but for normalisation and a KL penalty, which need the whole
             batch and the reference policy.
         """
-        found = [
-            (group, episodes)
-            for group in self._last_batch.groups[:num_groups]
-            if (episodes := episodes_of(group)) is not None
-        ]
+        together = self.config.groups_together()
+        found: list[tuple[Group, list[Any]]] = []
+        for start in range(0, min(num_groups, len(self._last_batch.groups)), together):
+            groups = self._last_batch.groups[start : start + together]
+            known = [(g, e) for g in groups if (e := episodes_of(g)) is not None]
+            found += known if len(known) == len(groups) else []
         if not found:
             return []
-        batch = report_connectors(self.config)(
+        connectors = report_connectors(self.config)
+        (states,) = on_learners(
+            self.learner_group, lambda learner: learner.connector_states(), only=[0]
+        )
+        connectors.set_state(states)
+        batch = connectors(
             rl_module=None,
             batch={},
             episodes=[episode for _, episodes in found for episode in episodes],

@@ -38,6 +38,23 @@ advantage/std [reward]
     Spread of the advantage; towards 0 there is nothing left to learn from.
     Standard deviation over response tokens (divided by n, not n - 1).
 
+# Risk (RiskPO)
+risk/lower_quantile [reward]
+    Sum over a bundle of questions below which the tail lies that counts most.
+    Tracked over iterations, over the answer sheets of all learners; NaN but for RiskPO.
+risk/upper_quantile [reward]
+    Sum over a bundle above which a sheet counts no more than at it.
+    Likewise.
+risk/middle_mean [reward]
+    What sheets between the two quantiles earn.
+    Mean over those of the iteration, quantiles included; over all where there are none.
+risk/tail_mean [reward]
+    What sheets of the lower tail earn.
+    Mean over those of the iteration, the quantile included; over all if there are none.
+risk/mixed [reward]
+    Both: what RiskPO raises, but for its normalisation.
+    (tail_weight * tail_mean + middle_mean) / (tail_weight + 1).
+
 # Correctness
 accuracy [share, 0 to 1]
     Correct responses in training samples (evaluation/ has the held-out ones).

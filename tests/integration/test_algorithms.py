@@ -11,7 +11,13 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from pure_rllib.algorithms import ALGORITHMS, GRPOConfig, LLMConfig, RLOOConfig
+from pure_rllib.algorithms import (
+    ALGORITHMS,
+    GRPOConfig,
+    LLMConfig,
+    RiskPOConfig,
+    RLOOConfig,
+)
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.models import columns
 from tests.integration.conftest import built, python_blocks, run_python
@@ -35,7 +41,11 @@ def trained(config: Any, iterations: int = 1) -> dict[str, Any]:
         return result
 
 
-@pytest.mark.parametrize("config", [GRPOConfig(), RLOOConfig()], ids=["GRPO", "RLOO"])
+@pytest.mark.parametrize(
+    "config",
+    [GRPOConfig(), RLOOConfig(), RiskPOConfig().training(bundle_size=2)],
+    ids=["GRPO", "RLOO", "RiskPO"],
+)
 def test_an_algorithm_on_verified_answers_trains(config: Any, tiny_config: Any) -> None:
     made = verified(config, tiny_config)
     made.environment(env_config={**made.env_config, "process_rewards": "none"})
@@ -114,6 +124,58 @@ class PairsConfig(RLOOConfig):
 def test_a_bundle_of_groups_reaches_one_learner(tiny_config: Any) -> None:
     made = verified(PairsConfig(), tiny_config).env_runners(num_prompts=8)
     trained(made.learners(num_learners=2), iterations=2)
+
+
+def risky(like: LLMConfig) -> RiskPOConfig:
+    """Bundles of two, on process rewards: a random policy answers nothing right."""
+    made = verified(RiskPOConfig(), like).training(
+        bundle_size=2, process_reward_coeff=1.0, mean_baseline=True
+    )
+    return made.env_runners(num_prompts=6)
+
+
+def test_reports_show_the_advantages_that_riskpo_trained_on(tiny_config: Any) -> None:
+    with built(risky(tiny_config)) as algo:
+        algo.train()
+        result = algo.train()
+        groups = algo.rollouts(num_groups=5)
+        assert len(groups) == 6, "the last bundle is whole"
+        shown = [a for group in groups for one in group for a in one.advantages]
+        mean = result["advantage"]["mean"]
+        assert sum(shown) / len(shown) == pytest.approx(mean, abs=1e-5)
+        assert any(shown)
+
+
+def test_riskpo_resumes_with_what_it_has_tracked(
+    tiny_config: Any, tmp_path: Path
+) -> None:
+    made = risky(tiny_config)
+    with built(made) as algo:
+        algo.train()
+        algo.save_to_path(str(tmp_path / "checkpoint"))
+        expected = algo.train()
+    with built(made) as algo:
+        algo.restore_from_path(str(tmp_path / "checkpoint"))
+        resumed = algo.train()
+    for name in ("risk", "loss", "advantage"):
+        assert resumed[name] == expected[name]
+
+
+@pytest.mark.slow
+def test_the_number_of_learners_does_not_change_risk(tiny_config: Any) -> None:
+    results = []
+    for num_learners in (0, 2):
+        made = risky(tiny_config)
+        made.learners(num_learners=num_learners, num_cpus_per_learner=0.5)
+        results.append(trained(made, iterations=2))
+    for name in ("lower_quantile", "upper_quantile", "mixed"):
+        assert results[0]["risk"][name] == pytest.approx(
+            results[1]["risk"][name], abs=1e-4
+        )
+    for name in ("mean", "std"):
+        assert results[0]["advantage"][name] == pytest.approx(
+            results[1]["advantage"][name], abs=1e-3
+        )
 
 
 def test_the_algorithm_of_the_page_is_short() -> None:

@@ -1,0 +1,235 @@
+"""RiskPO, ROVER and CLS-RL, reproduced number by number.
+
+The golden vectors were made by running the reference code (RTkenny/RiskPO,
+tinnerhrhe/ROVER, minglllli/CLS-RL). The folder is named by `PURE_GOLDEN_METHODS_DIR`.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure_rllib.credit.policy_loss import (
+    LossAggregation,
+    LossScale,
+    clipped_policy_loss,
+    loss_denominator,
+)
+from pure_rllib.credit.risk import (
+    LEVELS,
+    RISK_PRESETS,
+    QuantileTracker,
+    RiskConfig,
+    bundles_of,
+    risk_advantages,
+    risk_means,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(
+    os.environ.get(
+        "PURE_GOLDEN_METHODS_DIR", ROOT / "../shared/reference/golden_methods"
+    )
+)
+if not FOLDER.is_dir():
+    pytest.skip(
+        f"no golden vectors in {FOLDER}: set PURE_GOLDEN_METHODS_DIR",
+        allow_module_level=True,
+    )
+
+Case = dict[str, Any]
+FLOAT64, FLOAT32 = 1e-8, 2e-5
+# Inside of a float64 case the reference goes through float32 here.
+ROUNDED = 1e-7
+AGGREGATIONS: dict[str, LossAggregation] = {
+    "token-mean": "token_mean",
+    "seq-mean-token-mean": "sequence_mean",
+}
+
+
+def load(name: str) -> list[Case]:
+    cases: list[Case] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))[
+        "cases"
+    ]
+    assert cases, f"{name} has no cases"
+    return cases
+
+
+def numbers(value: Any, dtype: str = "float64") -> Tensor:
+    """A tensor of nested lists in which "nan", "inf" and "-inf" are text."""
+
+    def read(item: Any) -> Any:
+        return [read(i) for i in item] if isinstance(item, list) else float(item)
+
+    return torch.tensor(read(value), dtype=getattr(torch, dtype))
+
+
+def same(actual: Any, expected: Any, tolerance: float) -> None:
+    torch.testing.assert_close(
+        torch.as_tensor(actual).double(),
+        numbers(expected),
+        rtol=tolerance,
+        atol=tolerance,
+        equal_nan=True,
+    )
+
+
+def tolerance_of(case: Case) -> float:
+    return FLOAT32 if case["dtype"] == "float32" else FLOAT64
+
+
+def ids(names: list[str]) -> Tensor:
+    return torch.tensor([sorted(set(names)).index(name) for name in names])
+
+
+# RiskPO
+
+
+class Tracked:
+    """What a tracker would have said of two quantiles and two averages."""
+
+    def __init__(self, config: RiskConfig, inputs: Case):
+        self.known = {
+            config.lower_level: inputs["q_track_down"],
+            config.upper_level: inputs["q_track_up"],
+        }
+        self.means = (inputs["g_rvar_avg"], inputs["g_cvar_avg"])
+
+    def at(self, level: float) -> float:
+        return float(self.known[level])
+
+    def averages(self, _: RiskConfig) -> tuple[float, float]:
+        return self.means
+
+
+def risk_config(published: Case, has_tracked: bool) -> RiskConfig:
+    """Our settings for those of the reference."""
+    seeks = published["risk_seeking_upper_tail"]
+    weight = published["upper_weight" if seeks else "w_mix"]
+    return RiskConfig(
+        lower_level=published["quantile_down"],
+        upper_level=published["quantile_up"],
+        risk_tail="upper" if seeks else "lower",
+        tail_weight=weight if seeks or published["use_mixing_risk_measure"] else 0.0,
+        zero_at="upper" if published["natural_baseline_adv"] else "lower",
+        mean_baseline=published["use_mean_as_baseline"],
+        # Without tracked ones the reference falls back on the bundle's own, silently.
+        quantiles=published["use_q_track_mode"] if has_tracked else "batch",
+        std_over="bundle" if published["norm_adv_by_std_in_grpo"] else None,
+        bundle_credit=published["credit_assign_mode"],
+    )
+
+
+def riskpo_advantages(case: Case) -> None:
+    i, o = case["inputs"], case["outputs"]
+    rewards = numbers(i["token_level_rewards"], case["dtype"]).sum(1)
+    config = risk_config(i["config"], i["q_track_down"] is not None)
+    tracked: Any = Tracked(config, i)
+    bundles = bundles_of(ids(i["index"]), ids(i["bundle_uid"]))
+    advantages = risk_advantages(rewards, bundles, config, tracker=tracked)
+    for name in ("advantages", "returns"):
+        actual = advantages[:, None] * numbers(i["response_mask"])
+        same(actual, o[name], tolerance_of(case))
+    for name, bundle in zip(sorted(set(i["bundle_uid"])), bundles, strict=True):
+        same(bundle.sums(rewards), o["bundle_paper_scores"][name], tolerance_of(case))
+
+
+PRESET_CASES = {
+    "math_batch": "published_math",
+    "dapo_batch": "published_dapo",
+    "risky_batch": "risk_seeking",
+}
+
+
+@pytest.mark.parametrize("case_id", PRESET_CASES)
+def test_presets_are_the_settings_of_the_published_scripts(case_id: str) -> None:
+    (case,) = (c for c in load("riskpo_advantages") if c["id"] == case_id)
+    published = risk_config(case["inputs"]["config"], has_tracked=False)
+    assert published == RISK_PRESETS[PRESET_CASES[case_id]]
+
+
+def riskpo_quantile_tracking(case: Case) -> None:
+    i = case["inputs"]
+    published = i["config"]
+    mixes = published["use_mixing_risk_measure"]
+    config = RiskConfig(
+        lower_level=published["quantile_down"],
+        upper_level=published["quantile_up"],
+        tail_weight=published["w_mix"] if mixes else 0.0,
+        zero_at="upper" if published["natural_baseline_base"] else "lower",
+        quantile_lr=published["lr_q"],
+    )
+    same(LEVELS, i["levels"], FLOAT32)
+    tracker = QuantileTracker(config.quantile_lr)
+    for sheets, expected in zip(
+        i["bundle_paper_scores"], case["outputs"]["iterations"], strict=True
+    ):
+        sums = numbers([one for of_bundle in sheets.values() for one in of_bundle])
+        tracker.update(sums)
+        low, high = tracker.at(config.lower_level), tracker.at(config.upper_level)
+        same(tracker.values, expected["q"], FLOAT32)
+        same(low, expected["q_track_down"], FLOAT32)
+        same(high, expected["q_track_up"], FLOAT32)
+        middle, tail = tracker.averages(config)
+        same(middle, expected["g_rvar_avg"], FLOAT32)
+        same(tail, expected["g_cvar_avg"], FLOAT32)
+        # Quantiles of whole numbers may differ in float32's last digit from the sums.
+        as_published = expected["q_track_down"], expected["q_track_up"]
+        middle, tail = risk_means(sums, *as_published)
+        same(middle, expected["rvar"], FLOAT32)
+        same(tail, expected["cvar"], FLOAT32)
+        weight = published["w_mix"]
+        mixed = (weight * tail + middle) / (weight + 1.0)
+        same(mixed, expected["mvar"], FLOAT32)
+
+
+def riskpo_policy_loss(case: Case) -> None:
+    i, o = case["inputs"], case["outputs"]
+    logp = numbers(i["log_probs"]).requires_grad_()
+    mask = numbers(i["response_mask"]).bool()
+    aggregation = AGGREGATIONS[i["loss_agg_mode"]]
+    # The reference counts rows without a token as well.
+    denominator = (
+        float(len(mask))
+        if aggregation == "sequence_mean"
+        else float(loss_denominator(mask, aggregation))
+    )
+    loss, sums = clipped_policy_loss(
+        logp,
+        numbers(i["old_log_probs"]),
+        numbers(i["advantages"]),
+        mask,
+        clip_low=i["clip_low"],
+        clip_high=i["clip_high"],
+        dual_clip=i["dual_clip"],
+        scale=LossScale(aggregation, denominator),
+    )
+    loss.backward()
+    same(loss.detach(), o["loss"], FLOAT64)
+    same(logp.grad, o["grad_log_probs"], FLOAT64)
+    clipped = sums["clip_low_count"] + sums["clip_high_count"]
+    same(clipped / sums["num_tokens"], o["clipfrac"], ROUNDED)
+    same(sums["kl_k1_sum"] / sums["num_tokens"], o["ppo_kl"], FLOAT64)
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    check.__name__: check
+    for check in (riskpo_advantages, riskpo_policy_loss, riskpo_quantile_tracking)
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        pytest.param(name, index, id=f"{name}-{case['id']}")
+        for name in CHECKS
+        for index, case in enumerate(load(name))
+    ],
+)
+def test_golden(name: str, index: int) -> None:
+    CHECKS[name](load(name)[index])
