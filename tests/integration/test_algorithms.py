@@ -140,7 +140,7 @@ def test_reports_show_the_advantages_that_riskpo_trained_on(tiny_config: Any) ->
         result = algo.train()
         groups = algo.rollouts(num_groups=5)
         assert len(groups) == 6, "the last bundle is whole"
-        shown = [a for group in groups for one in group for a in one.advantages]
+        shown = [a for group in groups for one in group for a in one.advantages or ()]
         mean = result["advantage"]["mean"]
         assert sum(shown) / len(shown) == pytest.approx(mean, abs=1e-5)
         assert any(shown)
