@@ -375,6 +375,8 @@ class LLMConfig(AlgorithmConfig):
     @override(AlgorithmConfig)
     def validate(self) -> None:
         """Checks types, ranges and combinations; nothing is loaded for it."""
+        from pure_rllib.learners.hooks import check_hooks
+
         # RLlib's copy for evaluation has settings of its own, which nothing reads.
         if self._validate_config and not self.in_evaluation:
             check_rllib_settings(self, LLMConfig())
@@ -384,6 +386,7 @@ class LLMConfig(AlgorithmConfig):
             for name, rule in self.rules().items():
                 check_setting(name, getattr(self, name), rule)
             check_config(self)
+            check_hooks(self)
 
     @classmethod
     def rules(cls) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER, Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
@@ -78,6 +78,8 @@ class LLMTorchLearner(TorchLearner):
     once per micro-batch and finds there whatever its learner connectors wrote.
 
     Attributes:
+        trained_tensors: what the optimiser updates: the policy's trainable parameters,
+            or float32 copies of those of a lower precision.
         outputs: what the forward pass gives for each token, `[B, T]` each; see
             `LLMRLModule.forward_train`.
         scale: aggregation and global denominator of the present optimiser step.
@@ -101,18 +103,35 @@ class LLMTorchLearner(TorchLearner):
     def _make_modules_ddp_if_necessary(self) -> None:
         """Leaves the module as it is: `_apply_gradients` sums gradients."""
 
+    @override(Learner)
+    def configure_optimizers(self) -> None:
+        """Has the optimiser made; all learners start from the first one's weights.
+
+        Raises:
+            ValueError: an own `configure_optimizers_for_module` made another kind.
+        """
+        limit_collectives(self.config.collective_timeout_s)
+        broadcast_parameters(self._policy.state_dict().values())
+        self.trained_tensors = self._optimized_tensors()
+        super().configure_optimizers()
+        names = list(self._named_optimizers)
+        if names != [f"{DEFAULT_MODULE_ID}_{DEFAULT_OPTIMIZER}"] or not set(
+            self._params
+        ) <= set(self.trained_tensors):
+            raise ValueError(
+                f"`configure_optimizers_for_module` ({names}) must register one "
+                "optimiser, of `self.trained_tensors` and under RLlib's default name, "
+                "because these hold the weights in float32. Give it "
+                "`params=self.trained_tensors` and `lr_or_lr_schedule=config.lr`."
+            )
+
     @override(TorchLearner)
     def configure_optimizers_for_module(
         self, module_id: str, config: AlgorithmConfig | None = None
     ) -> None:
-        """Makes AdamW with the settings of `.training()`.
-
-        All learners start from the first one's weights.
-        """
+        """Makes AdamW of `trained_tensors` with the settings of `.training()`."""
         assert config is not None
-        limit_collectives(config.collective_timeout_s)
-        broadcast_parameters(self._policy.state_dict().values())
-        params = self._optimized_tensors()
+        params = self.trained_tensors
         optimizer = torch.optim.AdamW(
             params,
             lr=0.0,  # set before each step
@@ -349,7 +368,8 @@ class LLMTorchLearner(TorchLearner):
     def _apply_gradients(self, lr: float, is_finite: bool) -> float:
         """Makes the optimiser step from what `_backward` added up on all learners.
 
-        Gradients are clipped to `grad_clip` by their global norm, and are gone after.
+        Gradients go through RLlib's hooks, `postprocess_gradients` and
+        `apply_gradients`, and are gone after.
 
         Args:
             lr: of this step.
@@ -359,18 +379,54 @@ class LLMTorchLearner(TorchLearner):
         Returns:
             The gradients' norm before clipping.
         """
-        masters, limit = self._masters.tensors, self.config.grad_clip
-        sum_gradients(masters)
-        norm = torch.nn.utils.clip_grad_norm_(
-            masters, float("inf") if limit is None else limit
-        ).item()
-        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        sum_gradients(self.trained_tensors)
+        gradients = {
+            self.get_param_ref(tensor): tensor.grad
+            for tensor in self.trained_tensors
+            if tensor.grad is not None
+        }
+        norm = torch.nn.utils.get_total_norm(list(gradients.values())).item()
         if is_finite and math.isfinite(norm):
-            for param_group in optimizer.param_groups:
-                param_group["lr"] = lr
-            self._masters.step(optimizer)
+            self._set_optimizer_lr(self.get_optimizer(DEFAULT_MODULE_ID), lr)
+            self.apply_gradients(self.postprocess_gradients(gradients))
         self._zero_gradients()
-        return float(norm)
+        return norm
+
+    @override(Learner)
+    def postprocess_gradients_for_module(
+        self,
+        *,
+        module_id: str,
+        config: Any = None,
+        module_gradients_dict: dict[Any, Tensor],
+    ) -> dict[Any, Tensor]:
+        """Clips the gradients of an optimiser step to `grad_clip`, by their norm.
+
+        Args:
+            module_id: of the policy.
+            config: the `LLMConfig`.
+            module_gradients_dict: by tensor of `trained_tensors`, summed over
+                micro-batches and learners; changed in place.
+
+        Returns:
+            The same.
+        """
+        for reference, gradient in module_gradients_dict.items():
+            self._params[reference].grad = gradient
+        if config.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(module_gradients_dict, config.grad_clip)
+        return module_gradients_dict
+
+    @override(TorchLearner)
+    def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
+        """Makes the optimiser step; called once per mini-batch, with finite gradients.
+
+        Args:
+            gradients_dict: as `postprocess_gradients` returned them.
+        """
+        for reference, gradient in gradients_dict.items():
+            self._params[reference].grad = gradient
+        self._masters.step(self.get_optimizer(DEFAULT_MODULE_ID))
 
     def _zero_gradients(self) -> None:
         for parameter in (*self._policy.parameters(), *self._masters.copies):
