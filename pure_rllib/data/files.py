@@ -109,7 +109,12 @@ def _read_json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _read_json(path: Path) -> Iterable[Mapping[str, Any]]:
-    values = _parse(_decode(path.read_bytes(), path, 1), path, 1)
+    text = _decode(path.read_bytes(), path, 1)
+    first, _, rest = text.lstrip().partition("\n")
+    if first.startswith("{") and rest.lstrip().startswith("{"):
+        # `datasets` writes JSON Lines into a file of any name.
+        return _read_json_lines(path)
+    values = _parse(text, path, 1)
     if not isinstance(values, list):
         raise ValueError(
             f"{path} ({type(values).__name__}) must hold one JSON list of objects; "

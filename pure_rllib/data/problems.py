@@ -1,21 +1,28 @@
 """Problems and where they come from."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pure_rllib.data.boxed import last_box
 from pure_rllib.data.files import read_rows
+from pure_rllib.data.rows import (
+    ANSWER_FIELDS,
+    ID_FIELDS,
+    PROMPT_FIELDS,
+    Row,
+    answer_in_solution,
+    fields_of,
+    find_field,
+    read_answer,
+    read_prompt,
+    value_of,
+)
 from pure_rllib.setting_types import Count, Share, check_setting
 
-PROMPT_FIELDS = ("question", "problem", "prompt")
-ANSWER_FIELDS = ("answer", "final_answer", "gold")
-ID_FIELDS = ("problem_id", "unique_id", "id", "idx")
 # PURE's training file holds the answers that it hides from training under this name.
 _HIDDEN_FIELDS = ("ref_answer",)
-_UNKNOWN_ANSWERS = ("", "null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,15 @@ class Problem:
         answer: the gold answer, or None where it is unknown.
         problem_id: names it in logs; unique in its source.
         metadata: whatever else the source knows (level, subject, ...).
+        history: messages before the problem, each with `role` and `content`, where it
+            is the last one of a conversation; only a chat template can show them.
     """
 
     prompt: str
     answer: str | None = None
     problem_id: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
 
 
 class ProblemSource(Protocol):
@@ -92,21 +102,26 @@ def load_problems(
 ) -> ListProblems:
     r"""Loads problems from a file, a folder or the Hugging Face hub.
 
-    An answer that is missing, null, "" or "null" is unknown. All fields that are not
-    named here go to the problem's metadata, except answers that the source itself hides
-    (`ref_answer`, unless it is the `answer_field`).
+    A field inside another is named by its path, as `reward_model.ground_truth`; fields
+    that are not named are looked for in all rows. A problem is text, or messages that
+    end with the user's: verl's, TRL's and OpenAI's rows. An answer that is missing,
+    null, "", "null" or NaN is unknown. All fields that are not named here go to the
+    problem's metadata, except answers that the source itself hides (`ref_answer`,
+    unless it is the `answer_field`).
 
     Args:
-        source: a `.json` (list of objects), `.jsonl` or `.parquet` file; a folder that
-            `datasets` wrote or can read; or the id of a data set on the hub.
-        prompt_field: holds the problem's text; by default the first that exists of
-            `question`, `problem`, `prompt`.
-        answer_field: holds the gold answer; by default the first that exists of
-            `answer`, `final_answer`, `gold`; without any, all answers are unknown.
-        id_field: names the problem; by default the first that exists of `problem_id`,
-            `unique_id`, `id`, `idx`, else the row's number.
-        answer_from_solution: the field of a worked solution whose last box (MATH), or
-            whatever follows its last "####" (GSM8K), is the answer.
+        source: a `.json` (list of objects, or one in each line), `.jsonl` or `.parquet`
+            file; a folder that `datasets` wrote or can read; or the id of a data set
+            on the hub.
+        prompt_field: holds the problem; by default the first that has values of
+            `question`, `problem`, `prompt`, `messages`.
+        answer_field: holds the gold answer; by default the first that has values of
+            `answer`, `final_answer`, `gold`, `reward_model.ground_truth`; without any,
+            all answers are unknown.
+        id_field: names the problem; by default the first that has values of
+            `problem_id`, `unique_id`, `id`, `idx`, else the row's number.
+        answer_from_solution: the field of a worked solution whose last box (MATH) is
+            the answer; without a box, what follows "####" in its last line (GSM8K).
         split: of a folder or a data set on the hub.
         subset: of a data set on the hub ("main" of "openai/gsm8k").
         answer_fraction: in [0, 1], the share of the known answers that are kept. Which
@@ -117,7 +132,8 @@ def load_problems(
 
     Raises:
         FileNotFoundError: no such file, folder or data set.
-        ValueError: wrong field, broken line, empty data set, setting out of range.
+        ValueError: wrong field, broken line, empty data set, setting out of range, or a
+            row whose problem or answer cannot be read.
     """
     check_setting("answer_fraction", answer_fraction, Share)
     check_setting("limit", limit, Count | None)
@@ -129,37 +145,43 @@ def load_problems(
         )
     rows = read_rows(str(source), split=split, subset=subset, limit=limit)
     where = str(source)
-    prompt_field = _find_field(prompt_field, "prompt_field", PROMPT_FIELDS, rows, where)
-    if prompt_field is None:
+    asked: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
+        ("prompt_field", prompt_field, PROMPT_FIELDS),
+        ("answer_field", answer_field, ANSWER_FIELDS),
+        ("id_field", id_field, ID_FIELDS),
+        ("answer_from_solution", answer_from_solution, ()),
+    )
+    prompt, answer, name, solution = (
+        _field(setting, field, usual, rows, where) for setting, field, usual in asked
+    )
+    if prompt is None:
         raise ValueError(
             f"`prompt_field` (not given) must be named for {where}; because none of "
             f"its fields is called {', '.join(PROMPT_FIELDS)}. Set it to one of: "
-            f"{', '.join(rows[0])}."
+            f"{fields_of(rows)}."
         )
-    if answer_from_solution is not None:
-        _find_field(answer_from_solution, "answer_from_solution", (), rows, where)
-    else:
-        answer_field = _find_field(
-            answer_field, "answer_field", ANSWER_FIELDS, rows, where
-        )
-    id_field = _find_field(id_field, "id_field", ID_FIELDS, rows, where)
-    used = {prompt_field, answer_field, id_field, answer_from_solution}
-    left_out = used.union(_HIDDEN_FIELDS)
+    if solution is not None:
+        answer = None
+    used = [f for f in (prompt, answer, name, solution) if f is not None]
+    left_out = {*used, *(f.split(".")[0] for f in used), *_HIDDEN_FIELDS}
     problems = []
-    for number, row in enumerate(rows):
-        place = f"{where}, row {number + 1}"
-        if answer_from_solution is not None:
-            answer = _answer_in_solution(row.get(answer_from_solution))
+    for number, row in enumerate(rows, start=1):
+        place = f"{where}, row {number}"
+        text, history = read_prompt(value_of(row, prompt), prompt, place)
+        if solution is not None:
+            gold = answer_in_solution(value_of(row, solution), solution, place)
         else:
-            answer = _read_answer(
-                row.get(answer_field) if answer_field else None, place
-            )
+            gold = read_answer(value_of(row, answer), place) if answer else None
+            if gold is None and answer_field is None:
+                _check_no_other_answer(row, answer, place)
+        problem_id = value_of(row, name) if name else None
         problems.append(
             Problem(
-                prompt=_read_prompt(row.get(prompt_field), prompt_field, place),
-                answer=answer,
-                problem_id="" if id_field is None else str(row.get(id_field, "")),
+                prompt=text,
+                answer=gold,
+                problem_id="" if problem_id is None else str(problem_id),
                 metadata={k: v for k, v in row.items() if k not in left_out},
+                history=history,
             )
         )
     return ListProblems(_hide_answers(problems, answer_fraction, seed))
@@ -182,54 +204,32 @@ def _with_unique_ids(problems: Iterable[Problem]) -> list[Problem]:
     return unique
 
 
-def _find_field(
-    name: str | None,
+def _field(
     setting: str,
-    usual_names: tuple[str, ...],
-    rows: list[dict[str, Any]],
+    field: str | None,
+    usual: tuple[str, ...],
+    rows: Sequence[Row],
     where: str,
 ) -> str | None:
-    if name is None:
-        return next((usual for usual in usual_names if usual in rows[0]), None)
-    # A JSON Lines file may leave a field out of some rows.
-    if not any(name in row for row in rows):
+    """Returns the field that a setting names, or else the usual one that is there."""
+    found = find_field(rows, usual if field is None else (field,))
+    if field is not None and found is None:
         raise ValueError(
-            f"`{setting}` ({name!r}) must be a field of {where}; because that is where "
-            f"it is read from. Set it to one of: {', '.join(rows[0])}."
+            f"`{setting}` ({field!r}) must be a field of {where}; because it is read "
+            f"from there. Set it to one of: {fields_of(rows)}."
         )
-    return name
+    return found
 
 
-def _read_prompt(value: Any, prompt_field: str, place: str) -> str:
-    if not isinstance(value, str) or not value.strip():
+def _check_no_other_answer(row: Row, answer: str | None, place: str) -> None:
+    """Refuses a row that has its answer elsewhere than the other rows."""
+    other = find_field([row], ANSWER_FIELDS)
+    if other is not None and other != answer and value_of(row, other) is not None:
         raise ValueError(
-            f"`{prompt_field}` ({value!r:.100}) of {place} must be text that is not "
-            "blank; because it is the problem. Set `prompt_field` to another field, or "
-            "repair the row."
+            f"`answer_field` (not given) must be named for {place}; because this row "
+            f"has `{other}` and no `{answer}`, which others have. Set it to the field "
+            "that counts, or give all rows the same one."
         )
-    return value
-
-
-def _read_answer(value: Any, place: str) -> str | None:
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        value = ", ".join(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-        raise ValueError(
-            f"The answer ({value!r:.100}) of {place} must be text or a number; because "
-            "it is compared with the responses' answers. Set `answer_field` to another "
-            "field."
-        )
-    text = "" if value is None else str(value).strip()
-    return None if text in _UNKNOWN_ANSWERS else text
-
-
-def _answer_in_solution(solution: Any) -> str | None:
-    if not isinstance(solution, str):
-        return None
-    _, mark, after = solution.rpartition("####")
-    return (after.strip() if mark else last_box(solution)) or None
 
 
 def _hide_answers(

@@ -1,12 +1,15 @@
 """Prompt templates: from a problem's text to the token ids that the policy is given."""
 
 import string
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from pure_rllib.credit.steps import own_bos_id
-from pure_rllib.data.problems import ListProblems, ProblemSource
+from pure_rllib.data.chat import ChatForm
+from pure_rllib.data.foreign_text import encode_masked, mask
+from pure_rllib.data.problems import ListProblems, Problem, ProblemSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,17 +26,22 @@ class PromptTemplate:
             brace is doubled, as in "put it within \boxed{{}}". Braces in the problem's
             text mean nothing.
         chat: whether the text becomes the user's message in the tokenizer's own chat
-            template, which then asks for the assistant's turn.
+            template, which then asks for the assistant's turn. A template that reads
+            content blocks is given these; one without a system message is given it
+            before the user's text.
         system: the system message; only with `chat`. None leaves it to the template.
+        template_kwargs: variables of the chat template, such as `enable_thinking`;
+            only with `chat`.
 
     Raises:
         ValueError: the template has other fields than `{problem}`, or a system message
-            is given without `chat`.
+            or variables are given without `chat`.
     """
 
     template: str = "{problem}"
     chat: bool = False
     system: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_template()
@@ -42,6 +50,11 @@ class PromptTemplate:
                 f"`system` ({self.system!r:.60}) must be left out without `chat`; "
                 "because plain prompts have no system message. Set chat=True, or write "
                 "it into the template."
+            )
+        if self.template_kwargs and not self.chat:
+            raise ValueError(
+                f"`template_kwargs` ({dict(self.template_kwargs)}) must be left out "
+                "without `chat`; because no chat template reads them. Set chat=True."
             )
 
     def _check_template(self) -> None:
@@ -66,65 +79,111 @@ class PromptTemplate:
         """Returns the template with the problem's text in its place."""
         return self.template.format(problem=problem)
 
-    def encode(self, problem: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    def check(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Makes sure that a tokenizer's chat template shows what it is given.
+
+        Raises:
+            ValueError: it does not; see `ChatForm`.
+        """
+        if self.chat:
+            self._chat_form(tokenizer, has_system=self.system is not None)
+
+    def encode(
+        self, problem: str | Problem, tokenizer: "PreTrainedTokenizerBase"
+    ) -> list[int]:
         """Returns the prompt's token ids. See `encode_batch`."""
         return self.encode_batch([problem], tokenizer)[0]
 
     def encode_batch(
-        self, problems: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
+        self, problems: Sequence[str | Problem], tokenizer: "PreTrainedTokenizerBase"
     ) -> list[list[int]]:
         """Encodes many problems at once.
 
         The prompt begins with one BOS token where the tokenizer or its chat template
-        wants one, and never ends with EOS by the tokenizer's own doing.
+        wants one, and never ends with EOS by the tokenizer's own doing. Nothing in a
+        problem's text becomes a special token.
 
         Args:
-            problems: N texts.
+            problems: N texts, or problems, which may have messages before.
             tokenizer: the policy's.
 
         Returns:
             N lists of token ids, of any length.
 
         Raises:
-            ValueError: `chat` is set and the tokenizer has no chat template.
+            ValueError: `chat` is set and the tokenizer's chat template is missing or
+                cannot show the messages; or it is not, and there are messages.
         """
         if not problems:
             return []
-        texts = [self.fill(problem) for problem in problems]
-        if self.chat:
-            texts = [self._chat_text(text, tokenizer) for text in texts]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        bos = None if self.chat else own_bos_id(tokenizer)
+        ids = encode_masked([self._text(p, tokenizer) for p in problems], tokenizer)
+        bos = own_bos_id(tokenizer)
         return [
-            [bos, *row] if bos is not None and row[:1] != [bos] else list(row)
-            for row in ids
+            [bos, *row] if bos is not None and row[:1] != [bos] else row for row in ids
         ]
 
-    def _chat_text(self, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
-        if not tokenizer.chat_template:
-            raise ValueError(
-                f"`chat` ({self.chat}) must be off for the tokenizer of "
-                f"{tokenizer.name_or_path!r}; because it has no chat template. Set "
-                'chat=False, or the template "plain".'
-            )
-        messages = [{"role": "user", "content": text}]
+    def _text(
+        self, problem: str | Problem, tokenizer: "PreTrainedTokenizerBase"
+    ) -> str:
+        """Writes a prompt, masked where it is the problem's own text."""
+        if isinstance(problem, str):
+            problem = Problem(problem)
+        text = self.fill(mask(problem.prompt, tokenizer))
+        if not self.chat:
+            self._check_no_history(problem)
+            return text
+        messages = [
+            {**message, "content": mask(message["content"], tokenizer)}
+            for message in problem.history
+        ]
         if self.system is not None:
+            self._check_one_system(problem)
             messages.insert(0, {"role": "system", "content": self.system})
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+        messages.append({"role": "user", "content": text})
+        form = self._chat_form(tokenizer, has_system=messages[0]["role"] == "system")
+        return form.render(messages, tokenizer)
+
+    def _chat_form(
+        self, tokenizer: "PreTrainedTokenizerBase", *, has_system: bool
+    ) -> ChatForm:
+        return ChatForm.of(
+            tokenizer, has_system=has_system, variables=self.template_kwargs
         )
-        assert isinstance(rendered, str), f"Rendered to {type(rendered)}, not text."
-        return rendered
+
+    def _check_no_history(self, problem: Problem) -> None:
+        if problem.history:
+            raise ValueError(
+                f"`prompt_template` (chat {self.chat}) must use the chat template for "
+                f"problem `{problem.problem_id}`; because {len(problem.history)} "
+                "messages stand before it, which plain text cannot tell apart. Set "
+                'prompt_template={"chat": True}.'
+            )
+
+    def _check_one_system(self, problem: Problem) -> None:
+        if any(message["role"] == "system" for message in problem.history):
+            raise ValueError(
+                f"`prompt_template` (system {self.system!r:.60}) must have no system "
+                f"message for problem `{problem.problem_id}`; because that one has its "
+                'own. Set prompt_template={"chat": True}.'
+            )
 
 
 _BOXED_INSTRUCTION = (
     r"Please reason step by step, and put your final answer within \boxed{}."
 )
+# Of PURE's training and evaluation, which do without a chat template.
+_PAPER_PROMPT = (
+    "{problem}\n\nPlease reason step by step with steps separated by "
+    '"\n\n", and put your final answer within \\boxed{{}}.'
+)
 TEMPLATES: dict[str, PromptTemplate] = {
     "plain": PromptTemplate(),
-    # The prompt of Qwen2.5-Math's evaluation and of PURE's training.
-    "pure": PromptTemplate(chat=True, system=_BOXED_INSTRUCTION),
+    "pure_paper": PromptTemplate(_PAPER_PROMPT),
+    # Of Qwen2.5-Math's instructed models and their evaluation.
+    "qwen2_5_math": PromptTemplate(chat=True, system=_BOXED_INSTRUCTION),
 }
+_OLD_NAMES = {"pure": "qwen2_5_math"}
+TEMPLATES |= {old: TEMPLATES[new] for old, new in _OLD_NAMES.items()}
 
 
 def make_template(
@@ -133,8 +192,8 @@ def make_template(
     """Makes a template of what a configuration file can hold.
 
     Args:
-        template: a name ("plain", "pure"), a text with `{problem}`, the fields of
-            `PromptTemplate` by name, or a template.
+        template: a name ("plain", "pure_paper", "qwen2_5_math"), a text with
+            `{problem}`, the fields of `PromptTemplate` by name, or a template.
 
     Raises:
         ValueError: no such name, or the template is not valid.
@@ -143,20 +202,33 @@ def make_template(
     if isinstance(template, PromptTemplate):
         return template
     if isinstance(template, Mapping):
+        known = [f.name for f in fields(PromptTemplate)]
+        if unknown := sorted(set(template).difference(known)):
+            raise TypeError(
+                f"`prompt_template` has unknown fields {unknown}; it may hold {known}"
+            )
         return PromptTemplate(**template)
+    if new := _OLD_NAMES.get(template):
+        warnings.warn(
+            f'The prompt template "{template}" is called "{new}": it is the chat '
+            'prompt of Qwen2.5-Math. The prompt of PURE\'s paper is "pure_paper".',
+            DeprecationWarning,
+            stacklevel=1,
+        )
     if template in TEMPLATES:
         return TEMPLATES[template]
     if "{" in template:
         return PromptTemplate(template)
+    names = " or ".join(sorted(TEMPLATES.keys() - _OLD_NAMES))
     raise ValueError(
         f"`template` ({template!r}) must be a known name or a text with {{problem}}; "
-        f"because the problem has to go somewhere. Set it to {' or '.join(TEMPLATES)}."
+        f"because the problem has to go somewhere. Set it to {names}."
     )
 
 
 def drop_long_prompts(
     source: ProblemSource,
-    encode: Callable[[Sequence[str]], Sequence[Sequence[int]]],
+    encode: Callable[[Sequence[Any]], Sequence[Sequence[int]]],
     max_prompt_tokens: int,
 ) -> tuple[ListProblems, int]:
     """Leaves out the problems whose prompts are too long.
@@ -164,7 +236,8 @@ def drop_long_prompts(
     Args:
         source: the problems; all of them are read.
         encode: from N problem texts to N lists of token ids, such as
-            `functools.partial(template.encode_batch, tokenizer=tokenizer)`.
+            `functools.partial(template.encode_batch, tokenizer=tokenizer)`. Where
+            messages stand before a problem, it is given the problem.
         max_prompt_tokens: >= 1, template included.
 
     Returns:
@@ -178,7 +251,7 @@ def drop_long_prompts(
     for start in range(0, len(source), _BATCH_SIZE):
         stop = min(start + _BATCH_SIZE, len(source))
         batch = [source[index] for index in range(start, stop)]
-        rows = encode([problem.prompt for problem in batch])
+        rows = encode([p if p.history else p.prompt for p in batch])
         for problem, ids in zip(batch, rows, strict=True):
             shortest = min(len(ids), shortest or len(ids))
             if len(ids) <= max_prompt_tokens:

@@ -41,7 +41,8 @@ class MathEnv(TokenEnv):
         verifier: "math_verify", "hybrid", a verifier, or None.
         verifier_kwargs: further arguments of `MathVerifier`; for "hybrid" also
             `second_opinion`, see `make_verifier`.
-        prompt_template: name, text or fields of a prompt template.
+        prompt_template: name, text or fields of a prompt template, see
+            `make_template`.
         max_prompt_tokens: longer prompts are dropped and counted.
         **kwargs: the other arguments of `TokenEnv`.
 
@@ -61,7 +62,7 @@ class MathEnv(TokenEnv):
         step_scorer: StepScorer | ScoringFunction | str | None = None,
         verifier: str | Verifier | None = "math_verify",
         verifier_kwargs: Mapping[str, Any] | None = None,
-        prompt_template: PromptTemplate | Mapping[str, Any] | str = "pure",
+        prompt_template: PromptTemplate | Mapping[str, Any] | str = "qwen2_5_math",
         max_prompt_tokens: int = 1024,
         **kwargs: Any,
     ):
@@ -108,7 +109,7 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 def _problems(
     source: str | Mapping[str, Any] | ProblemSource,
-    encode: Callable[[Sequence[str]], Sequence[Sequence[int]]],
+    encode: Callable[[Sequence[Any]], Sequence[Sequence[int]]],
     max_prompt_tokens: int,
 ) -> tuple[ProblemSource, int]:
     """Loads problems; returns those with prompts short enough, and how many had not."""

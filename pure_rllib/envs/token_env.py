@@ -103,6 +103,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         self.eval_problems = eval_problems
         self.tokenizer = tokenizer
         self.prompt_template = make_template(prompt_template)
+        self.prompt_template.check(tokenizer)
         self.max_prompt_tokens = max_prompt_tokens
         self.max_response_tokens = max_response_tokens
         self.eos_token_ids = _eos_ids(tokenizer, eos_token_ids)
@@ -159,7 +160,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
             ValueError: the prompt is longer than `max_prompt_tokens`.
         """
         ids = np.asarray(
-            self.prompt_template.encode(problem.prompt, self.tokenizer), dtype=np.int64
+            self.prompt_template.encode(problem, self.tokenizer), dtype=np.int64
         )
         if not 1 <= len(ids) <= self.max_prompt_tokens:
             raise ValueError(

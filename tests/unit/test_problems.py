@@ -1,6 +1,7 @@
 """Tests of loading problems, on small files and on real ones where they are there."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +103,119 @@ def test_answers_from_worked_solutions(tmp_path: Path):
         load_problems(path, answer_field="problem", answer_from_solution="solution")
 
 
+USER = {"role": "user", "content": "1+1?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        # verl's
+        (
+            {"prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "2"}},
+            {},
+        ),
+        # TRL's, plain and conversational
+        ({"prompt": "1+1?", "answer": 2}, {}),
+        ({"prompt": [USER], "solution": "2"}, {"answer_field": "solution"}),
+        ({"messages": [USER], "gold": ["2"]}, {}),
+        # OpenAI's content blocks
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "1+1?"}]}
+                ],
+                "answer": "2",
+            },
+            {},
+        ),
+        (
+            {"ask": {"text": "1+1?"}, "check": {"gold": 2.0}},
+            {"prompt_field": "ask.text", "answer_field": "check.gold"},
+        ),
+        ({"a.b": "1+1?", "answer": "2"}, {"prompt_field": "a.b"}),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_rows_of_other_libraries(tmp_path: Path, row: dict, options: dict, suffix: str):
+    (problem,) = load_problems(write(tmp_path / f"p{suffix}", [row]), **options)
+    assert (problem.prompt, problem.answer, problem.history) == ("1+1?", "2", ())
+    assert "2" not in str(problem.metadata)  # a gold answer is not shown elsewhere
+
+
+def test_a_conversation_s_last_message_is_the_problem(tmp_path: Path):
+    reply = {"role": "assistant", "content": "Yes?"}
+    rows = [{"messages": [SYSTEM, {**USER, "content": "Hi"}, reply, USER]}]
+    for suffix in (".json", ".parquet"):
+        (problem,) = load_problems(write(tmp_path / f"p{suffix}", rows))
+        assert problem.prompt == "1+1?"
+        assert problem.history == (SYSTEM, {**USER, "content": "Hi"}, reply)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([USER, {"role": "assistant", "content": "2"}], "must end with a message of"),
+        ([SYSTEM], "must end with a message of the user"),
+        ([{"role": "user", "content": " "}], "not blank"),
+        ([{"from": "human", "value": "1+1?"}], "`role` and `content`"),
+        (["1+1?"], "`role` and `content`"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "the content text"),
+        ([], "text that is not blank, or messages"),
+    ],
+)
+def test_messages_that_cannot_be_kept_are_refused(tmp_path, messages, reason):
+    path = write(tmp_path / "p.jsonl", [{"prompt": "x"}, {"prompt": messages}])
+    with pytest.raises(ValueError, match=rf"`prompt` .*row 2 .*{reason}"):
+        load_problems(path)
+
+
+def test_fields_are_looked_for_in_all_rows(tmp_path: Path):
+    rows = [{"question": "a"}, {"question": "b", "answer": "6", "id": "x"}]
+    problems = load_problems(write(tmp_path / "p.jsonl", rows))
+    assert [p.answer for p in problems] == [None, "6"]
+    assert [p.problem_id for p in problems] == ["0", "x"]
+    # A column of nulls is none; another one has the answers.
+    path = write(tmp_path / "q.jsonl", [{"problem": "a", "answer": None, "gold": 3}])
+    assert load_problems(path)[0].answer == "3"
+
+
+def test_answers_in_two_places_are_refused(tmp_path: Path):
+    rows = [{"question": "a", "answer": "1"}, {"question": "b", "gold": "2"}]
+    path = write(tmp_path / "p.jsonl", rows)
+    with pytest.raises(ValueError, match=r"`answer_field`.*row 2; .*`gold`.*`answer`"):
+        load_problems(path)
+    assert load_problems(path, answer_field="gold").num_answers == 1
+
+
+@pytest.mark.parametrize("missing", [math.nan, "NaN", "NULL", [], None])
+def test_a_missing_answer_is_unknown(tmp_path: Path, missing: object):
+    rows = [{"question": "a", "answer": missing}, {"question": "b", "answer": 3}]
+    assert load_problems(write(tmp_path / "p.jsonl", rows)).num_answers == 1
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("So \\boxed{7}.\n\n#### Check\n3+4=7", "7"),
+        ("So \\boxed{7}.\n\n#### Check: 3+4=7", "7"),
+        ("#### Plan\nAdd.\n#### 7\n", "7"),
+        ("3+4 is #### 1,234", "1,234"),
+        ("#### Check\n3+4=7", None),
+        ("\\boxed{}", None),
+        (math.nan, None),
+    ],
+)
+def test_headings_are_no_answers(tmp_path: Path, solution: object, answer: str | None):
+    path = write(tmp_path / "p.jsonl", [{"problem": "q", "s": solution}])
+    assert load_problems(path, answer_from_solution="s")[0].answer == answer
+
+
+def test_json_lines_under_another_name(tmp_path: Path):
+    (tmp_path / "p.json").write_text('{"question": "a"}\n\n{"question": "b"}\n')
+    assert [p.prompt for p in load_problems(tmp_path / "p.json")] == ["a", "b"]
+
+
 def test_ids_become_unique():
     problems = ListProblems(
         Problem("x", problem_id=name) for name in ["a", "a-2", "a", "a", ""]
@@ -144,6 +258,8 @@ def test_limit_takes_the_first(tmp_path: Path):
         ("p.json", '[{"text": "x", "b": 1}]', r"`prompt_field`.*text, b"),
         ("p.json", '[{"prompt": "x"}, {"prompt": " "}]', r"\(' '\) of .*row 2"),
         ("p.json", '[{"prompt": "x", "answer": {"a": 1}}]', r"answer \({'a': 1}\)"),
+        ("p.json", '[{"prompt": "x", "answer": -Infinity}]', r"answer \(-inf\) of"),
+        ("p.json", '{"prompt": "x"}\n{"prompt":', "p.json, line 2: broken JSON"),
     ],
 )
 def test_broken_sources_are_named(tmp_path: Path, name: str, text: str, message: str):
