@@ -49,8 +49,6 @@ def build(response, input_format="pure_rllib", prompt=(P, P)):
         # Cut by the budget: the last token is shown.
         ([A, DOT_BLANK, B, C], [P, P, A, DOT, NL, B, C, NL], [4, 7]),
         ([A, B, DOT_BLANK], [P, P, A, B, DOT, NL], [5]),
-        # A special token inside a step is none of its text.
-        ([A, EOS, PAD, B], [P, P, A, B, NL], [4]),
         # A blank line of two tokens.
         ([A, NL, NL, B, EOS], [P, P, A, NL, B, NL], [3, 5]),
     ],
