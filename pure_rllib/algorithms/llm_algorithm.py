@@ -35,6 +35,7 @@ from pure_rllib.algorithms.metrics import (
     evaluation_metrics,
     iteration_metrics,
     learner_results,
+    single_step_warning,
 )
 from pure_rllib.algorithms.placement import warn_of_missing_cpus
 from pure_rllib.connectors.pipeline import report_connectors
@@ -106,12 +107,13 @@ class LLMAlgorithm(Algorithm):
         self._weights: Weights | None = None
         self._last_batch = SampledBatch()
         self._iteration_metrics: dict[str, float] = {}
+        self._has_warned_of_steps = False
         config = config.copy(copy_frozen=False)
         self._has_drawn_seed = config.seed is None
         if config.seed is None:
             config.seed = secrets.randbelow(2**31)
             _LOGGER.info("`seed` (None): the run has drawn %d.", config.seed)
-        self._env_summary = self._check_env(config)
+        self.env_summary = self._check_env(config)
         config.freeze()
         self.config = config
         warn_of_missing_cpus(config)
@@ -121,7 +123,7 @@ class LLMAlgorithm(Algorithm):
         try:
             self._sync = WeightSync(
                 self.learner_group,
-                self._env_summary.probe_ids,
+                self.env_summary.probe_ids,
                 config,
                 in_process=self.env_runner_group.num_remote_env_runners() == 0,
             )
@@ -135,7 +137,7 @@ class LLMAlgorithm(Algorithm):
     def _make_sampler(self) -> Sampler:
         """Makes what samples the problems in the order of the run's seed."""
         assert self._sync is not None, "made in `setup`"
-        order = ProblemOrder(self._env_summary.num_problems, self.config.seed)
+        order = ProblemOrder(self.env_summary.num_problems, self.config.seed)
         return Sampler(self.env_runner_group, self._sync, order, self.config)
 
     def _check_env(self, config: Any) -> EnvSummary:
@@ -213,9 +215,16 @@ class LLMAlgorithm(Algorithm):
                 "iteration": perf_counter() - start,
             },
             counts=self._counts,
-            env=self._env_summary,
+            env=self.env_summary,
             config=self.config,
         )
+        if not self._has_warned_of_steps and (
+            warning := single_step_warning(
+                self._iteration_metrics, self.env_summary, self.config
+            )
+        ):
+            _LOGGER.warning("Iteration %d: %s", self.iteration + 1, warning)
+            self._has_warned_of_steps = True
 
     def _sample_again(self, group_ids: Sequence[int]) -> list[Group]:
         """Samples groups that were lost after they were sampled."""
@@ -271,7 +280,7 @@ class LLMAlgorithm(Algorithm):
             Metrics without their prefix `evaluation/`; under `env_runners` what RLlib
             reports there, with what callbacks have logged.
         """
-        num_problems = self._env_summary.num_eval_problems
+        num_problems = self.env_summary.num_eval_problems
         if not num_problems:
             raise ValueError(
                 "`eval_problems` (None) must be given for evaluation. Set "

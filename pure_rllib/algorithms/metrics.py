@@ -118,6 +118,46 @@ def iteration_metrics(
     }
 
 
+def single_step_warning(
+    metrics: Mapping[str, float], env: EnvSummary, config: Any
+) -> str | None:
+    """Says why every response of an iteration is one step, where steps are rewarded.
+
+    Args:
+        metrics: of `iteration_metrics`.
+        env: facts about the environment.
+        config: the `LLMConfig`.
+
+    Returns:
+        None if there are steps, or no process rewards.
+    """
+    if not (env.has_step_scorer and config.process_reward_coeff):
+        return None
+    if metrics["response/one_step_share"] < 1:
+        return None
+    if metrics["response/blank_share"] == 1:
+        reason = "the policy writes nothing visible. Start from another policy"
+    elif metrics["response/separator_rate"] > 0:
+        reason = (
+            "its blank lines stand before or behind all of its text. Ask for blank "
+            "lines between steps in `prompt_template`"
+        )
+    elif metrics["response/truncated_share"] == 1:
+        reason = (
+            f"all are cut at `max_response_tokens` ({env.max_response_tokens}) before "
+            "the first blank line. Raise it"
+        )
+    else:
+        reason = (
+            "the policy writes no blank lines. Ask for them in `prompt_template`, or "
+            "start from a policy that writes steps"
+        )
+    return (
+        "every response is a single step, so that process rewards are rewards of whole "
+        f"responses: {reason}. See docs/environments.md, Where a step ends."
+    )
+
+
 def episode_metrics(
     records: Sequence[ResponseNumbers], returns: Sequence[float]
 ) -> dict[str, float]:

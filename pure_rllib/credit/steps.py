@@ -187,6 +187,16 @@ class StepSplitter:
         return (candidate & (num_visible > seen_before)) | (is_last & has_none)
 
 
+def describe_steps(tokenizer: Any) -> str:
+    """Says where steps end and how a tokenizer writes that, in a sentence."""
+    ids = np.array(tokenizer.encode("So.\n\nThe", add_special_tokens=False), np.int64)
+    num = int(StepSplitter.from_tokenizer(tokenizer).has_newline[ids].sum())
+    tokens = "one token" if num == 1 else f"{num} tokens"
+    return (
+        f"Steps end at blank lines of the text; this tokenizer writes one as {tokens}."
+    )
+
+
 def step_lengths(step_ends: Tensor, step_mask: Tensor) -> Tensor:
     """Counts the tokens of each step, its last token included.
 

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+from pure_rllib.credit.steps import describe_steps
 from pure_rllib.envs.token_env import TokenEnv
 
 _NUM_PROBES = 4
@@ -29,6 +30,7 @@ class EnvSummary:
         has_verifier: whether there are verifiable rewards.
         default_policy: the model that the environment brings for policies, or None.
         probe_ids: the beginnings of a few prompts, for comparing log-probabilities.
+        steps: how responses are divided, in a sentence.
     """
 
     num_problems: int
@@ -42,6 +44,7 @@ class EnvSummary:
     has_verifier: bool
     default_policy: str | None
     probe_ids: tuple[tuple[int, ...], ...]
+    steps: str = ""
 
     @classmethod
     def of(cls, env: TokenEnv) -> "EnvSummary":
@@ -58,6 +61,7 @@ class EnvSummary:
             has_verifier=env.judge.verifier is not None,
             default_policy=env.default_policy,
             probe_ids=_probe_ids(env),
+            steps=describe_steps(env.tokenizer),
         )
 
 

@@ -125,3 +125,16 @@ def test_caps_reach_episodes_records_and_advantages(tiny_config: PUREConfig) -> 
             # In a mixed group the capped responses are the worst off.
             if is_flagged:
                 assert sum(record.returns) <= cap + 1e-6
+
+
+def test_single_steps_are_warned_of_once(
+    tiny_config: PUREConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_config.environment(env_config={"process_rewards": "simulated"})
+    tiny_config.env_runners(max_response_tokens=1)
+    with built(tiny_config) as algo:
+        assert "blank lines" in algo.env_summary.steps
+        assert flat(algo.train())["response/one_step_share"] == 1.0
+        algo.train()
+    warnings = [m for m in caplog.messages if "every response is a single step" in m]
+    assert len(warnings) == 1 and warnings[0].startswith("Iteration 1:")

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from pure_rllib.credit.steps import (
     StepSplitter,
+    describe_steps,
     single_token_id,
     step_lengths,
 )
@@ -215,6 +216,12 @@ def test_lengths():
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
     return FAMILIES[request.param]()
+
+
+def test_how_a_tokenizer_writes_a_blank_line_is_said(family, request):
+    tokens = {"llama3": "one token", "gemma": "one token"}
+    name = request.node.callspec.params["family"]
+    assert describe_steps(family).endswith(f"as {tokens.get(name, '2 tokens')}.")
 
 
 def paragraphs(text):

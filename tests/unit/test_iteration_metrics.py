@@ -1,7 +1,9 @@
 """From what an iteration did to its metrics."""
 
 import math
+import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from pure_rllib.algorithms.metrics import (
     RunCounts,
     evaluation_metrics,
     iteration_metrics,
+    single_step_warning,
 )
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.reporting.metrics import METRICS
@@ -64,6 +67,7 @@ LEARNED = {"num_tokens": 12.0, "loss/policy": 0.75, "advantage/mean": 0.1}
 SECONDS = {"wait": 3.0, "learn": 4.0, "publish": 0.375, "iteration": 8.0}
 
 
+SHARE = "response/one_step_share"
 ENV = EnvSummary(
     num_problems=8,
     num_answers=8,
@@ -207,3 +211,25 @@ def test_evaluation_names_are_registered_with_and_without_samples() -> None:
 def test_evaluation_without_gold_answers_is_nan() -> None:
     made = evaluation_metrics([group(0, record(0, 4, [1.0], None))], [])
     assert math.isnan(made["greedy_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({}, "no blank lines. Ask for them"),
+        ({"response/separator_rate": 0.01}, "before or behind all of its text"),
+        ({"response/truncated_share": 1.0}, r"cut at `max_response_tokens` \(16\)"),
+        ({"response/blank_share": 1.0}, "nothing visible"),
+    ],
+)
+def test_single_steps_under_process_rewards_are_explained(changed, reason):
+    metrics = dict.fromkeys(METRICS, 0.0) | {SHARE: 1.0, **changed}
+    config = PUREConfig()
+    warning = single_step_warning(metrics, ENV, config)
+    assert warning is not None
+    assert re.search(f"every response is a single step.*{reason}", warning)
+    assert single_step_warning({**metrics, SHARE: 0.99}, ENV, config) is None
+    no_scorer = replace(ENV, has_step_scorer=False)
+    assert single_step_warning(metrics, no_scorer, config) is None
+    config.training(process_reward_coeff=0.0)
+    assert single_step_warning(metrics, ENV, config) is None
