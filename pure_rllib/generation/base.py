@@ -3,7 +3,7 @@
 N prompts, G responses per prompt, T response tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +43,36 @@ class Response:
     terminated: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One response that is asked for.
+
+    Attributes:
+        prompt: token ids, at least one.
+        params: how it is sampled.
+        seed: with the weights all that the response depends on.
+    """
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A response without its log-probabilities.
+
+    Attributes:
+        number: of its request.
+        token_ids: `[T]` int64, EOS included when it was sampled.
+        terminated: True if it ended with EOS, False if the token budget ran out.
+    """
+
+    number: int
+    token_ids: np.ndarray
+    terminated: bool
+
+
 class Generator(Protocol):
     """Samples responses: token ids in, token ids and log-probabilities out."""
 
@@ -66,6 +96,14 @@ class Generator(Protocol):
 
         Returns:
             N lists of G responses.
+        """
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[Finished]:
+        """Samples one response to each request, and yields them as they are finished.
+
+        Args:
+            requests: N, each with settings of its own; a response does not depend on
+                the other requests.
         """
 
     def load_weights(self, weights: WeightSource) -> None:

@@ -5,7 +5,8 @@ T response tokens, V vocabulary.
 """
 
 import inspect
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from pure_rllib.generation.base import (
+    Finished,
+    Request,
     Response,
     SamplingParams,
     check_logps,
@@ -128,6 +131,24 @@ class TransformersGenerator:
         return [
             [responses[i, g] for g in range(group_size)] for i in range(len(prompts))
         ]
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[Finished]:
+        """Samples one response to each request. See `Generator.stream`.
+
+        Neighbours with equal settings share a batch, of `max_batch_size` at most.
+        """
+        numbered = enumerate(requests)
+        for params, alike in itertools.groupby(numbered, lambda item: item[1].params):
+            rows = iter(alike)
+            while batch := list(itertools.islice(rows, self.max_batch_size)):
+                groups = self.generate(
+                    [request.prompt for _, request in batch],
+                    1,
+                    params,
+                    [request.seed for _, request in batch],
+                )
+                for (number, _), (response,) in zip(batch, groups, strict=True):
+                    yield Finished(number, response.token_ids, response.terminated)
 
     def _sample_batch(
         self,

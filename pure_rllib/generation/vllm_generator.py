@@ -12,6 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pure_rllib.generation.base import (
+    Finished,
+    Request,
     Response,
     SamplingParams,
     check_logps,
@@ -230,6 +232,48 @@ class VLLMGenerator:
                 token_prompts, settings, use_tqdm=False
             )
         return outputs
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[Finished]:
+        """Samples one response to each request. See `Generator.stream`.
+
+        All requests are with the engine at once. Log-probabilities are not asked for,
+        so that any temperature goes with any `top_p`.
+
+        Raises:
+            ValueError: a prompt is empty or, with the budget, too long, or vLLM cannot
+                sample at this temperature.
+        """
+        assert self._is_loaded, "the engine has no weights: load_weights comes first"
+        for one in requests:
+            prompt, seed = [one.prompt], [one.seed]
+            check_request(prompt, 1, one.params, seed, self.max_model_len)
+            check_vllm_sampling(one.params.temperature, top_p=1.0)
+        settings = [
+            self._vllm.SamplingParams(
+                temperature=one.params.temperature,
+                top_p=one.params.top_p,
+                max_tokens=one.params.max_response_tokens,
+                seed=None if one.params.temperature == 0.0 else engine_seed(one.seed),
+                ignore_eos=True,
+                stop_token_ids=list(self.eos_token_ids),
+                detokenize=False,
+            )
+            for one in requests
+        ]
+        prompts = [
+            self._vllm.TokensPrompt(prompt_token_ids=list(one.prompt))
+            for one in requests
+        ]
+        ids = self._llm.enqueue(prompts, settings, use_tqdm=False)
+        numbers = {name: number for number, name in enumerate(ids)}
+        engine = self._llm.llm_engine
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    (one,) = output.outputs
+                    token_ids = np.array(one.token_ids, dtype=np.int64)
+                    terminated = int(token_ids[-1]) in self.eos_token_ids
+                    yield Finished(numbers[output.request_id], token_ids, terminated)
 
     def _response(self, output: Any) -> Response:
         token_ids = np.array(output.token_ids, dtype=np.int64)
