@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, even if the process is killed while it writes."""
+"""Folders and files that are whole or absent, even if their writer is killed."""
 
 import ctypes
 import os
@@ -31,6 +31,14 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
         _flush(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes a text file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+    return path
 
 
 def _flush(path: Path) -> None:

@@ -39,7 +39,7 @@ from pure_rllib.algorithms.metrics import (
 )
 from pure_rllib.algorithms.placement import warn_of_missing_cpus
 from pure_rllib.connectors.pipeline import report_connectors
-from pure_rllib.data.order import ProblemOrder, ProblemTicket, ticket_seed
+from pure_rllib.data.order import ProblemOrder, ProblemTicket, sample_seed
 from pure_rllib.distributed.calls import on_learners
 from pure_rllib.learners import stats as learner_stats
 from pure_rllib.learners.delivery import deliver
@@ -68,8 +68,6 @@ _LOGGER = logging.getLogger(__name__)
 _STATE = "pure"
 _CALLBACKS = "pure_callbacks"
 _SEED = "pure_seed"
-# Hashed with the run's seed: evaluation draws other random numbers than training.
-_EVALUATION_EPOCH = -1
 
 
 class LLMAlgorithm(Algorithm):
@@ -288,16 +286,26 @@ class LLMAlgorithm(Algorithm):
             )
         self._call_back("on_evaluate_start")
         seed = self.config.seed
-        prompts = {
-            i: ProblemTicket(i, 0, i, ticket_seed(seed, _EVALUATION_EPOCH, i))
-            for i in range(min(num_problems, self.config.evaluation_duration))
-        }
-        sample = partial(self._sampler.sample, prompts, self._published())
-        greedy = sample(group_size=1, temperature=0.0, evaluation=True)
+        problems = range(min(num_problems, self.config.evaluation_duration))
+
+        def sample(num_samples: int, **kwargs: Any) -> SampledBatch:
+            # Each sample has a seed of its own, as in `pure_rllib.evaluation`.
+            tickets = [
+                ProblemTicket(i, 0, i, sample_seed(seed, i, number))
+                for i in problems
+                for number in range(num_samples)
+            ]
+            return self._sampler.sample(
+                dict(enumerate(tickets)),
+                self._published(),
+                group_size=1,
+                evaluation=True,
+                **kwargs,
+            )
+
+        greedy = sample(1, temperature=0.0)
         num_samples = self.config.num_samples_per_problem
-        sampled = SampledBatch()
-        if num_samples:
-            sampled = sample(group_size=num_samples, evaluation=True)
+        sampled = sample(num_samples) if num_samples else SampledBatch()
         # Of this evaluation alone: in the algorithm's logger it would come again with
         # each iteration that is not evaluated.
         logger = MetricsLogger(stats_cls_lookup=self.config.stats_cls_lookup, root=True)
@@ -306,7 +314,9 @@ class LLMAlgorithm(Algorithm):
         deep_update(
             metrics,
             {
-                **evaluation_metrics(greedy.groups, sampled.groups),
+                **evaluation_metrics(
+                    greedy.groups, sampled.groups, num_samples=num_samples
+                ),
                 ENV_RUNNER_RESULTS: evaluated_episodes(greedy.groups + sampled.groups),
             },
             new_keys_allowed=True,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pure_rllib.evaluation.estimators import pass_at_k
 from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
 from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.records import ResponseNumbers
@@ -17,6 +18,7 @@ from pure_rllib.rollouts.sampler import SampledBatch
 _EVALUATED = {
     "response_tokens": "response/tokens",
     "no_answer_share": "response/no_answer_share",
+    "truncated_share": "response/truncated_share",
 }
 
 
@@ -203,13 +205,15 @@ def _rate(amount: float, seconds: float) -> float:
 
 
 def evaluation_metrics(
-    greedy: Sequence[Group], sampled: Sequence[Group]
+    greedy: Sequence[Group], sampled: Sequence[Group], *, num_samples: int
 ) -> dict[str, float]:
-    """Computes accuracies and their 95% intervals.
+    """Computes accuracies, with 95% intervals, and pass@n.
 
     Args:
         greedy: groups of one greedy response per problem.
-        sampled: groups of k sampled responses per problem; may be empty.
+        sampled: groups of sampled responses, n of each problem one after the other; may
+            be empty.
+        num_samples: n.
 
     Returns:
         Metrics of the `evaluation/` group, without that prefix; NaN where there is
@@ -218,14 +222,17 @@ def evaluation_metrics(
     """
     known = [bool(r.correct) for r in _records(greedy) if r.correct is not None]
     metrics = _interval("greedy_accuracy", wilson_interval(sum(known), len(known)))
+    records = _records(sampled)
     per_problem = [
-        [float(bool(r.correct)) for r in group.records if r.correct is not None]
-        for group in sampled
+        [bool(r.correct) for r in batch if r.correct is not None]
+        for start in range(0, len(records), num_samples or 1)
+        for batch in [records[start : start + num_samples]]
     ]
-    metrics |= _interval(
-        "sampled_accuracy", cluster_interval([c for c in per_problem if c])
-    )
-    of_texts = response_metrics(_records(sampled or greedy))
+    verified = [correct for correct in per_problem if correct]
+    metrics |= _interval("sampled_accuracy", cluster_interval(verified))
+    passed = [pass_at_k(len(c), sum(c), num_samples) for c in verified]
+    metrics["pass_at_n"] = sum(passed) / len(passed) if passed else math.nan
+    of_texts = response_metrics(records or _records(greedy))
     return metrics | {name: of_texts[of] for name, of in _EVALUATED.items()}
 
 

@@ -225,6 +225,16 @@ def load_experiment(file_or_name: str | Path) -> Experiment:
         ValueError: the file is not an experiment; the message names the key.
     """
     path = _find(file_or_name)
+    name, spec = read_outline(path)
+    return _checked(name, path.name, spec)
+
+
+def read_outline(path: Path) -> tuple[str, Any]:
+    """Reads a YAML file that holds one thing by its name.
+
+    Raises:
+        ValueError: it is no YAML, or holds several things.
+    """
     try:
         outline = yaml.load(path.read_text(encoding="utf-8"), SettingsLoader)
     except yaml.YAMLError as error:
@@ -238,7 +248,7 @@ def load_experiment(file_or_name: str | Path) -> Experiment:
             "Put every experiment in a file of its own."
         )
     ((name, spec),) = outline.items()
-    return _checked(str(name), path.name, spec)
+    return str(name), spec
 
 
 def _find(file_or_name: str | Path) -> Path:
@@ -279,8 +289,12 @@ SettingsLoader.add_implicit_resolver(
 )
 
 
-def _apply(spec: dict[str, Any], option: str) -> None:
-    """Applies one `section.key=value`."""
+def read_setting(option: str) -> tuple[list[str], Any]:
+    """Reads one `section.key=value`: its path and its value.
+
+    Raises:
+        ValueError: it has another form.
+    """
     path, equals, text = option.partition("=")
     names = path.strip().split(".")
     if not equals or not all(names):
@@ -289,9 +303,14 @@ def _apply(spec: dict[str, Any], option: str) -> None:
             "--set training.lr=1e-4."
         )
     try:
-        value = yaml.load(text, SettingsLoader)
+        return names, yaml.load(text, SettingsLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"`--set {option}`: {text!r} must be YAML: {error}") from error
+
+
+def _apply(spec: dict[str, Any], option: str) -> None:
+    """Applies one `section.key=value`."""
+    names, value = read_setting(option)
     own = [key for key in OUTLINE if key not in ("config", "run", "env")]
     section, *keys = names[1:] if names[0] == "config" and len(names) > 1 else names
     if section in SECTIONS and keys:
@@ -318,6 +337,11 @@ def _checked(name: str, source: str, spec: Any) -> Experiment:
             if known is not None:
                 hint = f"It may hold {', '.join(known)}."
                 check_known(values, known, f"key `{{}}` in section `{section}`", hint)
+        if spec.get("run") == "EVAL":
+            raise ValueError(
+                "`run` (EVAL) must name an algorithm, because this trains. Evaluate "
+                f"with `pure-rllib eval {Path(source).stem}`."
+            )
         spec = {"run": "PURE", "stop": {}, "config": {}, **spec}
         if "env" in spec:
             environment = spec["config"].setdefault("environment", {})

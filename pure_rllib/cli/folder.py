@@ -1,7 +1,6 @@
 """The folder of a run: which files it holds, and which folders may become one."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from pure_rllib.whole_folder import (
     delete_whole,
     find_whole,
     remove_leftovers,
+    write_text,
     write_whole,
 )
 
@@ -88,14 +88,6 @@ class RunFolder:
 
         text = json.dumps(data, indent=2, cls=SafeFallbackEncoder) + "\n"
         return write_text(self.path / name, text)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Writes a text file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    return path
 
 
 def iteration_of(path: Path) -> int:

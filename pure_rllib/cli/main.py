@@ -1,4 +1,4 @@
-"""The command line: `pure-rllib train`, `verify`, `prm-train`, `prm-eval`, `list`."""
+"""The command line: `pure-rllib train`, `eval`, `verify`, `prm-train`, and others."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pure_rllib import __version__
-from pure_rllib.cli import prm_eval, prm_train, verify
+from pure_rllib.cli import evaluate, prm_eval, prm_train, verify
 
 if TYPE_CHECKING:
     from pure_rllib.cli.experiment import Experiment
@@ -119,9 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--verbose", action="store_true", help="show what Ray's processes write"
     )
-    for module in (verify, prm_train, prm_eval):
+    for module in (evaluate, verify, prm_train, prm_eval):
         module.add_command(commands)
-    for name in ("train", "verify", "prm-eval"):
+    for name in ("train", "eval", "verify", "prm-eval"):
         commands.choices[name].add_argument(
             "--traceback", action="store_true", help="show tracebacks of errors"
         )
@@ -192,13 +192,13 @@ def _resumed(folder: "RunFolder", options: argparse.Namespace) -> "Experiment":
 
 
 def _list(options: argparse.Namespace) -> int:
-    from pure_rllib.cli.experiment import EXAMPLES, load_experiment
+    from pure_rllib.cli.experiment import EXAMPLES, read_outline
 
-    examples = [load_experiment(path) for path in sorted(EXAMPLES.glob("*.yaml"))]
-    width = max(len(example.name) for example in examples)
-    for example in examples:
-        text = " ".join(str(example.spec.get("description", "")).split())
-        name, indent = f"{example.name:<{width}}  ", " " * (width + 2)
+    examples = dict(read_outline(path) for path in sorted(EXAMPLES.glob("*.yaml")))
+    width = max(map(len, examples))
+    for example, spec in examples.items():
+        text = " ".join(str(spec.get("description", "")).split())
+        name, indent = f"{example:<{width}}  ", " " * (width + 2)
         print(textwrap.fill(text, 88, initial_indent=name, subsequent_indent=indent))
     return 0
 

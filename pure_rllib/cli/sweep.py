@@ -16,7 +16,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from pure_rllib.algorithms import ALGORITHMS
 from pure_rllib.cli.experiment import Experiment
-from pure_rllib.cli.folder import RunFolder, write_text
+from pure_rllib.cli.folder import RunFolder
 from pure_rllib.cli.loggers import (
     MetricsCSVLogger,
     is_reached,
@@ -28,6 +28,7 @@ from pure_rllib.cli.settings import search_spaces
 from pure_rllib.cli.study import Trial, draw_study, results_of, shown, study_table
 from pure_rllib.cli.train import INTERRUPTED, say, start_ray
 from pure_rllib.reporting.progress import ProgressBar
+from pure_rllib.whole_folder import write_text
 
 
 class SweepProgress(tune.Callback):

@@ -24,7 +24,6 @@ from pure_rllib.cli.folder import (
     iteration_of,
     read_rollouts,
     write_rollouts,
-    write_text,
 )
 from pure_rllib.cli.loggers import (
     Row,
@@ -39,6 +38,7 @@ from pure_rllib.reporting.plots import learning_curves
 from pure_rllib.reporting.progress import Progress
 from pure_rllib.reporting.rollouts import write_rollouts_page
 from pure_rllib.reporting.tables import accuracy_table
+from pure_rllib.whole_folder import write_text
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as of a shell's."""

@@ -108,3 +108,17 @@ def shard(items: Sequence[_Item], num_shards: int) -> list[list[_Item]]:
     """
     check_setting("num_shards", num_shards, Count)
     return [list(items[start::num_shards]) for start in range(num_shards)]
+
+
+def sample_seed(run_seed: int, index: int, number: int) -> int:
+    """The seed of a problem's sample in evaluations; others than in training.
+
+    Args:
+        run_seed: of the run or the evaluation.
+        index: of the problem in its source.
+        number: of the sample, from 0.
+
+    Returns:
+        In [0, 2**63).
+    """
+    return ticket_seed(run_seed, -1 - number, index)

@@ -72,6 +72,7 @@ class ArithmeticEnv(MathEnv):
         if task not in TASKS:
             raise ValueError(f'`task` ("{task}") must be one of {sorted(TASKS)}.')
         chosen, self.default_policy, budget = TASKS[task]
+        self.step_checker = exact_scorer(chosen.modulus)
         if process_rewards not in PROCESS_REWARDS:
             raise ValueError(
                 f'`process_rewards` ("{process_rewards}") must be one of '

@@ -94,6 +94,8 @@ class MathEnv(TokenEnv):
         self.judge.step_scorer = make_step_scorer(
             prm, prm_kwargs, step_scorer, tokenizer
         )
+        several = [prm] if isinstance(prm, str | Mapping) else prm or ()
+        self.prms = tuple(one for one in several if isinstance(one, str))
 
 
 def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -77,6 +77,10 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
     metadata = {"render_modes": ["ansi"], "render_fps": 30}  # noqa: RUF012
     default_policy: str | None = None
     """The model that a policy for this environment starts from, where there is one."""
+    step_checker: StepScorer | None = None
+    """What knows exactly which steps are right, where there is such a thing."""
+    prms: tuple[str, ...] = ()
+    """Names of the process reward models that give the process rewards."""
 
     def __init__(
         self,

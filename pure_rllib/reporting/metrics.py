@@ -316,11 +316,17 @@ evaluation/sampled_accuracy_low [share, 0 to 1]
 evaluation/sampled_accuracy_high [share, 0 to 1]
     Upper end of its 95% interval.
     Interval over problems, not responses, which hang together within a problem.
+evaluation/pass_at_n [share, 0 to 1]
+    Problems that at least one of the sampled responses solves.
+    Mean over problems of pass@n, n being num_samples_per_problem.
 evaluation/response_tokens [tokens]
     Length of a response to a held-out problem.
     Mean over the sampled responses; over the greedy ones if none were sampled.
 evaluation/no_answer_share [share, 0 to 1]
     Responses to held-out problems in which no final answer was found.
+    Over the same responses as evaluation/response_tokens.
+evaluation/truncated_share [share, 0 to 1]
+    Responses to held-out problems that were cut by the token budget.
     Over the same responses as evaluation/response_tokens.
 
 # Guard against hacks

@@ -15,7 +15,7 @@ LAYERS = """
 cli
 testing
 prm_training | algorithms
-connectors, learners
+connectors, learners | evaluation
 rollouts
 reporting
 hacking, envs

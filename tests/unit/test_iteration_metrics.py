@@ -200,16 +200,16 @@ def test_batches_of_several_rounds_add_up() -> None:
 def test_evaluation_names_are_registered_with_and_without_samples() -> None:
     greedy = [group(0, record(0, 4, [1.0], True)), group(1, record(1, 2, [1.0], False))]
     for samples in ([], greedy):
-        made = evaluation_metrics(greedy, samples)
+        made = evaluation_metrics(greedy, samples, num_samples=len(samples[:1]))
         names = {f"evaluation/{name}" for name in made}
         assert names == {name for name in METRICS if name.startswith("evaluation/")}
         assert made["greedy_accuracy"] == 0.5
         assert made["response_tokens"] == 3.0
-    assert math.isnan(evaluation_metrics(greedy, [])["sampled_accuracy"])
+    assert math.isnan(evaluation_metrics(greedy, [], num_samples=0)["sampled_accuracy"])
 
 
 def test_evaluation_without_gold_answers_is_nan() -> None:
-    made = evaluation_metrics([group(0, record(0, 4, [1.0], None))], [])
+    made = evaluation_metrics([group(0, record(0, 4, [1.0], None))], [], num_samples=0)
     assert math.isnan(made["greedy_accuracy"])
 
 

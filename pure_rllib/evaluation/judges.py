@@ -1,0 +1,268 @@
+r"""Who judges the reasoning of right answers: a checker, a PRM, or a language model.
+
+S steps. Judges differ in what they see and in how often they err, so figures of two
+judges are never mixed: a metric names its judge, as `cot_pass@8[prm:NAME>0]` does.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pure_rllib.credit.steps import StepSplitter
+from pure_rllib.data.boxed import last_box
+from pure_rllib.data.order import ticket_seed
+from pure_rllib.data.problems import Problem
+from pure_rllib.envs.vector import ResponseJudge
+from pure_rllib.evaluation.engines import EnginePool
+from pure_rllib.evaluation.samples import Sample, place
+from pure_rllib.evaluation.settings import JudgeSettings
+from pure_rllib.generation.base import Request, SamplingParams
+from pure_rllib.hacking.flags import HackLimits, flag_group
+from pure_rllib.rewards.base import StepScorer, Verifier, counts_of
+from pure_rllib.rewards.prm.rows import question_ids
+
+QUESTION = r"""
+Below are a mathematics problem and a solution to it. Judge the reasoning, not only the
+final answer.
+
+Problem:
+{problem}
+
+Solution:
+{solution}
+
+Go through the solution step by step and check each step. Where a step is wrong, name
+the kind of error: calculation error, logic error, concept error, omission (something
+that was needed is left out), or other. The reasoning is correct only if no step is
+wrong and the conclusion follows.
+
+End with \boxed{yes} if the whole reasoning is correct, or \boxed{no} if it is not.
+""".strip()
+"""It holds no gold answer: the judge must not compare, but follow."""
+
+_VERDICTS = {"yes": True, "no": False}
+_NO_LETTERS = re.compile(r"\\[a-z]+|[^a-z]")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTask:
+    """All samples of one problem, of which the right ones are judged.
+
+    Attributes:
+        problem: what was asked.
+        prompt_ids: as the policy was given it.
+        samples: greedy ones first.
+    """
+
+    problem: Problem
+    prompt_ids: Sequence[int]
+    samples: Sequence[Sample]
+
+    @property
+    def right(self) -> list[Sample]:
+        """The samples whose answer is right."""
+        return [sample for sample in self.samples if sample.correct]
+
+
+@dataclass(slots=True)
+class Reasoning:
+    """What a judge said of one problem's right samples, by their place.
+
+    Attributes:
+        verdicts: True for right reasoning; None could not be read, and is no yes.
+        not_judged: places of those that were too long for the judge.
+        step_scores: of a judge of steps, `[S]` each.
+    """
+
+    verdicts: dict[str, list[bool | None]] = field(default_factory=dict)
+    not_judged: list[str] = field(default_factory=list)
+    step_scores: dict[str, list[float]] = field(default_factory=dict)
+
+
+class ReasoningJudge(Protocol):
+    """Anything that judges reasoning."""
+
+    name: str
+
+    def judge(self, tasks: Sequence[JudgeTask]) -> list[Reasoning]:
+        """Judges the right samples of each problem."""
+
+
+def are_steps_right(scores: Sequence[float], threshold: float) -> bool:
+    """Whether there is a step, and the lowest score is above the threshold."""
+    return len(scores) > 0 and min(scores) > threshold
+
+
+class StepJudge:
+    """Judges by a step scorer: reasoning is as right as its worst step.
+
+    Args:
+        scorer: an exact checker or a PRM.
+        name: in metrics.
+        tokenizer: the policy's.
+        splitter: where steps end.
+        threshold: see `are_steps_right`.
+        is_exact: of a checker: texts that game judges need no rule of their own.
+    """
+
+    def __init__(
+        self,
+        scorer: StepScorer,
+        name: str,
+        tokenizer: Any,
+        splitter: StepSplitter,
+        *,
+        threshold: float = 0.0,
+        is_exact: bool = False,
+    ):
+        self.name, self._splitter = name, splitter
+        self._scorer, self._threshold, self._is_exact = scorer, threshold, is_exact
+        self._steps = ResponseJudge(tokenizer, splitter, scorer, None)
+
+    def judge(self, tasks: Sequence[JudgeTask]) -> list[Reasoning]:
+        """See `ReasoningJudge.judge`."""
+        # One by one: what shares a batch must be the same in a resumed evaluation.
+        return [self._judge(task) for task in tasks]
+
+    def _judge(self, task: JudgeTask) -> Reasoning:
+        right, found = task.right, Reasoning()
+        if not right:
+            return found
+        before = counts_of(self._scorer)["overlong"]
+        judged, _ = self._steps.judge(
+            [task.problem] * len(right),
+            [np.asarray(task.prompt_ids, np.int64)] * len(right),
+            [np.asarray(sample.token_ids, np.int64) for sample in right],
+        )
+        num_overlong = counts_of(self._scorer)["overlong"] - before
+        longest = sorted(right, key=lambda s: len(s.token_ids), reverse=True)
+        found.not_judged = [place(sample) for sample in longest[:num_overlong]]
+        suspects = set() if self._is_exact else suspicious(task, self._splitter)
+        for sample, one in zip(right, judged, strict=True):
+            where = place(sample)
+            scores = [round(float(score), 6) for score in one.step_rewards]
+            is_right = (
+                one.has_visible
+                and are_steps_right(scores, self._threshold)
+                and where not in suspects
+            )
+            found.step_scores[where] = scores
+            found.verdicts[where] = [None if where in found.not_judged else is_right]
+        return found
+
+
+class LanguageModelJudge:
+    """Judges by asking a language model, several times, about the whole reasoning.
+
+    Args:
+        engines: of the judge.
+        tokenizer: the judge's.
+        settings: see `JudgeSettings`.
+        context: tokens of question and verdict together, at most.
+        splitter: of the policy: where steps end.
+    """
+
+    def __init__(
+        self,
+        engines: EnginePool,
+        tokenizer: Any,
+        settings: JudgeSettings,
+        context: int,
+        splitter: StepSplitter,
+    ):
+        self.name = judge_name(settings)
+        self._engines, self._tokenizer, self._settings = engines, tokenizer, settings
+        self._max_question = context - settings.max_verdict_tokens
+        self._params = SamplingParams(settings.max_verdict_tokens, settings.temperature)
+        self._splitter = splitter
+
+    def judge(self, tasks: Sequence[JudgeTask]) -> list[Reasoning]:
+        """See `ReasoningJudge.judge`."""
+        found = [Reasoning() for _ in tasks]
+        blocks: list[list[Request]] = []
+        asked: list[tuple[Reasoning, str]] = []
+        for task, reasoning in zip(tasks, found, strict=True):
+            suspects, block = suspicious(task, self._splitter), []
+            for sample in task.right:
+                where, ids = place(sample), self._question(task.problem, sample)
+                count = self._settings.verdicts
+                if where in suspects:
+                    reasoning.verdicts[where] = [False] * count
+                elif len(ids) > self._max_question:
+                    reasoning.verdicts[where] = [None] * count
+                    reasoning.not_judged.append(where)
+                else:
+                    reasoning.verdicts[where] = []
+                    seeds = [ticket_seed(sample.seed, 0, i) for i in range(count)]
+                    block += [Request(ids, self._params, seed) for seed in seeds]
+                    asked += [(reasoning, where)] * count
+            blocks.append(block)
+        verdicts: dict[int, bool | None] = {}
+        for finished in self._engines.sample([block for block in blocks if block]):
+            for one in finished:
+                text = self._tokenizer.decode(one.token_ids, skip_special_tokens=True)
+                verdicts[one.number] = read_verdict(text)
+        for number, (reasoning, where) in enumerate(asked):
+            reasoning.verdicts[where].append(verdicts[number])
+        return found
+
+    def _question(self, problem: Problem, sample: Sample) -> list[int]:
+        fields = {"problem": problem.prompt, "solution": sample.text}
+        return question_ids(self._tokenizer, QUESTION, fields)
+
+
+def read_verdict(text: str) -> bool | None:
+    r"""Reads the last `\boxed{yes}` or `\boxed{no}`; None for anything else."""
+    box = last_box(text)
+    return None if box is None else _VERDICTS.get(_NO_LETTERS.sub("", box.lower()))
+
+
+def suspicious(task: JudgeTask, splitter: StepSplitter) -> set[str]:
+    """Finds the samples whose text games judges; see `hacking.flags.FLAGS`.
+
+    Policies learn texts that a PRM or a language model likes by mistake.
+    """
+    found: set[str] = set()
+    for decoding in ("greedy", "sampled"):
+        group = [s for s in task.samples if s.decoding == decoding]
+        if group:
+            flags = flag_group(
+                [sample.text for sample in group],
+                [np.asarray(sample.token_ids, np.int64) for sample in group],
+                splitter,
+                HackLimits(),
+            )
+            pairs = zip(group, flags, strict=True)
+            found |= {place(sample) for sample, flag in pairs if flag.names}
+    return found
+
+
+def judge_name(settings: JudgeSettings) -> str:
+    """The judge as metrics name it: `checker`, `prm:NAME>0` or `lm:NAME`."""
+    if settings.model is None:
+        return settings.kind
+    name = Path(settings.model).name.removeprefix("embedded:")
+    limit = f">{settings.threshold:g}" if settings.kind == "prm" else ""
+    return f"{settings.kind}:{name}{limit}"
+
+
+class SameValue:
+    """Compares answers by a verifier, in both directions: it is not symmetric.
+
+    Args:
+        verifier: the benchmark's.
+    """
+
+    def __init__(self, verifier: Verifier):
+        self._verifier = verifier
+
+    def __call__(self, first: str, second: str) -> bool:
+        """Whether each answer is right where the other one is the gold answer."""
+        verdicts = self._verifier.verify(
+            [first, second], [rf"\boxed{{{second}}}", rf"\boxed{{{first}}}"]
+        )
+        return all(verdict.outcome == "correct" for verdict in verdicts)

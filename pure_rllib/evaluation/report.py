@@ -1,0 +1,305 @@
+"""What an evaluation leaves: figures, tables, a page of its responses."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pure_rllib.credit.text_metrics import reflection, repetition
+from pure_rllib.evaluation.figure import pass_at_k_figure
+from pure_rllib.evaluation.judges import judge_name
+from pure_rllib.evaluation.measure import (
+    Figures,
+    ProblemResult,
+    average,
+    measure,
+    warnings_of,
+)
+from pure_rllib.evaluation.plan import Asked, Plan
+from pure_rllib.evaluation.samples import (
+    BenchmarkFiles,
+    Sample,
+    SampleKey,
+    place,
+    write_parquet,
+)
+from pure_rllib.reporting.records import ResponseRecord
+from pure_rllib.reporting.rollouts import write_rollouts_page
+from pure_rllib.reporting.tables import format_table
+from pure_rllib.whole_folder import write_text
+
+REPORT_FILE = "evaluation.json"
+PROBLEMS_FILE = "problems.csv"
+_PAGE_PROBLEMS = 100
+_PAGE_SAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An evaluation's figures.
+
+    Attributes:
+        folder: of its files.
+        figures: what evaluation.json holds.
+    """
+
+    folder: Path
+    figures: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, Figures]:
+        """By the benchmark's name; see `measure.measure`."""
+        found: dict[str, Figures] = self.figures["metrics"]
+        return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """What must be known before the figures are believed."""
+        return list(self.figures["warnings"])
+
+    def table(self) -> str:
+        """Lays the figures out for a console."""
+        judged = next((f["cot"] for f in self.metrics.values() if "cot" in f), None)
+        rows = [
+            _row(name, figures, judged is not None)
+            for name, figures in self.metrics.items()
+        ]
+        if averaged := self.figures["average"]:
+            cells = [
+                f"{100 * averaged[part][key]:.1f} (SE {100 * averaged[part]['se']:.1f})"
+                if part in averaged
+                else "-"
+                for part, key in (("greedy", "accuracy"), ("sampled", "avg"))
+            ]
+            num_blank = 5 if judged is None else 6
+            rows.append(["average", None, *cells, *[None] * num_blank])
+        headers = ["benchmark", "problems", "greedy [95%]", "avg@n [95%]", "pass@n"]
+        headers += ["maj@n", "no answer", "truncated", "tokens"]
+        if judged is not None:
+            headers.append(f"cot_pass@n[{judged['judge']}]")
+        return format_table(headers, rows)
+
+
+def read_report(folder: str | Path) -> Report:
+    """Reads what an evaluation left.
+
+    Raises:
+        FileNotFoundError: there is no finished evaluation.
+    """
+    path = Path(folder) / REPORT_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`{folder}` must be the folder of a finished evaluation, and has no "
+            f"{REPORT_FILE}. Finish it with `pure-rllib eval --resume {folder}`."
+        )
+    return Report(Path(folder), json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_report(
+    plan: Plan,
+    folder: Path,
+    files: Sequence[BenchmarkFiles],
+    *,
+    engines: Sequence[Mapping[str, Any]],
+) -> Report:
+    """Computes the figures and writes all files but the samples' own.
+
+    Args:
+        plan: what was asked.
+        folder: of the evaluation.
+        files: of each benchmark; whole.
+        engines: facts of those that sampled.
+    """
+    judge = None if plan.judge is None else judge_name(plan.judge)
+    names = [asked.benchmark.name for asked in plan.asked]
+    results = {
+        asked.benchmark.name: results_of(asked, one)
+        for asked, one in zip(plan.asked, files, strict=True)
+    }
+    metrics = {
+        name: measure(results[name], judge=judge, seed=plan.sampling.seed)
+        for name in names
+    }
+    warnings = list(plan.warnings)
+    for name in names:
+        warnings += warnings_of(name, metrics[name])
+    figures: dict[str, Any] = {
+        "metrics": metrics,
+        "average": average(metrics) if len(metrics) > 1 else {},
+        "warnings": warnings,
+        "odd_golds": plan.odd_golds,
+        "engines": list(engines),
+        "settings": plan.record,
+    }
+    write_text(folder / REPORT_FILE, _json(figures))
+    write_text(folder / PROBLEMS_FILE, _problems_csv(results, plan.judge is not None))
+    write_parquet(
+        {
+            name: [
+                (s, one.verdicts[s.problem].reasoning.get(place(s)))
+                for s in one.samples.values()
+            ]
+            for name, one in zip(names, files, strict=True)
+        },
+        folder / "samples.parquet",
+    )
+    report = Report(folder, json.loads(_json(figures)))
+    pass_at_k_figure(
+        {Path(plan.policy.model).name: [report.figures]}, folder / "pass_at_k.png"
+    )
+    _write_page(plan, results, report)
+    return report
+
+
+def results_of(asked: Asked, files: BenchmarkFiles) -> list[ProblemResult]:
+    """Gathers the samples of each problem that has a gold answer."""
+    return [
+        ProblemResult(
+            problem.problem_id,
+            problem.prompt,
+            [files.samples[SampleKey(i, "greedy", k)] for k in range(asked.num_greedy)],
+            [
+                files.samples[SampleKey(i, "sampled", k)]
+                for k in range(asked.num_sampled)
+            ],
+            files.verdicts[i],
+        )
+        for i, problem in enumerate(asked.benchmark.problems)
+        if problem.answer is not None
+    ]
+
+
+def _json(data: Any) -> str:
+    return json.dumps(_without_nan(data), indent=1) + "\n"
+
+
+def _without_nan(data: Any) -> Any:
+    """JSON has no word for NaN: null."""
+    if isinstance(data, Mapping):
+        return {str(key): _without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and math.isnan(data) else data
+
+
+def _problems_csv(
+    results: Mapping[str, Sequence[ProblemResult]], is_judged: bool
+) -> str:
+    """One line per problem: n, c and, by the majority of verdicts, d."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["benchmark", "problem_id", "greedy", "n", "c", "d", "prompt"])
+    for name, of_benchmark in results.items():
+        for r in of_benchmark:
+            writer.writerow(
+                [
+                    name,
+                    r.problem_id,
+                    int(r.greedy[0].correct) if r.greedy else "",
+                    len(r.sampled),
+                    r.num_correct,
+                    r.num_both("majority") if is_judged else "",
+                    r.prompt,
+                ]
+            )
+    return text.getvalue()
+
+
+def _row(name: str, figures: Figures, is_judged: bool) -> list[Any]:
+    greedy, sampled = figures.get("greedy"), figures.get("sampled")
+    texts = sampled or greedy or {}
+    n = str(sampled["num_samples"]) if sampled else ""
+    row = [
+        name,
+        figures["num_problems"],
+        _percent(greedy, "accuracy") if greedy else "-",
+        f"{_percent(sampled, 'avg')} n={n}" if sampled else "-",
+        _percent(sampled["pass_at_k"][n]) if sampled else "-",
+        _percent(sampled["maj_at_k"][n]) if sampled else "-",
+        f"{100 * texts['no_answer_share']:.1f}%",
+        f"{100 * texts['truncated_share']:.1f}%",
+        f"{texts['mean_tokens']:.0f}",
+    ]
+    if is_judged:
+        curve = figures["cot"]["cot_pass_at_k"]["majority"]
+        row.append(_percent(list(curve.values())[-1]))
+    return row
+
+
+def _percent(row: Mapping[str, float], key: str = "mean") -> str:
+    value, low, high = (100 * row[name] for name in (key, "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _write_page(
+    plan: Plan, results: Mapping[str, Sequence[ProblemResult]], report: Report
+) -> None:
+    """The rollouts page: hard problems first, and wrong and truncated responses."""
+    groups = []
+    for asked in plan.asked:
+        name = asked.benchmark.name
+        golds = {p.problem_id: p.answer for p in asked.benchmark.problems}
+        for r in results[name]:
+            samples = sorted(
+                [*r.greedy[:1], *r.sampled], key=lambda s: (s.correct, s.terminated)
+            )[:_PAGE_SAMPLES]
+            groups.append(
+                [_record(plan, name, r, s, golds[r.problem_id]) for s in samples]
+            )
+    groups.sort(key=lambda g: sum(bool(r.correct) for r in g) / len(g))
+    write_rollouts_page(
+        groups,
+        report.folder / "report.html",
+        title=f"Evaluation of {plan.policy.model}",
+        meta={name: _headline(figures) for name, figures in report.metrics.items()},
+        max_groups=_PAGE_PROBLEMS,
+    )
+
+
+def _headline(figures: Figures) -> str:
+    parts = []
+    if "greedy" in figures:
+        parts.append(f"greedy {_percent(figures['greedy'], 'accuracy')}")
+    if "sampled" in figures:
+        sampled = figures["sampled"]
+        parts.append(f"avg@{sampled['num_samples']} {_percent(sampled, 'avg')}")
+    return ", ".join(parts)
+
+
+def _record(
+    plan: Plan, benchmark: str, result: ProblemResult, sample: Sample, gold: str | None
+) -> ResponseRecord:
+    ids = list(sample.token_ids)
+    metadata: dict[str, Any] = {
+        "problem": f"{benchmark} {result.problem_id}",
+        "decoding": f"{sample.decoding} {sample.number}",
+    }
+    verdicts = result.verdicts.reasoning.get(place(sample))
+    if verdicts is not None:
+        is_judged = place(sample) not in result.verdicts.not_judged
+        is_right = 2 * sum(v is True for v in verdicts) > len(verdicts)
+        metadata["reasoning"] = (
+            "not judged" if not is_judged else "right" if is_right else "wrong"
+        )
+    import numpy as np
+
+    return ResponseRecord(
+        group_id=f"{benchmark}/{result.problem_id}",
+        prompt=result.prompt,
+        answer=gold,
+        response_text=sample.text,
+        response_tokens=plan.tokenizer.batch_decode([[i] for i in ids]),
+        token_ids=ids,
+        step_spans=plan.splitter.step_spans(np.array(ids, np.int64)),
+        step_rewards=result.verdicts.step_scores.get(place(sample)),
+        outcome=sample.outcome,
+        extracted_answer=sample.answer,
+        terminated=sample.terminated,
+        repetition=repetition(sample.text),
+        reflection=reflection(sample.text),
+        metadata=metadata,
+    )

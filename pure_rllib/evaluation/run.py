@@ -1,0 +1,488 @@
+"""An evaluation from its settings to its folder, at once or in several goes."""
+
+import itertools
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+import ray
+from transformers import AutoTokenizer
+
+from pure_rllib.envs.vector import ResponseJudge
+from pure_rllib.evaluation.benchmarks import Benchmark, load_benchmark
+from pure_rllib.evaluation.engines import EnginePool, EngineSettings, default_gpus
+from pure_rllib.evaluation.estimators import vote_classes
+from pure_rllib.evaluation.judges import (
+    JudgeTask,
+    LanguageModelJudge,
+    Reasoning,
+    ReasoningJudge,
+    SameValue,
+    StepJudge,
+    judge_name,
+)
+from pure_rllib.evaluation.plan import (
+    Plan,
+    differences,
+    local_folder,
+    make_plan,
+)
+from pure_rllib.evaluation.report import Report, write_report
+from pure_rllib.evaluation.samples import (
+    BenchmarkFiles,
+    ProblemVerdicts,
+    Sample,
+    SampleKey,
+)
+from pure_rllib.evaluation.settings import (
+    JudgeSettings,
+    PolicySettings,
+    SamplingSettings,
+    settings_of,
+)
+from pure_rllib.generation.base import Finished, Request
+from pure_rllib.models.loading import policy_config
+from pure_rllib.reporting.progress import ProgressBar
+from pure_rllib.rewards.make import make_step_scorer
+from pure_rllib.rewards.prm.actors import PRMActors, PRMPool, PRMPoolSettings
+from pure_rllib.rewards.prm.scoring import context_of
+from pure_rllib.whole_folder import write_text
+
+SETTINGS_FILE = "settings.json"
+_NO_LIMIT = 2**31
+_JUDGED_TOGETHER = 16
+
+
+class _Task(NamedTuple):
+    """One sample that is asked for: of which benchmark, and which one."""
+
+    benchmark: int
+    key: SampleKey
+
+
+def evaluate(
+    policy: str | Mapping[str, Any] | PolicySettings,
+    benchmarks: Sequence[str | Benchmark],
+    sampling: Mapping[str, Any] | SamplingSettings | None = None,
+    judge: Mapping[str, Any] | JudgeSettings | None = None,
+    *,
+    out: str | Path,
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+    resume: bool = False,
+    stream: TextIO | None = None,
+    command: Mapping[str, Any] | None = None,
+) -> Report:
+    """Evaluates a policy and writes a folder of figures, samples and a page.
+
+    Ray is started on this machine if it does not run yet, and stopped again then.
+
+    Args:
+        policy: folder, hub id or `embedded:<name>`, or fields of `PolicySettings`.
+        benchmarks: names of `CARDS`, or benchmarks.
+        sampling: fields of `SamplingSettings`.
+        judge: fields of `JudgeSettings`; None: reasoning is not judged.
+        out: a new folder, or with `resume` that of an evaluation that was stopped.
+        data_dir: see `load_benchmark`.
+        limit: ask only so many first problems of each benchmark.
+        resume: keep the samples that are there and ask for the others.
+        stream: where progress is shown; standard error by default.
+        command: plain data, kept for `stored_command`.
+
+    Returns:
+        The figures.
+
+    Raises:
+        ValueError: a setting cannot work, or differs from what is resumed.
+        RuntimeError: engines were lost three times with the same work.
+    """
+    policy = {"model": policy} if isinstance(policy, str) else policy
+    if isinstance(policy, Mapping):
+        policy = settings_of(PolicySettings, "policy", policy)
+    if not isinstance(sampling, SamplingSettings):
+        sampling = settings_of(SamplingSettings, "sampling", sampling or {})
+    if isinstance(judge, Mapping):
+        judge = settings_of(JudgeSettings, "judge", judge)
+    chosen = [
+        load_benchmark(one, data_dir) if isinstance(one, str) else one
+        for one in benchmarks
+    ]
+    folder = Path(out)
+    _check_folder(folder, resume)
+    plan = make_plan(policy, [one.first(limit) for one in chosen], sampling, judge)
+    if resume:
+        _check_unchanged(folder, plan)
+    with started_ray(policy):
+        return _Evaluation(plan, folder, stream).run(command)
+
+
+def stored_command(folder: Path) -> dict[str, Any] | None:
+    """Returns what an evaluation was asked for, if by a command.
+
+    Raises:
+        FileNotFoundError: the folder holds no evaluation.
+    """
+    _check_folder(folder, resume=True)
+    stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    command: dict[str, Any] | None = stored["command"]
+    return command
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    if resume and not (folder / SETTINGS_FILE).is_file():
+        raise FileNotFoundError(
+            f"`--resume` ({folder}) must be the folder of an evaluation, and has no "
+            f"{SETTINGS_FILE}. Set what --out was."
+        )
+    if (
+        not resume
+        and folder.exists()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise ValueError(
+            f"`--out` ({folder}) must be a new or an empty folder, because nothing in "
+            f"it is to be lost. Go on with --resume {folder}, or set another one."
+        )
+
+
+def _check_unchanged(folder: Path, plan: Plan) -> None:
+    stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    changes = differences(stored["record"], plan.record)
+    if changes:
+        listed = "\n".join(f"  {change}" for change in changes)
+        raise ValueError(
+            f"the evaluation of {folder} must not change when it is resumed, because "
+            f"its figures would be those of no policy:\n{listed}\nOnly the engines "
+            "may. Leave these as they were, or set another --out."
+        )
+
+
+@contextmanager
+def started_ray(policy: PolicySettings) -> Iterator[None]:
+    """Starts Ray on this machine, or joins a cluster, unless it runs already."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    # An engine without CPUs would wait for them without end; and one is the judge's.
+    needed = int(np.ceil(policy.engines * policy.num_cpus)) + 1
+    cpus = {"num_cpus": max(os.cpu_count() or 1, needed)} if address == "local" else {}
+    ray.init(
+        address=address,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        **cpus,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _Evaluation:
+    """Samples on engines; verifies and judges beside that; writes what it is told.
+
+    Args:
+        plan: what is asked.
+        folder: of its files.
+        stream: see `evaluate`.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, stream: TextIO | None):
+        self._plan, self._folder, self._stream = plan, folder, stream
+        self._names = [asked.benchmark.name for asked in plan.asked]
+        self._files = [BenchmarkFiles(folder, name) for name in self._names]
+        self._tasks = [
+            _Task(i, key) for i, asked in enumerate(plan.asked) for key in asked.keys
+        ]
+        self._judges: list[ReasoningJudge | None] = [None] * len(plan.asked)
+        # How many samples of a problem are still to come.
+        self._missing: dict[tuple[int, int], int] = defaultdict(int)
+        for task in self._tasks:
+            key = (task.benchmark, task.key.problem)
+            self._missing[key] += task.key not in self._files[task.benchmark].samples
+
+    def run(self, command: Mapping[str, Any] | None) -> Report:
+        """Asks for what is missing, and writes the report."""
+        settings = self._folder / SETTINGS_FILE
+        stored: dict[str, Any] = {
+            "command": command,
+            "record": self._plan.record,
+            "engines": [],
+        }
+        if settings.is_file():
+            stored = json.loads(settings.read_text(encoding="utf-8"))
+        write_text(settings, json.dumps(stored, indent=1) + "\n")
+        with ExitStack() as stack:
+            # One thread: nothing of the verifier or the judge is shared.
+            executor = stack.enter_context(ThreadPoolExecutor(1))
+            stack.callback(executor.shutdown, cancel_futures=True)
+            self._make_judges(stack)
+            bar = stack.enter_context(
+                ProgressBar(
+                    len(self._tasks), first=self._num_done(), stream=self._stream
+                )
+            )
+            if self._num_done() < len(self._tasks):
+                pool = self._engines(stack)
+                facts = pool.facts()
+                if facts not in stored["engines"]:
+                    stored["engines"].append(facts)
+                    write_text(settings, json.dumps(stored, indent=1) + "\n")
+                self._sample(pool, executor, bar)
+            self._judge_rest(executor)
+        for files in self._files:
+            files.finish()
+        return write_report(
+            self._plan, self._folder, self._files, engines=stored["engines"]
+        )
+
+    def _num_done(self) -> int:
+        return len(self._tasks) - sum(self._missing.values())
+
+    def _engines(self, stack: ExitStack) -> EnginePool:
+        plan = self._plan
+        settings = EngineSettings.of(
+            plan.policy,
+            model=plan.folder,
+            pad_token_id=plan.pad_token_id,
+            eos_token_ids=plan.eos_token_ids,
+            max_model_len=plan.max_model_len,
+        )
+        pool = EnginePool(settings, plan.policy.engines)
+        stack.callback(pool.stop)
+        return pool
+
+    def _sample(
+        self, pool: EnginePool, executor: ThreadPoolExecutor, bar: ProgressBar
+    ) -> None:
+        """Has the engines sample, and everything verified, judged and written."""
+        blocks = self._blocks()
+        tasks = [task for block in blocks for task, _ in block]
+        verifying: list[Future[list[tuple[_Task, Sample]]]] = []
+        judging: list[Future[list[tuple[int, ProblemVerdicts]]]] = []
+        requests = [[request for _, request in block] for block in blocks]
+        for finished in itertools.chain(pool.sample(requests), [None]):
+            if finished is not None:
+                answers = [(tasks[one.number], one) for one in finished]
+                verifying.append(executor.submit(self._verify, answers))
+            # Once all is sampled there is nothing left to do beside waiting.
+            while verifying and (finished is None or verifying[0].done()):
+                whole = self._write(verifying.pop(0).result())
+                judging += [executor.submit(self._judge, whole)] if whole else []
+                bar.show(self._num_done())
+            while judging and judging[0].done():
+                self._write_verdicts(judging.pop(0).result())
+        for future in judging:
+            self._write_verdicts(future.result())
+
+    def _blocks(self) -> list[list[tuple[_Task, Request]]]:
+        """What is asked for: blocks of tasks with their requests, each for one engine.
+
+        A transformers engine decodes a block as one batch. Products of other batches
+        round otherwise; so blocks are always the same, and one is asked for as a whole
+        even if only a part is missing. vLLM makes its own batches.
+        """
+        plan = self._plan
+        requests = [
+            (task, plan.asked[task.benchmark].request(task.key, plan.sampling))
+            for task in self._tasks
+        ]
+        # Prompts of like length share a batch, so that little of it is padding.
+        requests.sort(
+            key=lambda r: (
+                r[1].params.temperature,
+                r[1].params.max_response_tokens,
+                len(r[1].prompt),
+                r[0],
+            )
+        )
+        if plan.policy.generator == "vllm":
+            return [[pair] for pair in requests if self._is_missing(pair[0])]
+        size = EngineSettings.batch_size(plan.policy)
+        blocks = []
+        for _, alike in itertools.groupby(requests, lambda pair: pair[1].params):
+            rows = iter(alike)
+            while block := list(itertools.islice(rows, size)):
+                blocks.append(block)
+        return [b for b in blocks if any(self._is_missing(task) for task, _ in b)]
+
+    def _is_missing(self, task: _Task) -> bool:
+        return task.key not in self._files[task.benchmark].samples
+
+    def _verify(
+        self, answers: Sequence[tuple[_Task, Finished]]
+    ) -> list[tuple[_Task, Sample]]:
+        """Verifies responses; timeouts and errors are tried once more."""
+        samples = []
+        for benchmark, group in itertools.groupby(
+            sorted(answers, key=lambda pair: pair[0]), lambda pair: pair[0].benchmark
+        ):
+            pairs = list(group)
+            asked = self._plan.asked[benchmark]
+            judge = ResponseJudge(
+                self._plan.tokenizer, self._plan.splitter, None, asked.verifier
+            )
+            problems = [asked.benchmark.problems[t.key.problem] for t, _ in pairs]
+            judged, _ = judge.judge(
+                problems, [], [one.token_ids for _, one in pairs], score=False
+            )
+            for (task, one), problem, found in zip(
+                pairs, problems, judged, strict=True
+            ):
+                verdict = found.verdict
+                if verdict is not None and verdict.outcome in ("timeout", "error"):
+                    verdict = judge.verify_one(problem, found.text)
+                key = task.key
+                request = asked.request(key, self._plan.sampling)
+                sample = Sample(
+                    problem=key.problem,
+                    problem_id=problem.problem_id,
+                    decoding=key.decoding,
+                    number=key.number,
+                    seed=request.seed,
+                    token_ids=one.token_ids.tolist(),
+                    terminated=one.terminated,
+                    text=found.text,
+                    answer=None if verdict is None else verdict.answer,
+                    outcome=None if verdict is None else verdict.outcome,
+                )
+                samples.append((task, sample))
+        return samples
+
+    def _write(self, found: Sequence[tuple[_Task, Sample]]) -> list[tuple[int, int]]:
+        """Writes new samples; returns the problems that are whole now."""
+        whole = []
+        for benchmark, group in itertools.groupby(
+            [pair for pair in found if self._is_missing(pair[0])],
+            lambda pair: pair[0].benchmark,
+        ):
+            samples = [sample for _, sample in group]
+            self._files[benchmark].add_samples(samples)
+            for sample in samples:
+                self._missing[benchmark, sample.problem] -= 1
+                if not self._missing[benchmark, sample.problem]:
+                    whole.append((benchmark, sample.problem))
+        return whole
+
+    def _judge(
+        self, problems: Sequence[tuple[int, int]]
+    ) -> list[tuple[int, ProblemVerdicts]]:
+        """Judges the reasoning, and puts answers into classes, of whole problems."""
+        verdicts = []
+        for benchmark, group in itertools.groupby(sorted(problems), lambda p: p[0]):
+            tasks = [self._judge_task(benchmark, problem) for _, problem in group]
+            judge = self._judges[benchmark]
+            found = judge.judge(tasks) if judge else [Reasoning() for _ in tasks]
+            same = SameValue(self._plan.asked[benchmark].verifier)
+            for task, reasoning in zip(tasks, found, strict=True):
+                sampled = [s for s in task.samples if s.decoding == "sampled"]
+                one = ProblemVerdicts(
+                    problem=task.samples[0].problem,
+                    classes=vote_classes([s.answer for s in sampled], same),
+                    reasoning=reasoning.verdicts,
+                    not_judged=reasoning.not_judged,
+                    step_scores=reasoning.step_scores,
+                )
+                verdicts.append((benchmark, one))
+        return verdicts
+
+    def _judge_task(self, benchmark: int, problem: int) -> JudgeTask:
+        asked, samples = self._plan.asked[benchmark], self._files[benchmark].samples
+        kinds = (("greedy", asked.num_greedy), ("sampled", asked.num_sampled))
+        keys = [
+            SampleKey(problem, decoding, i)  # type: ignore[arg-type]
+            for decoding, count in kinds
+            for i in range(count)
+        ]
+        return JudgeTask(
+            asked.benchmark.problems[problem],
+            asked.prompts[problem],
+            [samples[key] for key in keys],
+        )
+
+    def _write_verdicts(self, found: Sequence[tuple[int, ProblemVerdicts]]) -> None:
+        for benchmark, group in itertools.groupby(found, lambda pair: pair[0]):
+            self._files[benchmark].add_verdicts([one for _, one in group])
+
+    def _judge_rest(self, executor: ThreadPoolExecutor) -> None:
+        """Judges what an evaluation that was stopped had sampled and not judged."""
+        rest = iter(
+            [
+                (benchmark, problem)
+                for benchmark, asked in enumerate(self._plan.asked)
+                for problem in range(len(asked.prompts))
+                if problem not in self._files[benchmark].verdicts
+            ]
+        )
+        while some := list(itertools.islice(rest, _JUDGED_TOGETHER)):
+            self._write_verdicts(executor.submit(self._judge, some).result())
+
+    def _make_judges(self, stack: ExitStack) -> None:
+        settings, plan = self._plan.judge, self._plan
+        if settings is None:
+            return
+        if settings.kind == "checker":
+            for i, asked in enumerate(plan.asked):
+                checker = asked.benchmark.step_checker
+                assert checker is not None, "the plan has looked"
+                self._judges[i] = StepJudge(
+                    checker, "checker", plan.tokenizer, plan.splitter, is_exact=True
+                )
+            return
+        made = _prm_judge if settings.kind == "prm" else _language_model_judge
+        self._judges = [made(settings, plan, stack)] * len(plan.asked)
+
+
+def _prm_judge(settings: JudgeSettings, plan: Plan, stack: ExitStack) -> ReasoningJudge:
+    """A PRM in an actor of its own."""
+    num_gpus = default_gpus() if settings.num_gpus is None else settings.num_gpus
+    actors_settings = PRMPoolSettings(num_gpus=num_gpus)
+    scorer = make_step_scorer(settings.model, settings.prm_kwargs, None, plan.tokenizer)
+    assert scorer is not None, "the settings name a model"
+    actors = PRMActors(scorer, 1, actors_settings)
+    stack.callback(actors.stop)
+    return StepJudge(
+        PRMPool(actors.actors, actors_settings),
+        judge_name(settings),
+        plan.tokenizer,
+        plan.splitter,
+        threshold=settings.threshold,
+    )
+
+
+def _language_model_judge(
+    settings: JudgeSettings, plan: Plan, stack: ExitStack
+) -> ReasoningJudge:
+    """A language model on an engine of its own."""
+    assert settings.model is not None, "the settings name a model"
+    folder = local_folder(settings.model, "judge.model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    context = context_of(policy_config(folder)) or _NO_LIMIT
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    limit = settings.generator_kwargs.get("max_model_len", context)
+    engine = EngineSettings.of(
+        PolicySettings(
+            model=folder,
+            generator=settings.generator,
+            dtype=settings.dtype,
+            generator_kwargs=settings.generator_kwargs,
+            num_gpus=settings.num_gpus,
+        ),
+        model=folder,
+        pad_token_id=eos if pad is None else pad,
+        eos_token_ids=[eos],
+        max_model_len=min(context, limit),
+    )
+    pool = EnginePool(engine, 1)
+    stack.callback(pool.stop)
+    return LanguageModelJudge(
+        pool, tokenizer, settings, min(context, limit), plan.splitter
+    )
