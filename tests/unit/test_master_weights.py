@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from pure_rllib.learners.master_weights import MasterWeights
+from pure_rllib.learners.zero_weights import ZeroPolicy
 
 
 def linear(dtype: torch.dtype) -> torch.nn.Linear:
@@ -61,3 +63,27 @@ def test_saved_copies_come_back() -> None:
     others.load(own.copies)
     for master, other in zip(own.copies, others.copies, strict=True):
         assert torch.equal(master, other) and master is not other
+
+
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16])
+def test_zero_refuses_the_state_of_another_dtype_before_it_changes(
+    saved: torch.dtype,
+) -> None:
+    own = torch.bfloat16 if saved == torch.float32 else torch.float32
+    policy = nn.Linear(2, 2).to(own)
+    before = policy.weight.clone()
+    state = nn.Linear(2, 2).to(saved).state_dict()
+    with pytest.raises(ValueError, match=r"`dtype` .*checkpoint's .*`deepspeed`"):
+        ZeroPolicy(policy, engine=None).load_state_dict(state)
+    assert torch.equal(policy.weight, before)
+
+
+def test_masters_follow_what_was_loaded_before_it_was_rounded() -> None:
+    policy = nn.Linear(2, 2).to(torch.bfloat16)
+    masters = MasterWeights(policy)
+    state = {name: t.float() + 1e-4 for name, t in policy.state_dict().items()}
+    policy.load_state_dict(state)
+    masters.follow(state)
+    masters.load([])
+    for master, saved in zip(masters.tensors, state.values(), strict=True):
+        assert torch.equal(master, saved) and not torch.equal(master, saved.bfloat16())
