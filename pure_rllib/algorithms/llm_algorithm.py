@@ -52,7 +52,13 @@ from pure_rllib.models import columns
 from pure_rllib.reporting.records import ResponseNumbers, ResponseRecord
 from pure_rllib.rewards.prm.actors import start_prm_actors, with_prm_bundles
 from pure_rllib.rollouts.env_runner import HeldCreator
-from pure_rllib.rollouts.env_summary import EnvSummary, makes_by_keywords, token_env_of
+from pure_rllib.rollouts.env_summary import (
+    EnvSummary,
+    first_lines,
+    fit_to_policy,
+    makes_by_keywords,
+    token_env_of,
+)
 from pure_rllib.rollouts.group import Group, SampledResponse
 from pure_rllib.rollouts.sampler import (
     SampledBatch,
@@ -76,6 +82,9 @@ class LLMAlgorithm(Algorithm):
     Every iteration samples `num_prompts` groups of `group_size` responses, has the
     learners turn rewards into advantages and update the policy, and brings its weights
     to the env runners. What is rewarded and how, an algorithm's `LLMConfig` says.
+
+    Attributes:
+        first_lines: what was read: problems, answers, the first prompt, EOS tokens.
     """
 
     @classmethod
@@ -159,6 +168,8 @@ class LLMAlgorithm(Algorithm):
                 }
             )
         check_against_env(config, summary, config.full_model_config()["model"])
+        fit_to_policy(token_env, config.full_model_config())
+        self.first_lines = first_lines(token_env)
         self._prm_actors = start_prm_actors(config, token_env.judge.step_scorer)
         return summary
 

@@ -88,6 +88,7 @@ class Run:
             self.folder.path.mkdir(parents=True, exist_ok=True)
             write_text(self.folder.experiment_file, self.experiment.to_yaml())
             self.folder.write_json("config.json", resolved(algo.config))
+            say(algo.first_lines)
         else:
             self._restore(algo, self.checkpoint)
             if algo.iteration >= self.experiment.num_iterations:
@@ -303,6 +304,9 @@ def cpus_of(config: LLMConfig) -> int:
 def quiet() -> None:
     """Keeps notes for developers of other libraries off the console."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings(
+        "default", category=DeprecationWarning, module=r"pure_rllib\."
+    )
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.")
     for name in ("ray", "ray.rllib", "ray.tune", "ray._common.deprecation"):

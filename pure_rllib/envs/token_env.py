@@ -1,5 +1,6 @@
 """Solving a problem as a Markov decision process whose actions are tokens."""
 
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.problems import Problem, ProblemSource
 from pure_rllib.data.prompts import PromptTemplate, make_template
 from pure_rllib.envs.vector import BLANK_RESPONSE_REWARD, ResponseJudge
+from pure_rllib.models.loading import named_eos_ids
 from pure_rllib.rewards.base import StepScorer, Verifier
 from pure_rllib.setting_types import Count, check_setting
 
@@ -64,7 +66,8 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         prompt_template: a `PromptTemplate`, or name, text or fields of one.
         max_prompt_tokens: prompts are at most this long; >= 1.
         max_response_tokens: the token budget of a response; >= 1.
-        eos_token_ids: ids that end a response; default: the tokenizer's.
+        eos_token_ids: ids that end a response; default: the tokenizer's, and those in
+            `config.json` and `generation_config.json` of its folder and the policy's.
         vocab_size: size of the action space; default: the tokenizer's length.
         render_mode: None or "ansi".
 
@@ -110,6 +113,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         self.prompt_template.check(tokenizer)
         self.max_prompt_tokens = max_prompt_tokens
         self.max_response_tokens = max_response_tokens
+        self._has_own_eos_ids = eos_token_ids is not None
         self.eos_token_ids = _eos_ids(tokenizer, eos_token_ids)
         self.render_mode = render_mode
         self.judge = ResponseJudge(
@@ -151,6 +155,18 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
             input_ids=spaces.Box(0, vocab_size - 1, (max_tokens,), np.int64),
             attention_mask=spaces.Box(0, 1, (max_tokens,), np.int64),
         )
+
+    def add_eos_ids_of(self, model: str | Mapping[str, Any]) -> None:
+        """Lets responses end where a policy's own files say so, too.
+
+        An id counts if it is one of the tokenizer's added tokens; without effect where
+        `eos_token_ids` were given.
+
+        Args:
+            model: folder, hub id or config of the policy.
+        """
+        if not self._has_own_eos_ids:
+            self.eos_token_ids |= _named_eos_ids(model, self.tokenizer)
 
     @property
     def splitter(self) -> StepSplitter:
@@ -297,10 +313,39 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
 def _eos_ids(
     tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int] | None
 ) -> frozenset[int]:
-    ids = eos_token_ids if eos_token_ids is not None else [tokenizer.eos_token_id]
-    if not ids or None in ids:
+    if eos_token_ids is not None:
+        ids = frozenset(int(i) for i in eos_token_ids)
+    else:
+        # Chat models often end a turn with another token than their tokenizer names.
+        own, folder = tokenizer.eos_token_id, tokenizer.name_or_path
+        ids = frozenset() if own is None else frozenset([int(own)])
+        ids |= _named_eos_ids(folder, tokenizer) if folder else frozenset()
+    if not ids:
         raise ValueError(
             "`eos_token_ids` (None) must name at least one id, because the tokenizer "
             "has no end-of-sequence token. Set `env_config={'eos_token_ids': [...]}`."
         )
-    return frozenset(int(i) for i in ids)
+    return ids
+
+
+def _named_eos_ids(
+    model: str | Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> frozenset[int]:
+    """The ids of `named_eos_ids` that are no words; says which ones are.
+
+    A config that was made without its tokenizer has its class's default there, an id
+    that may stand for any word.
+    """
+    named = named_eos_ids(model)
+    words = named - tokenizer.added_tokens_decoder.keys()
+    if words:
+        shown = ", ".join(
+            f"{i} ({tokenizer.convert_ids_to_tokens(i)!r})" for i in sorted(words)
+        )
+        warnings.warn(
+            f"Responses do not end at eos_token_id {shown} of the config of {model}, "
+            "because it is none of the tokenizer's added tokens. Set `eos_token_ids` "
+            "if they should.",
+            stacklevel=2,
+        )
+    return named - words

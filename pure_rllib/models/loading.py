@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.utils import CONFIG_NAME
+from transformers.utils import GENERATION_CONFIG_NAME as GENERATION_CONFIG
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 EMBEDDED = "embedded:"
@@ -131,6 +133,41 @@ def _folder_error(setting: str, path: str, reason: str) -> ValueError:
         f"and *.safetensors) or a hub id like owner/name; {reason}. Set `{setting}` to "
         "the folder that `save_pretrained` wrote."
     )
+
+
+def named_eos_ids(model: str | Mapping[str, Any]) -> frozenset[int]:
+    """Reads which ids end a text by a model's config and generation config.
+
+    Args:
+        model: a folder or hub id, of a model or only of its tokenizer; or a config.
+
+    Returns:
+        The ids that are written there; none where nothing is. What a config's class
+        would fill in is not counted: it knows nothing of the tokenizer.
+    """
+    if isinstance(model, str):
+        contents = [_json_of(model, CONFIG_NAME), _json_of(model, GENERATION_CONFIG)]
+    else:
+        contents = [dict(model)]
+    contents += [c["text_config"] for c in contents if "text_config" in c]
+    found = [content.get("eos_token_id") for content in contents]
+    lists = [ids if isinstance(ids, list) else [ids] for ids in found]
+    return frozenset(i for ids in lists for i in ids if i is not None)
+
+
+def _json_of(model: str, file: str) -> dict[str, Any]:
+    """Reads a JSON file of a model, fetched if it is on the hub; {} without one."""
+    folder = Path(model).expanduser()
+    if folder.is_dir() and not (folder / file).is_file():
+        return {}
+    try:
+        return dict(
+            PretrainedConfig.get_config_dict(model, _configuration_file=file)[0]
+        )
+    except OSError:
+        if folder.is_dir():
+            raise
+        return {}
 
 
 def policy_config(

@@ -30,10 +30,9 @@ from pure_rllib.generation.make_generator import make_generator
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.hacking.flags import HackLimits, cap_rewards, flag_group
 from pure_rllib.models.llm_rl_module import POLICY
-from pure_rllib.models.loading import policy_config
 from pure_rllib.rewards.prm.actors import connected_scorer
 from pure_rllib.rollouts.callbacks import SamplingCallbacks
-from pure_rllib.rollouts.env_summary import token_env_of
+from pure_rllib.rollouts.env_summary import fit_to_policy, token_env_of
 from pure_rllib.rollouts.group import Group, SampledResponse
 from pure_rllib.rollouts.runner_sample import JUDGE_COUNTS as JUDGE_COUNTS
 from pure_rllib.rollouts.runner_sample import RunnerSample as RunnerSample
@@ -109,11 +108,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         self.token_env = token_env_of(self.env, self.config.env)
         judge = self.token_env.judge
         judge.step_scorer = connected_scorer(self.config, judge.step_scorer)
-        model = policy_config(
-            self.config.full_model_config()["model"],
-            trust_remote_code=self.config.full_model_config()["trust_remote_code"],
-        )
-        self.token_env.set_vocab_size(model.get_text_config().vocab_size)
+        fit_to_policy(self.token_env, self.config.full_model_config())
         self.callbacks.call(
             "on_environment_created", env=self.env.unwrapped, env_context=context
         )

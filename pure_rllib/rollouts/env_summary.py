@@ -1,6 +1,7 @@
 """What the algorithm must know of an environment, and can carry over a network."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,9 @@ import gymnasium as gym
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from pure_rllib.credit.steps import describe_steps
+from pure_rllib.data.problems import ProblemSource
 from pure_rllib.envs.token_env import TokenEnv
+from pure_rllib.models.loading import policy_config
 
 _NUM_PROBES = 4
 _MAX_PROBE_TOKENS = 32
@@ -63,6 +66,42 @@ class EnvSummary:
             probe_ids=_probe_ids(env),
             steps=describe_steps(env.tokenizer),
         )
+
+
+def fit_to_policy(env: TokenEnv, model_config: Mapping[str, Any]) -> None:
+    """Gives an environment the policy's vocabulary and the ids that end its texts.
+
+    Args:
+        env: changed.
+        model_config: the `LLMConfig`'s, filled in.
+    """
+    model = model_config["model"]
+    config = policy_config(model, trust_remote_code=model_config["trust_remote_code"])
+    env.set_vocab_size(config.get_text_config().vocab_size)
+    env.add_eos_ids_of(model)
+
+
+def first_lines(env: TokenEnv) -> str:
+    """Says what was read: problems, answers, one prompt, where responses end."""
+    lines = [f"problems        {_counted(env.problems)}"]
+    if env.eval_problems is not None:
+        lines.append(f"held out        {_counted(env.eval_problems)}")
+    dropped = getattr(env, "num_dropped_prompts", 0)
+    if dropped:
+        lines.append(
+            f"dropped         {dropped}, their prompts being longer than "
+            f"{env.max_prompt_tokens} tokens"
+        )
+    prompt = env.tokenizer.decode(env.encode_prompt(env.problems[0]))
+    lines += ["first prompt", *(f"  | {line}" for line in prompt.split("\n"))]
+    ids = sorted(env.eos_token_ids)
+    ends = zip(env.tokenizer.convert_ids_to_tokens(ids), ids, strict=True)
+    lines.append(f"responses end   at {', '.join(f'{t} ({i})' for t, i in ends)}")
+    return "\n".join(lines)
+
+
+def _counted(problems: ProblemSource) -> str:
+    return f"{len(problems)}, {problems.num_answers} of them with an answer"
 
 
 def _probe_ids(env: TokenEnv) -> tuple[tuple[int, ...], ...]:
