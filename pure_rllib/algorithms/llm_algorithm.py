@@ -49,6 +49,7 @@ from pure_rllib.learners.train_batch import (
     plan_mini_batches,
 )
 from pure_rllib.models import columns
+from pure_rllib.models.export import check_exportable
 from pure_rllib.reporting.records import ResponseNumbers, ResponseRecord
 from pure_rllib.rewards.prm.actors import start_prm_actors, with_prm_bundles
 from pure_rllib.rollouts.env_runner import HeldCreator
@@ -167,8 +168,12 @@ class LLMAlgorithm(Algorithm):
                     "model": summary.default_policy,
                 }
             )
-        check_against_env(config, summary, config.full_model_config()["model"])
-        fit_to_policy(token_env, config.full_model_config())
+        model_config = config.full_model_config()
+        model = model_config["model"]
+        check_against_env(config, summary, model)
+        policy = fit_to_policy(token_env, model_config)
+        if model != self._tokenizer.name_or_path:  # it was loaded from there
+            check_exportable(self._tokenizer, policy)
         self.first_lines = first_lines(token_env)
         self._prm_actors = start_prm_actors(config, token_env.judge.step_scorer)
         return summary

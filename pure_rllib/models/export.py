@@ -4,11 +4,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import AutoTokenizer, PretrainedConfig
 
 from pure_rllib.whole_folder import write_whole
 
@@ -142,12 +144,15 @@ def export_policy(
 
     Args:
         model: a Hugging Face model.
-        tokenizer: saved beside it; None leaves it out.
+        tokenizer: saved beside it, and read again; None leaves it out.
         folder: must not exist, or be an earlier export, which is replaced.
         save: writes config and weights into a folder; None: `model.save_pretrained`.
 
     Returns:
         The folder's absolute path.
+
+    Raises:
+        ValueError: beside this model, transformers makes another tokenizer of it.
     """
     target = Path(folder).absolute()
     if not torch.cuda.is_available():
@@ -161,6 +166,44 @@ def export_policy(
             save(model, partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
+            _check_reload(tokenizer, partial)
 
     write_whole(target, write)
     return target
+
+
+def check_exportable(tokenizer: Any, config: PretrainedConfig) -> None:
+    """Makes sure that a tokenizer stays what it is, saved beside a model.
+
+    Args:
+        tokenizer: the policy's.
+        config: of the model.
+
+    Raises:
+        ValueError: transformers makes another one of it.
+    """
+    with TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _check_reload(tokenizer, Path(folder))
+
+
+def _check_reload(tokenizer: Any, folder: Path) -> None:
+    # Some model types choose the tokenizer's class, whatever was saved. Its own code,
+    # where it has some, runs already.
+    reloaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    for text in (*_PROBES, "a ".join(tokenizer.all_special_tokens)):
+        ids, others = (list(t(text)["input_ids"]) for t in (tokenizer, reloaded))
+        if ids != others:
+            model_type = json.loads((folder / "config.json").read_text())["model_type"]
+            raise ValueError(
+                f"`tokenizer` ({tokenizer.name_or_path}, {type(tokenizer).__name__}) "
+                f"must fit the model's type ({model_type}), because beside its config "
+                f"AutoTokenizer makes it a {type(reloaded).__name__}, which encodes "
+                f"{text!r} as {others}, not {ids}: nobody could use the exported "
+                "policy. Set the model's own tokenizer, or a model of another type."
+            )
+
+
+# Words, spaces, line breaks, numbers and letters that families split differently.
+_PROBES = ("The 12 cups\n\n  cost $3.50.\r\nSo x^2={4}\t\n", "naïve 中文 \U0001d465")

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from transformers import PretrainedConfig
 
 from pure_rllib.credit.steps import describe_steps
 from pure_rllib.data.problems import ProblemSource
@@ -68,17 +69,21 @@ class EnvSummary:
         )
 
 
-def fit_to_policy(env: TokenEnv, model_config: Mapping[str, Any]) -> None:
+def fit_to_policy(env: TokenEnv, model_config: Mapping[str, Any]) -> PretrainedConfig:
     """Gives an environment the policy's vocabulary and the ids that end its texts.
 
     Args:
         env: changed.
         model_config: the `LLMConfig`'s, filled in.
+
+    Returns:
+        The policy's config.
     """
     model = model_config["model"]
     config = policy_config(model, trust_remote_code=model_config["trust_remote_code"])
     env.set_vocab_size(config.get_text_config().vocab_size)
     env.add_eos_ids_of(model)
+    return config
 
 
 def first_lines(env: TokenEnv) -> str:

@@ -5,16 +5,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from pure_rllib.models.export import (
+    check_exportable,
     copy_weights,
     cut_into_shards,
     export_policy,
     untied_tensors,
     write_shards,
 )
+from pure_rllib.testing import byte_tokenizer
 from pure_rllib.weight_sync.object_store import LiveWeights, StoredTensor
+from tests.tokenizer_families import whole_words
 
 SMALL: dict[str, Any] = {
     "vocab_size": 11,
@@ -151,3 +160,19 @@ def test_a_failed_export_leaves_the_earlier_one(tmp_path):
         export_policy(make_model(seed=1), Broken(), folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_tokenizer_that_reloads_as_another_is_not_exported(tmp_path):
+    """A generic tokenizer beside a `qwen2` config becomes a Qwen2Tokenizer."""
+    tokenizer = whole_words()
+    own, other = Qwen2Config(**SMALL), LlamaConfig(**SMALL)
+    with pytest.raises(ValueError, match=r"`tokenizer` .*\(qwen2\).*Qwen2Tokenizer"):
+        check_exportable(tokenizer, own)
+    check_exportable(tokenizer, other)
+    check_exportable(byte_tokenizer(), own)
+    with pytest.raises(ValueError, match="must fit the model's type"):
+        export_policy(make_model(), tokenizer, tmp_path / "policy")
+    assert list(tmp_path.iterdir()) == []
+    folder = export_policy(make_model(), byte_tokenizer(), tmp_path / "policy")
+    text = "cups\n\nThe"
+    assert AutoTokenizer.from_pretrained(folder)(text) == byte_tokenizer()(text)
