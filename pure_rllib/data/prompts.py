@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pure_rllib.credit.steps import own_bos_id
 from pure_rllib.data.chat import ChatForm
-from pure_rllib.data.foreign_text import encode_masked, mask
+from pure_rllib.data.encoding import encode_shielded, shield
 from pure_rllib.data.problems import ListProblems, Problem, ProblemSource
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class PromptTemplate:
         """
         if not problems:
             return []
-        ids = encode_masked([self._text(p, tokenizer) for p in problems], tokenizer)
+        ids = encode_shielded(tokenizer, [self._text(p, tokenizer) for p in problems])
         bos = own_bos_id(tokenizer)
         return [
             [bos, *row] if bos is not None and row[:1] != [bos] else row for row in ids
@@ -125,15 +125,15 @@ class PromptTemplate:
     def _text(
         self, problem: str | Problem, tokenizer: "PreTrainedTokenizerBase"
     ) -> str:
-        """Writes a prompt, masked where it is the problem's own text."""
+        """Writes a prompt, shielded where it is the problem's own text."""
         if isinstance(problem, str):
             problem = Problem(problem)
-        text = self.fill(mask(problem.prompt, tokenizer))
+        text = self.fill(shield(tokenizer, problem.prompt))
         if not self.chat:
             self._check_no_history(problem)
             return text
         messages = [
-            {**message, "content": mask(message["content"], tokenizer)}
+            {**message, "content": shield(tokenizer, message["content"])}
             for message in problem.history
         ]
         if self.system is not None:
