@@ -83,12 +83,12 @@ class Run:
     def _run(self, algo: LLMAlgorithm, config: LLMConfig) -> int:
         # Not before: a wrong setting makes no folder.
         say(f"Run folder: {self.folder.path}")
+        say(algo.first_lines)
         say(algo.env_summary.steps)
         if self.checkpoint is None:
             self.folder.path.mkdir(parents=True, exist_ok=True)
             write_text(self.folder.experiment_file, self.experiment.to_yaml())
             self.folder.write_json("config.json", resolved(algo.config))
-            say(algo.first_lines)
         else:
             self._restore(algo, self.checkpoint)
             if algo.iteration >= self.experiment.num_iterations:
