@@ -427,6 +427,20 @@ class LLMAlgorithm(Algorithm):
         return target
 
     @override(Algorithm)
+    def add_module(self, module_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as is `remove_module`.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f'`module_id` ("{module_id}") cannot be added or removed, because there is '
+            "one module, the policy. Build another algorithm for another one."
+        )
+
+    remove_module = add_module
+
+    @override(Algorithm)
     def cleanup(self) -> None:
         """Gives up the published weights and stops all actors."""
         if self._sync is not None:

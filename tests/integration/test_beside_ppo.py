@@ -273,3 +273,14 @@ def test_a_module_writes_the_generators_greedy_response(runs: dict[str, Run]) ->
     assert actions == episode.get_actions().tolist()
     np.testing.assert_allclose(rewards, episode.get_rewards(), atol=1e-6)
     assert info["response_text"] == episode.get_infos(-1)["response_text"]
+
+
+@pytest.mark.parametrize("name", ["add_module", "remove_module"])
+def test_a_second_module_is_refused(runs: dict[str, Run], name: str) -> None:
+    with pytest.raises(ValueError, match=r"`module_id` .\"other\". .* one module"):
+        getattr(runs["ours"].algo, name)("other", module_spec=None)
+
+
+def test_random_tokens_are_refused(runs: dict[str, Run]) -> None:
+    with pytest.raises(ValueError, match=r"`random_actions` .True. must be False"):
+        runs["ours"].algo.env_runner.sample(num_episodes=1, random_actions=True)

@@ -1,6 +1,7 @@
 """RLlib's hooks of learners and modules act, or are refused by name."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pure_rllib.algorithms import PUREConfig
 from pure_rllib.learners.hooks import NEVER_CALLED, NEVER_CALLED_OF_MODULE
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.models.llm_rl_module import LLMRLModule
+from pure_rllib.rollouts.callbacks import EVENTS
 from tests.integration.conftest import TINY_POLICY, built, make_tiny_config, weights
 
 NOT_HOOKS = {
@@ -194,3 +196,11 @@ def test_a_modules_forward_train_acts(tiny_config: PUREConfig) -> None:
     with built(tiny_config) as algo:
         assert algo.train()["ratio"]["first_minibatch_max_deviation"] > 0.5
         assert isinstance(algo.get_module(), Noted)
+
+
+def test_the_page_names_every_event_and_method() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rllib.md").read_text("utf-8")
+    learner = methods(TorchLearner, "ray.rllib.core.learner") - NOT_HOOKS
+    names = {*EVENTS, *learner, *NEVER_CALLED_OF_MODULE, *MODULE_HOOKS}
+    missing = {name for name in names if f"`{name}`" not in page}
+    assert missing == {"rl_module_required_apis"}
