@@ -92,7 +92,7 @@ class MathEnv(TokenEnv):
         )
         # Last: a slip in another setting is found before a PRM's files are read.
         self.judge.step_scorer = make_step_scorer(
-            prm, prm_kwargs, step_scorer, tokenizer
+            prm, prm_kwargs, step_scorer, tokenizer, template
         )
         several = [prm] if isinstance(prm, str | Mapping) else prm or ()
         self.prms = tuple(one for one in several if isinstance(one, str))

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from pure_rllib.data.problems import ListProblems, ProblemSource
+from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.models.loading import policy_config, random_model, resolve_model
 from pure_rllib.rewards.base import (
     FunctionScorer,
@@ -96,6 +97,7 @@ def make_step_scorer(
     prm_kwargs: Mapping[str, Any] | None,
     step_scorer: StepScorer | ScoringFunction | str | None,
     tokenizer: PreTrainedTokenizerBase,
+    prompt_template: PromptTemplate | None = None,
 ) -> StepScorer | None:
     """Makes the step scorer of an environment; a PRM is loaded when it is first used.
 
@@ -107,6 +109,7 @@ def make_step_scorer(
         step_scorer: a step scorer, a function from the prompt's text and the texts of
             the steps to one score in [-1, 1] per step, or "module:name" of either.
         tokenizer: the policy's.
+        prompt_template: the policy's; see `ProcessRewardModel`.
 
     Raises:
         ValueError: the settings contradict each other or do not fit the checkpoint.
@@ -126,19 +129,22 @@ def make_step_scorer(
         )
     settings = dict(prm_kwargs or {})
     if isinstance(prm, str | Mapping):
-        return _prm_scorer(prm, settings, tokenizer)
+        return _prm_scorer(prm, settings, tokenizer, prompt_template)
     if not prm:
         raise ValueError(
             "`prm` ([]) must name a PRM, because a list without one scores nothing. "
             "Leave it out to train without process rewards."
         )
-    return MinimumScorer([_prm_scorer(one, settings, tokenizer) for one in prm])
+    return MinimumScorer(
+        [_prm_scorer(one, settings, tokenizer, prompt_template) for one in prm]
+    )
 
 
 def _prm_scorer(
     prm: str | Mapping[str, Any],
     settings: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
+    prompt_template: PromptTemplate | None,
 ) -> StepScorer:
     """Checks one PRM and makes its scorer."""
     if settings.get("prm_format") == "generative":
@@ -156,6 +162,7 @@ def _prm_scorer(
                 f"Set its vocab_size to {len(tokenizer)} or more."
             )
         return Lazy(partial(_random_prm, prm, tokenizer, settings))
+    settings = {"prompt_template": prompt_template, **settings}
     folder = resolve_model(prm)
     _check_prm(folder, settings, tokenizer)
     return Lazy(
@@ -210,6 +217,7 @@ def _check_prm(
         input_format=settings.get("input_format", "pure_rllib"),
         retokenize=settings.get("retokenize", True),
         vocab_size=len(checkpoint.tokenizer),
+        prompt_template=settings["prompt_template"],
     )
 
 

@@ -15,11 +15,13 @@ from transformers import (
     Qwen2Model,
 )
 
+from pure_rllib.data.prompts import make_template
 from pure_rllib.models.loading import policy_config, random_model
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 from pure_rllib.testing import text_request as request
+from tests.tokenizer_families import FAMILIES
 
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -138,6 +140,33 @@ def test_math_shepherd_is_read_at_its_tag(tmp_path):
     expected = logits.softmax(-1)
     np.testing.assert_allclose(scores[0], expected[:, 0] - expected[:, 1], atol=1e-5)
     assert [len(s) for s in scores] == [2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("prompt_template", "shown"),
+    [
+        ("plain", "2+3?"),
+        ("Q: {problem}", "Q: 2+3?"),
+        ({"chat": True, "system": "Add."}, "[system]Add.[user]2+3?[assistant]"),
+    ],
+)
+def test_a_prm_is_asked_alike_by_every_policy(tmp_path, prompt_template, shown):
+    path = SAVE["newline"](tmp_path)
+    tokenizer = prm_tokenizer()
+    given = request(*STEPS)
+    own = make_template(prompt_template).encode(given.prompt, tokenizer)
+    assert tokenizer.decode(own) == shown
+    for policy in (byte_tokenizer(), FAMILIES["gpt2"](), FAMILIES["mistral"]()):
+        prm = ProcessRewardModel.from_pretrained(
+            path,
+            tokenizer=policy,
+            prm_format="newline",
+            prompt_template=prompt_template,
+        )
+        (row,) = prm.builder.rows([given])
+        assert row.input_ids[: len(own)].tolist() == own
+        first = row.input_ids[len(own) : row.score_positions[0]]
+        assert tokenizer.decode(first) == STEPS[0]
 
 
 @pytest.mark.parametrize("template", [CHAT, None])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.checkpoint import (
     default_device,
@@ -47,6 +48,8 @@ class ProcessRewardModel:
         input_format: how rows of ids are built, see `PRMInputBuilder`.
         retokenize: whether texts are encoded anew where the tokenizers differ; if not,
             that is an error.
+        prompt_template: the policy's, for formats that show the policy's prompt: where
+            the tokenizers differ, it makes the same prompt of the problem's text.
         micro_batch_tokens: see `RowScorer`.
         label_smoothing: see `ScoreAdjustment`.
         score_clamp: see `ScoreAdjustment`.
@@ -66,6 +69,7 @@ class ProcessRewardModel:
         separator: str | None = None,
         input_format: InputFormat = "pure_rllib",
         retokenize: bool = True,
+        prompt_template: PromptTemplate | Mapping[str, Any] | str | None = None,
         micro_batch_tokens: int | None = None,
         label_smoothing: float = 0.0,
         score_clamp: Sequence[float] = (-1.0, 1.0),
@@ -88,6 +92,7 @@ class ProcessRewardModel:
             input_format=input_format,
             retokenize=retokenize,
             vocab_size=model.get_input_embeddings().weight.shape[0],
+            prompt_template=prompt_template,
         )
         pad = tokenizer.pad_token_id
         self.scorer = RowScorer(

@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 
 from pure_rllib.credit.steps import StepSplitter, own_bos_id
 from pure_rllib.data.encoding import encode_plain, encode_shielded, shield
+from pure_rllib.data.prompts import PromptTemplate, make_template
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.formats import PRMFormat
 
@@ -180,18 +181,30 @@ class PRMTextBuilder:
         tokenizer: the reward model's.
         separator_id: the id that follows each step.
         vocab_size: ids that the reward model has embeddings for.
+        prompt_template: makes the prompt in place of the format's own.
+
+    Raises:
+        ValueError: the reward model's chat template refuses or drops a message.
     """
 
     def __init__(
-        self, chosen: PRMFormat, tokenizer: Any, separator_id: int, vocab_size: int
+        self,
+        chosen: PRMFormat,
+        tokenizer: Any,
+        separator_id: int,
+        vocab_size: int,
+        prompt_template: PromptTemplate | None = None,
     ):
         assert chosen.prompt != "policy", "a policy's ids mean nothing here"
         self.format = chosen
         self.tokenizer = tokenizer
         self.separator_id = separator_id
         self.vocab_size = vocab_size
+        self._template = prompt_template
         self._bos = own_bos_id(tokenizer)
-        if chosen.prompt == "chat":
+        if prompt_template is not None:
+            prompt_template.check(tokenizer)
+        elif chosen.prompt == "chat":
             check_chat(tokenizer, chosen.system)
 
     def rows(self, requests: Sequence[ScoringRequest]) -> list[PRMRow]:
@@ -209,6 +222,10 @@ class PRMTextBuilder:
             shown = self.format.step_text(number, shield(self.tokenizer, text))
             if number > 1:
                 step = self._after_separator(self.format.between + shown)
+            elif self._template is not None:
+                # As the policy's prompt and steps: one after the other.
+                ids = self._template.encode(request.prompt, self.tokenizer)
+                step = self._after_separator(shown)
             else:
                 step = self._from_the_start(self._prompt(request.prompt) + shown)
             ids += [i for i in step if i < self.vocab_size]
@@ -253,6 +270,7 @@ def make_builder(
     input_format: InputFormat,
     retokenize: bool,
     vocab_size: int,
+    prompt_template: PromptTemplate | Mapping[str, Any] | str | None = None,
 ) -> PRMInputBuilder | PRMTextBuilder:
     """Decides between the policy's ids and the texts of the steps.
 
@@ -264,11 +282,14 @@ def make_builder(
         input_format: how rows of ids are built.
         retokenize: whether texts may be encoded anew.
         vocab_size: ids that the reward model has embeddings for.
+        prompt_template: the policy's, if known: a format that shows the policy's prompt
+            shows the same prompt, in the reward model's tokens, where ids differ.
 
     Raises:
         ValueError: the policy's ids are needed and mean something else here.
     """
     needs_ids = input_format != "pure_rllib"
+    template = None
     if chosen.prompt == "policy":
         difference = policy_tokenizer and differing_tokens(policy_tokenizer, tokenizer)
         if not difference:
@@ -283,13 +304,16 @@ def make_builder(
         logger.warning("Steps are encoded anew for the PRM: %s.", difference)
         has_chat = bool(getattr(tokenizer, "chat_template", None))
         chosen = replace(chosen, prompt="chat" if has_chat else "text")
+        template = None if prompt_template is None else make_template(prompt_template)
+        if template is not None and template.chat and not has_chat:
+            template = PromptTemplate(template.template)
     if needs_ids:
         raise ValueError(
             f"`input_format` ({input_format!r}) must be 'pure_rllib' with `prm_format` "
             f"{chosen.name!r}, because the published formats replace ids of the policy "
             "and this one shows text. Leave `input_format` out."
         )
-    return PRMTextBuilder(chosen, tokenizer, separator_id, vocab_size)
+    return PRMTextBuilder(chosen, tokenizer, separator_id, vocab_size, template)
 
 
 def differing_tokens(policy_tokenizer: Any, prm_tokenizer: Any) -> str | None:
@@ -342,7 +366,7 @@ def render_chat(tokenizer: Any, message: str, system: str | None = None) -> str:
         rendered = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:
         raise _chat_error(tokenizer, system, f"it refuses them: {error}") from error
     return str(rendered)
 
