@@ -9,6 +9,7 @@ from pure_rllib.algorithms.llm_config import LLMConfig
 from pure_rllib.algorithms.pure.pure import PURE, PUREConfig
 from pure_rllib.algorithms.riskpo.riskpo import RiskPO, RiskPOConfig
 from pure_rllib.algorithms.rloo.rloo import RLOO, RLOOConfig
+from pure_rllib.algorithms.rover.rover import ROVER, ROVERConfig
 from pure_rllib.hacking.monitor import RewardHackingMonitor
 
 ALGORITHMS: dict[str, type[LLMAlgorithm]] = {
@@ -16,6 +17,7 @@ ALGORITHMS: dict[str, type[LLMAlgorithm]] = {
     "GRPO": GRPO,
     "RLOO": RLOO,
     "RiskPO": RiskPO,
+    "ROVER": ROVER,
 }
 """By the name that Tune, `run:` of YAML files and messages call them."""
 
@@ -27,11 +29,13 @@ __all__ = [
     "GRPO",
     "PURE",
     "RLOO",
+    "ROVER",
     "GRPOConfig",
     "LLMAlgorithm",
     "LLMConfig",
     "PUREConfig",
     "RLOOConfig",
+    "ROVERConfig",
     "RewardHackingMonitor",
     "RiskPO",
     "RiskPOConfig",

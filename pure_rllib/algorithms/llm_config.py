@@ -20,7 +20,9 @@ from pure_rllib.credit.policy_loss import LossAggregation, RatioLevel
 from pure_rllib.credit.rollout_correction import RolloutCorrection
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.make_generator import GeneratorName
+from pure_rllib.learners.rollout_correction import correction_mode
 from pure_rllib.models.loading import resolve_model
+from pure_rllib.models.logprobs import LOGP
 from pure_rllib.reporting.records import ResponseNumbers
 from pure_rllib.setting_types import (
     Count,
@@ -156,6 +158,15 @@ class LLMConfig(AlgorithmConfig):
     def groups_together(self) -> int:
         """Returns how many consecutive groups one learner must hold at once."""
         return 1
+
+    def old_outputs(self) -> Sequence[str]:
+        """Returns what the loss reads of the policy before the first update.
+
+        Names of `models.logprobs`, `[B, T]` each, which cost one forward pass: columns
+        `OLD_LOGP` and `OLD_MEAN_LOGP`. By default the generator's log-probabilities
+        stand for the first, unless they are corrected.
+        """
+        return () if correction_mode(self) == "none" else (LOGP,)
 
     def total_rewards(self, judged: Sequence[JudgedResponse]) -> list[float]:
         """Returns what each response of a group earns in all, for reports."""

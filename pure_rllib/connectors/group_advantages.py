@@ -16,29 +16,36 @@ from pure_rllib.setting_types import check_setting
 
 
 class GroupAdvantages(ConnectorV2):
-    """Compares a response's verifiable reward with its group's, for all its tokens.
+    """Compares a response's reward with its group's, for all its tokens.
 
-    Reads `VERIFIABLE_REWARDS`, `GROUP_ID` and `LOSS_MASK`; writes `RETURNS` `[B, T]`,
+    Reads `rewards`, `GROUP_ID` and `LOSS_MASK`; writes `RETURNS` `[B, T]`,
     the reward, and `ADVANTAGES` `[B, T]`, not yet normalised, 0.0 off the loss mask and
     for responses without a gold answer.
 
     Args:
         baseline: see `credit.baselines.group_advantages`.
         scale: likewise.
+        rewards: name of the column that is compared, `[B]`.
     """
 
-    def __init__(self, baseline: GroupBaseline, scale: Literal["std"] | None = None):
+    def __init__(
+        self,
+        baseline: GroupBaseline,
+        scale: Literal["std"] | None = None,
+        rewards: str = columns.VERIFIABLE_REWARDS,
+    ):
         super().__init__()
         check_setting("baseline", baseline, GroupBaseline)
         check_setting("scale", scale, Literal["std"] | None)
         self.baseline = baseline
         self.scale = scale
+        self.rewards = rewards
 
     @override(ConnectorV2)
     def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds the columns to the batch of the default module."""
         rows = batch[DEFAULT_MODULE_ID]
-        rewards = rows[columns.VERIFIABLE_REWARDS]
+        rewards = rows[self.rewards]
         advantages = group_advantages(
             rewards, rows[columns.GROUP_ID], baseline=self.baseline, scale=self.scale
         )

@@ -8,7 +8,6 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from pure_rllib.connectors.episodes_to_rows import EpisodesToRows
 from pure_rllib.connectors.model_logps import OldLogps, ReferenceLogps
 from pure_rllib.connectors.normalize_advantages import NormalizeAdvantages
-from pure_rllib.learners.rollout_correction import correction_mode
 
 
 def prepend_connectors(pipeline: ConnectorPipelineV2, config: Any) -> None:
@@ -26,8 +25,9 @@ def prepend_connectors(pipeline: ConnectorPipelineV2, config: Any) -> None:
     if config.normalize_advantages:
         style = config.normalize_advantages
         pieces.append(NormalizeAdvantages("tokens" if style is True else style))
-    if correction_mode(config) != "none":
-        pieces.append(OldLogps(tokens))
+    old_outputs = config.old_outputs()
+    if old_outputs:
+        pieces.append(OldLogps(tokens, old_outputs))
     for piece in reversed(pieces):
         pipeline.prepend(piece)
 

@@ -43,6 +43,10 @@ OLD_LOGP = "old_logp"
 """`[B, T]` float32: log-probabilities under the policy before the iteration's first
 update; 0.0 behind responses. Absent where those of the generator stand for them."""
 
+OLD_MEAN_LOGP = "old_mean_logp"
+"""`[B, T]` float32: mean log-probability over the vocabulary under the same policy; 0.0
+behind responses. Absent unless a loss reads it."""
+
 CORRECTION_WEIGHT = "correction_weight"
 """`[B, T]` float32 >= 0: factors of the tokens' losses; 0.0 off mask. May be absent."""
 

@@ -55,6 +55,17 @@ risk/mixed [reward]
     Both: what RiskPO raises, but for its normalisation.
     (tail_weight * tail_mean + middle_mean) / (tail_weight + 1).
 
+# Values (ROVER)
+rover/log_ratio [nats]
+    How far the policy has moved on the sampled tokens since the iteration began.
+    logp - old_logp: mean over loss tokens and updates; NaN but for ROVER.
+rover/next_value [nats]
+    How far it has moved on all tokens alike: what the uniform policy makes of the rest.
+    The change of mean_logp at the next token; mean over the same tokens.
+rover/mean_logp [nats, <= 0]
+    Log-probability of a token drawn at random; ruled by the most improbable ones.
+    Mean over the vocabulary, loss tokens and updates.
+
 # Correctness
 accuracy [share, 0 to 1]
     Correct responses in training samples (evaluation/ has the held-out ones).

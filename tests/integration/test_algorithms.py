@@ -17,9 +17,11 @@ from pure_rllib.algorithms import (
     LLMConfig,
     RiskPOConfig,
     RLOOConfig,
+    ROVERConfig,
 )
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.models import columns
+from pure_rllib.rewards.base import FunctionVerifier
 from tests.integration.conftest import built, python_blocks, run_python
 
 
@@ -43,8 +45,13 @@ def trained(config: Any, iterations: int = 1) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "config",
-    [GRPOConfig(), RLOOConfig(), RiskPOConfig().training(bundle_size=2)],
-    ids=["GRPO", "RLOO", "RiskPO"],
+    [
+        GRPOConfig(),
+        RLOOConfig(),
+        RiskPOConfig().training(bundle_size=2),
+        ROVERConfig().training(minibatch_size=8),
+    ],
+    ids=["GRPO", "RLOO", "RiskPO", "ROVER"],
 )
 def test_an_algorithm_on_verified_answers_trains(config: Any, tiny_config: Any) -> None:
     made = verified(config, tiny_config)
@@ -175,6 +182,42 @@ def test_the_number_of_learners_does_not_change_risk(tiny_config: Any) -> None:
     for name in ("mean", "std"):
         assert results[0]["advantage"][name] == pytest.approx(
             results[1]["advantage"][name], abs=1e-3
+        )
+
+
+def share_of_ones(_: str, text: str) -> float:
+    """A reward in which a random policy's responses differ."""
+    return text.count("1") / max(1, len(text))
+
+
+def valued(like: LLMConfig) -> ROVERConfig:
+    made = verified(ROVERConfig(), like).training(minibatch_size=4)
+    verifier = FunctionVerifier(share_of_ones)
+    made.environment(env_config={**made.env_config, "verifier": verifier})
+    return made
+
+
+def test_rover_regresses_on_what_its_steps_have_changed(tiny_config: Any) -> None:
+    result = trained(valued(tiny_config))
+    # Four steps, the first of which finds nothing changed.
+    assert result["rover"]["log_ratio"] != 0.0
+    assert result["rover"]["next_value"] != 0.0
+    # A policy that is all but uniform over 32 tokens: about -log(32).
+    assert result["rover"]["mean_logp"] == pytest.approx(-3.47, abs=0.1)
+    assert result["ratio"]["first_minibatch_max_deviation"] < 1e-4
+    assert result["loss"]["policy"] == pytest.approx(result["loss"]["total"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_number_of_learners_does_not_change_rover(tiny_config: Any) -> None:
+    results = []
+    for num_learners in (0, 2):
+        made = valued(tiny_config)
+        made.learners(num_learners=num_learners, num_cpus_per_learner=0.5)
+        results.append(trained(made))
+    for name in ("log_ratio", "next_value", "mean_logp"):
+        assert results[0]["rover"][name] == pytest.approx(
+            results[1]["rover"][name], abs=1e-4
         )
 
 

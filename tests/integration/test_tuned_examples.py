@@ -62,6 +62,7 @@ STAND_INS = {
     "arithmetic": EXACT,
     "arithmetic_grpo": EMBEDDED,
     "arithmetic_rloo": EMBEDDED,
+    "arithmetic_rover": [*EMBEDDED, "training.minibatch_size=8"],
     "arithmetic_riskpo": [*EMBEDDED, "training.bundle_size=2"],
     "arithmetic_prm": EXACT,
     "arithmetic_prm_rounds": [*EMBEDDED, f"environment.env_config.prm={ARITHMETIC}"],
