@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if options.compare:
         return _compare(options)
-    spec, out = _asked_for(options)
+    spec, out = asked_for(options)
     # Not before: this takes seconds.
     from pure_rllib.cli.train import quiet, say
     from pure_rllib.evaluation.run import evaluate
@@ -120,8 +120,8 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _asked_for(options: argparse.Namespace) -> tuple[Spec, Path]:
-    """What is to be evaluated, as plain data, and the folder of its files."""
+def asked_for(options: argparse.Namespace) -> tuple[Spec, Path]:
+    """Returns what is to be evaluated, as plain data, and the folder of its files."""
     if options.resume is not None:
         if options.policy is not None or options.out is not None:
             raise ValueError(

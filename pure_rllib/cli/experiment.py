@@ -329,6 +329,11 @@ def _checked(name: str, source: str, spec: Any) -> Experiment:
     """Makes an experiment of an outline; the setters check the sections of `config`."""
     with naming(source):
         check_setting(name, spec, dict)
+        if spec.get("run") == "EVAL":
+            raise ValueError(
+                "`run` (EVAL) must name an algorithm, because this trains. Evaluate "
+                f"with `pure-rllib eval {Path(source).stem}`."
+            )
         hint = f"It may be one of {', '.join(OUTLINE)}."
         check_known(spec, OUTLINE, "key `{}` beside `run`, `stop` and `config`", hint)
         for section in _MAPPINGS:
@@ -337,11 +342,6 @@ def _checked(name: str, source: str, spec: Any) -> Experiment:
             if known is not None:
                 hint = f"It may hold {', '.join(known)}."
                 check_known(values, known, f"key `{{}}` in section `{section}`", hint)
-        if spec.get("run") == "EVAL":
-            raise ValueError(
-                "`run` (EVAL) must name an algorithm, because this trains. Evaluate "
-                f"with `pure-rllib eval {Path(source).stem}`."
-            )
         spec = {"run": "PURE", "stop": {}, "config": {}, **spec}
         if "env" in spec:
             environment = spec["config"].setdefault("environment", {})

@@ -31,6 +31,7 @@ from pure_rllib.rewards.prm.scoring import context_of
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
 _HASH_BYTES = 2**24
+_NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class Asked:
         num_greedy: responses per problem at temperature 0.
         num_sampled: samples per problem.
         max_response_tokens: budget of a response.
+        context: of the model; None: as good as without end.
         verifier: compares answers.
     """
 
@@ -53,6 +55,7 @@ class Asked:
     num_greedy: int
     num_sampled: int
     max_response_tokens: int
+    context: int | None
     verifier: Verifier
 
     @property
@@ -64,11 +67,16 @@ class Asked:
                 SampleKey(problem, "sampled", i) for i in range(self.num_sampled)
             )
 
+    def budget(self, problem: int) -> int:
+        """Response tokens of a problem: less where its prompt leaves less."""
+        left = (self.context or _NO_LIMIT) - len(self.prompts[problem])
+        return min(self.max_response_tokens, left)
+
     def request(self, key: SampleKey, sampling: SamplingSettings) -> Request:
         """Returns what an engine is asked for a sample."""
         is_greedy = key.decoding == "greedy"
         params = SamplingParams(
-            self.max_response_tokens,
+            self.budget(key.problem),
             0.0 if is_greedy else sampling.temperature,
             1.0 if is_greedy else sampling.top_p,
         )
@@ -110,7 +118,11 @@ class Plan:
     @property
     def max_model_len(self) -> int:
         """Tokens of the longest prompt and response together."""
-        return max(max(map(len, a.prompts)) + a.max_response_tokens for a in self.asked)
+        return max(
+            len(prompt) + asked.budget(i)
+            for asked in self.asked
+            for i, prompt in enumerate(asked.prompts)
+        )
 
     @property
     def pad_token_id(self) -> int:
@@ -156,10 +168,13 @@ def make_plan(
             tokenizer, max(len(tokenizer), text_config.vocab_size)
         ),
         eos_token_ids=_eos_ids(folder, config, tokenizer),
-        asked=[_ask(one, tokenizer, sampling, shared) for one in benchmarks],
+        asked=[
+            _ask(one, tokenizer, sampling, shared, context_of(config))
+            for one in benchmarks
+        ],
     )
     for asked in plan.asked:
-        _check_context(asked, context_of(config))
+        _check_context(asked, plan)
         _check_golds(asked, plan)
         _check_overlap(asked, plan)
     hashes = {"weights": weights_sha256(folder), "tokenizer": _hash_of(tokenizer)}
@@ -247,6 +262,7 @@ def _ask(
     tokenizer: Any,
     sampling: SamplingSettings,
     verifier: Verifier,
+    context: int | None,
 ) -> Asked:
     """Encodes a benchmark's prompts."""
     given = sampling.template
@@ -265,6 +281,7 @@ def _ask(
         num_greedy=0 if not sampling.greedy else 2 if sampling.repeat_greedy else 1,
         num_sampled=benchmark.num_samples if samples is None else samples,
         max_response_tokens=budget or DEFAULT_BUDGET,
+        context=context,
         verifier=benchmark.verifier or verifier,
     )
     bos = tokenizer.bos_token_id
@@ -291,15 +308,26 @@ def _check_marks(template: PromptTemplate, tokenizer: Any) -> None:
         )
 
 
-def _check_context(asked: Asked, context: int | None) -> None:
-    longest, budget = max(map(len, asked.prompts)), asked.max_response_tokens
-    if context and longest + budget > context:
+def _check_context(asked: Asked, plan: Plan) -> None:
+    name, wanted = asked.benchmark.name, asked.max_response_tokens
+    longest = max(map(len, asked.prompts))
+    budgets = [asked.budget(i) for i in range(len(asked.prompts))]
+    num_short = sum(budget < wanted for budget in budgets)
+    if not num_short:
+        return
+    if not plan.sampling.shorten_budget or min(budgets) < 1:
+        assert asked.context is not None, "nothing else shortens budgets"
         raise ValueError(
-            f"`sampling.max_response_tokens` ({budget}) and the longest prompt of "
-            f"{asked.benchmark.name} ({longest} tokens) must fit the model's context "
-            f"({context}), because it has no later positions, and a prompt is never "
-            f"cut. Set it to {max(1, context - longest)} or less."
+            f"`sampling.max_response_tokens` ({wanted}) and the longest prompt of "
+            f"{name} ({longest} tokens) must fit the model's context "
+            f"({asked.context}), because it has no later positions, and a prompt is "
+            f"never cut. Set it to {max(1, asked.context - longest)} or less, or set "
+            "sampling.shorten_budget=true for these problems alone."
         )
+    plan.warnings.append(
+        f"{name}: {num_short} prompts leave less than {wanted} tokens; their budgets "
+        f"are shortened to {min(budgets)} or more"
+    )
 
 
 def _check_golds(asked: Asked, plan: Plan) -> None:

@@ -65,6 +65,8 @@ class SamplingSettings:
         temperature: of the samples, > 0.
         top_p: nucleus of the samples.
         max_response_tokens: budget; None: the environment's, else 3,000.
+        shorten_budget: where a prompt and the budget are over the model's context,
+            shorten that problem's budget, as vLLM does by itself; else it is an error.
         template: name, text or fields of a prompt template; None: the environment's,
             else "pure_paper".
         seed: together with the problem's and the sample's number it is all that a
@@ -77,6 +79,7 @@ class SamplingSettings:
     temperature: PositiveFloat = 0.6
     top_p: _TopP = 0.95
     max_response_tokens: Count | None = None
+    shorten_budget: bool = False
     template: str | dict[str, Any] | None = None
     seed: NaturalNumber = 0
 

@@ -114,7 +114,9 @@ def without_search(experiment: Experiment) -> Experiment:
 
 
 def test_every_example_has_a_stand_in() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == set(STAND_INS)
+    trained = {path.stem for path in EXAMPLES.glob("*.yaml")}
+    # The others are evaluated.
+    assert {n for n in trained if not n.startswith("eval_")} == set(STAND_INS)
 
 
 @pytest.mark.slow

@@ -1,15 +1,31 @@
 """Every tuned example loads, builds a configuration and passes its checks."""
 
+import argparse
 import re
 from pathlib import Path
 
 import pytest
 
-from pure_rllib.cli.experiment import EXAMPLES, REQUIRED, Experiment, load_experiment
+from pure_rllib.cli.evaluate import add_command, asked_for
+from pure_rllib.cli.experiment import (
+    EXAMPLES,
+    REQUIRED,
+    Experiment,
+    load_experiment,
+    read_outline,
+)
 from pure_rllib.cli.search import check_sweep, param_space
 from pure_rllib.cli.settings import flatten
+from pure_rllib.evaluation.benchmarks import CARDS
+from pure_rllib.evaluation.settings import (
+    JudgeSettings,
+    PolicySettings,
+    SamplingSettings,
+    settings_of,
+)
 
-FILES = sorted(EXAMPLES.glob("*.yaml"))
+EVALUATIONS = sorted(EXAMPLES.glob("eval_*.yaml"))
+FILES = sorted(set(EXAMPLES.glob("*.yaml")) - set(EVALUATIONS))
 
 
 def with_required(experiment: Experiment) -> Experiment:
@@ -33,6 +49,23 @@ def test_example_builds_and_says_what_to_expect(path: Path) -> None:
     assert experiment.name == path.stem
     assert experiment.spec["description"].endswith(".")
     assert path.read_text().startswith("# Expect: ")
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_evaluation_has_settings_that_fit(path: Path, tmp_path: Path) -> None:
+    name, spec = read_outline(path)
+    assert name == path.stem and spec["description"].endswith(".")
+    assert path.read_text().startswith("# Expect: ")
+    parser = argparse.ArgumentParser()
+    add_command(parser.add_subparsers())
+    asked, _ = asked_for(parser.parse_args(["eval", name]))
+    settings_of(PolicySettings, "policy", asked["policy"])
+    settings_of(SamplingSettings, "sampling", asked["sampling"])
+    if "judge" in asked:
+        settings_of(JudgeSettings, "judge", asked["judge"])
+    assert set(asked.get("benchmarks", [])) <= set(CARDS)
+    with pytest.raises(ValueError, match=f"pure-rllib eval {name}"):
+        load_experiment(name)
 
 
 def test_a_file_that_must_be_given_is_named_with_its_option() -> None:

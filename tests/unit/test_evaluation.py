@@ -200,6 +200,10 @@ def test_r5_every_file_may_name_ends_and_none_how_to_sample(policy: str) -> None
 def test_r6_a_budget_over_the_context_names_both_numbers(policy: str) -> None:
     with pytest.raises(ValueError, match=r"\(500\).*tokens\).*\(512\)"):
         plan_of(policy, max_response_tokens=500)
+    plan = plan_of(policy, max_response_tokens=500, shorten_budget=True)
+    (asked,) = plan.asked
+    assert asked.budget(0) == 512 - len(asked.prompts[0])
+    assert any("2 prompts leave less than 500" in text for text in plan.warnings)
 
 
 def test_r17_golds_are_compared_with_themselves(policy: str) -> None:
