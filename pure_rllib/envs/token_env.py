@@ -114,7 +114,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         self.max_prompt_tokens = max_prompt_tokens
         self.max_response_tokens = max_response_tokens
         self._has_own_eos_ids = eos_token_ids is not None
-        self.eos_token_ids = _eos_ids(tokenizer, eos_token_ids)
+        self.eos_token_ids = eos_ids(tokenizer, eos_token_ids)
         self.render_mode = render_mode
         self.judge = ResponseJudge(
             tokenizer, StepSplitter.from_tokenizer(tokenizer), step_scorer, verifier
@@ -310,9 +310,18 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
-def _eos_ids(
-    tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int] | None
+def eos_ids(
+    tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int] | None = None
 ) -> frozenset[int]:
+    """Returns what ends a response: the given ids, or all that the files name.
+
+    Args:
+        tokenizer: the policy's; its folder's config and generation config count too.
+        eos_token_ids: in place of what is found.
+
+    Raises:
+        ValueError: there is no such id.
+    """
     if eos_token_ids is not None:
         ids = frozenset(int(i) for i in eos_token_ids)
     else:

@@ -14,6 +14,7 @@ from pure_rllib import __version__
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.order import sample_seed
 from pure_rllib.data.prompts import PromptTemplate, make_template
+from pure_rllib.envs.token_env import eos_ids
 from pure_rllib.evaluation.benchmarks import Benchmark
 from pure_rllib.evaluation.samples import SampleKey
 from pure_rllib.evaluation.settings import (
@@ -167,7 +168,7 @@ def make_plan(
         splitter=StepSplitter.from_tokenizer(
             tokenizer, max(len(tokenizer), text_config.vocab_size)
         ),
-        eos_token_ids=_eos_ids(folder, config, tokenizer),
+        eos_token_ids=sorted(eos_ids(tokenizer)),
         asked=[
             _ask(one, tokenizer, sampling, shared, context_of(config))
             for one in benchmarks
@@ -238,23 +239,6 @@ def _load_tokenizer(folder: str, trust_remote_code: bool) -> Any:
             f"`policy.model` ({folder}) must hold a tokenizer, because prompts are "
             f"encoded with it: {error}. Save it beside the model."
         ) from error
-
-
-def _eos_ids(folder: str, config: Any, tokenizer: Any) -> list[int]:
-    """What ends a response by any of the three files; which say it differently."""
-    stated: list[Any] = [config.get_text_config().eos_token_id, tokenizer.eos_token_id]
-    path = Path(folder) / "generation_config.json"
-    if path.is_file():
-        # Of its sampling settings none is read: ours are complete.
-        stated.append(json.loads(path.read_text()).get("eos_token_id"))
-    ids = {i for one in stated for i in (one if isinstance(one, list) else [one])}
-    found = sorted(ids - {None})
-    if not found:
-        raise ValueError(
-            f"`policy.model` ({folder}) must name an end-of-sequence token, because "
-            "responses end there. Set `eos_token` in tokenizer_config.json."
-        )
-    return found
 
 
 def _ask(
