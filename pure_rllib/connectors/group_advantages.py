@@ -26,6 +26,7 @@ class GroupAdvantages(ConnectorV2):
         baseline: see `credit.baselines.group_advantages`.
         scale: likewise.
         rewards: name of the column that is compared, `[B]`.
+        epsilon: see `group_advantages`.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class GroupAdvantages(ConnectorV2):
         baseline: GroupBaseline,
         scale: Literal["std"] | None = None,
         rewards: str = columns.VERIFIABLE_REWARDS,
+        epsilon: float = 1e-6,
     ):
         super().__init__()
         check_setting("baseline", baseline, GroupBaseline)
@@ -40,6 +42,7 @@ class GroupAdvantages(ConnectorV2):
         self.baseline = baseline
         self.scale = scale
         self.rewards = rewards
+        self.epsilon = epsilon
 
     @override(ConnectorV2)
     def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -47,7 +50,11 @@ class GroupAdvantages(ConnectorV2):
         rows = batch[DEFAULT_MODULE_ID]
         rewards = rows[self.rewards]
         advantages = group_advantages(
-            rewards, rows[columns.GROUP_ID], baseline=self.baseline, scale=self.scale
+            rewards,
+            rows[columns.GROUP_ID],
+            baseline=self.baseline,
+            scale=self.scale,
+            epsilon=self.epsilon,
         )
         mask = columns.response_mask(rows)
         rows[columns.RETURNS] = rewards.nan_to_num(nan=0.0)[:, None] * mask

@@ -202,6 +202,7 @@ def group_advantages(
     *,
     baseline: GroupBaseline,
     scale: Literal["std"] | None = None,
+    epsilon: float = 1e-6,
 ) -> Tensor:
     """The score of a whole response less its group's baseline.
 
@@ -211,7 +212,8 @@ def group_advantages(
         baseline: "leave_one_out": the mean of the others (RLOO, arXiv 2402.14740);
             "mean": the group's own mean (GRPO, arXiv 2402.03300, section 4.1.2).
         scale: "std" divides by the group's standard deviation (unbiased) plus
-            1e-6; None does not (Dr. GRPO, arXiv 2503.20783).
+            `epsilon`; None does not (Dr. GRPO, arXiv 2503.20783).
+        epsilon: > 0; 1e-6 in verl, 1e-4 in TRL.
 
     Returns:
         `[B]` advantages; 0.0 for a response without a score. For one that is alone with
@@ -232,7 +234,7 @@ def group_advantages(
     if scale == "std":
         squares = group_sums(deviation.square(), group_index)
         std = (squares / (count - 1).clamp(min=1)).sqrt().masked_fill(count < 2, 1.0)
-        advantages = advantages / (std + 1e-6)
+        advantages = advantages / (std + epsilon)
     return advantages.to(at_least_float32(scores).dtype)
 
 

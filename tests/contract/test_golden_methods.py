@@ -6,6 +6,7 @@ tinnerhrhe/ROVER, minglllli/CLS-RL). The folder is named by `PURE_GOLDEN_METHODS
 
 import json
 import os
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pure_rllib.credit.baselines import group_advantages
+from pure_rllib.credit.kl import kl_estimate
 from pure_rllib.credit.policy_loss import (
     LossAggregation,
     LossScale,
@@ -32,7 +34,9 @@ from pure_rllib.credit.risk import (
     risk_means,
 )
 from pure_rllib.credit.rover import rover_loss as credit_rover_loss
+from pure_rllib.envs.labels import choice_text, num_choices
 from pure_rllib.models.logprobs import LOGP, MEAN_LOGP, chunked_logps
+from pure_rllib.rewards.labels import LabelVerifier, published_answer_in
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(
@@ -219,6 +223,7 @@ def riskpo_policy_loss(case: Case) -> None:
     clipped = sums["clip_low_count"] + sums["clip_high_count"]
     same(clipped / sums["num_tokens"], o["clipfrac"], ROUNDED)
     same(sums["kl_k1_sum"] / sums["num_tokens"], o["ppo_kl"], FLOAT64)
+    # `clipfrac_lower`, tokens at the dual clip, is not counted here.
 
 
 # ROVER
@@ -327,9 +332,65 @@ def rover_end_to_end(case: Case) -> None:
     same(logits.grad, o["grad_logits"], FLOAT32)
 
 
+# CLS-RL
+
+
+def clsrl_rewards(case: Case) -> None:
+    """Not compared: `evaluation`, whose containment accepts a list of all classes;
+    `accuracy`, where math-verify takes different names for equal; and the own rules of
+    two data sets, `*_open_pets` (underscores) and `*_sat` (in the label's case).
+    """
+    i, o = case["inputs"], case["outputs"]
+    text, label = i["response_text"], published_answer_in(i["solution"])
+    (verdict,) = LabelVerifier(published=True).verify([label], [text])
+    assert verdict.parts["accuracy"] == o["accuracy_string_only"]
+    assert verdict.parts["format"] == o["format"]
+    assert verdict.reward == (o["accuracy_string_only"] + o["format"]) / 2
+    (verdict,) = LabelVerifier(thinking=False).verify([label], [text])
+    assert verdict.reward == o["no_thinking"]
+
+
+def clsrl_grpo_loss(case: Case) -> None:
+    i, o = case["inputs"], case["outputs"]
+    is_end = torch.tensor(i["completion_ids"]) == i["eos_token_id"]
+    mask = is_end.long().cumsum(1) - is_end.long() == 0
+    same(mask, o["completion_mask"], 0.0)
+    rewards = numbers(i["rewards_per_func"], case["dtype"]).sum(1)
+    same(rewards, o["rewards"], tolerance_of(case))
+    groups = torch.arange(len(rewards)) // i["num_generations"]
+    advantages = group_advantages(
+        rewards, groups, baseline="mean", scale="std", epsilon=1e-4
+    )
+    same(advantages, o["advantages"], tolerance_of(case))
+    logp = numbers(i["per_token_logps"], case["dtype"]).requires_grad_()
+    kl = kl_estimate(logp, numbers(i["ref_per_token_logps"], case["dtype"]), "k3")
+    scale = LossScale("sequence_mean", float(len(mask)))
+    policy, _ = clipped_policy_loss(
+        logp, logp.detach(), advantages[:, None].expand_as(logp), mask, scale=scale
+    )
+    loss = policy + i["beta"] * scale.aggregate(kl, mask)
+    loss.backward()
+    same(kl.detach(), o["per_token_kl"], tolerance_of(case))
+    same(logp.grad, o["grad_per_token_logps"], tolerance_of(case))
+    same(loss.detach(), o["loss"], tolerance_of(case))
+
+
+def clsrl_prompts(case: Case) -> None:
+    i, o = case["inputs"], case["outputs"]
+    if "num_classes" in i:
+        assert num_choices(i["num_classes"]) == o["choice_n"]
+        return
+    rng = random.Random(i["seed"])
+    text = choice_text(i["label"], i["class_names"], i["choice_n"], rng)
+    assert text == o["text"]
+
+
 CHECKS: dict[str, Callable[[Case], None]] = {
     check.__name__: check
     for check in (
+        clsrl_grpo_loss,
+        clsrl_prompts,
+        clsrl_rewards,
         riskpo_advantages,
         riskpo_policy_loss,
         riskpo_quantile_tracking,
@@ -340,6 +401,9 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     )
 }
 NOT_COMPARED = {
+    "clsrl_grpo_loss": {
+        "one_response": "a group of one, whose deviation is NaN there; ours need two",
+    },
     "rover_rewards": {
         r"math_rover_.*": "a function of the reference that nothing calls, and that "
         "is not ROVER's reward: over the whole batch, whatever the prompts",

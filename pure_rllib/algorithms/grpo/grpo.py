@@ -10,6 +10,7 @@ from ray.rllib.utils.annotations import override
 from pure_rllib.algorithms.llm_algorithm import LLMAlgorithm
 from pure_rllib.algorithms.llm_config import LLMConfig
 from pure_rllib.connectors.group_advantages import GroupAdvantages
+from pure_rllib.setting_types import PositiveFloat
 
 
 class GRPOConfig(LLMConfig):
@@ -30,16 +31,24 @@ class GRPOConfig(LLMConfig):
         super().__init__(algo_class=algo_class or GRPO)
         # .training()
         self.scale_by_std = True
+        self.std_epsilon = 1.0e-6
         self.loss_aggregation = "sequence_mean"
         self.kl_coeff = 0.04
         self.kl_estimator = "k3"
 
     @override(AlgorithmConfig)
-    def training(self, *, scale_by_std: bool = NotProvided, **kwargs: Any) -> Self:
+    def training(
+        self,
+        *,
+        scale_by_std: bool = NotProvided,
+        std_epsilon: PositiveFloat = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
         """Sets how a group is compared, and what `LLMConfig.training` sets.
 
         Args:
             scale_by_std: divide by the standard deviation of the group's rewards.
+            std_epsilon: added to that deviation, > 0; TRL's is 1.0e-4.
             **kwargs: `LLMConfig`'s, and RLlib's own.
         """
         super().training(**kwargs)
@@ -48,7 +57,8 @@ class GRPOConfig(LLMConfig):
     @override(LLMConfig)
     def advantage_connectors(self) -> list[ConnectorV2]:
         """Returns the comparison with the group's mean."""
-        return [GroupAdvantages("mean", scale="std" if self.scale_by_std else None)]
+        scale = "std" if self.scale_by_std else None
+        return [GroupAdvantages("mean", scale=scale, epsilon=self.std_epsilon)]
 
 
 class GRPO(LLMAlgorithm):
