@@ -199,14 +199,18 @@ class LabelEnv(MathEnv):
         if classes is None:
             classes = _labels_of(train)
 
-        def with_choices(source: ProblemSource) -> LabelProblems:
-            return LabelProblems(
+        def with_choices(source: ProblemSource) -> ProblemSource:
+            made = LabelProblems(
                 source,
                 classes,
                 question=question or "{text}",
                 thinking=thinking,
                 seed=label_seed,
             )
+            # A wrong label is found now, where that is possible.
+            if not isinstance(source, ListProblems):
+                return made
+            return ListProblems(made[index] for index in range(len(made)))
 
         super().__init__(
             tokenizer=tokenizer,

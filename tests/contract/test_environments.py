@@ -34,6 +34,14 @@ def make(env_id: str, **kwargs) -> gym.Env:
             "max_response_tokens": 24,
             **kwargs,
         }
+    if env_id.endswith("Labels-v0"):
+        kwargs = {
+            "tokenizer": byte_tokenizer(),
+            "prompt_template": "plain",
+            "max_prompt_tokens": 256,
+            "max_response_tokens": 24,
+            **kwargs,
+        }
     return gym.make(env_id, render_mode="ansi", **kwargs)
 
 
@@ -52,6 +60,13 @@ SETTINGS = [
         id="arithmetic-sparse",
     ),
     pytest.param("Math-v0", {"step_scorer": HashScorer()}, 0.0, id="math-function"),
+    pytest.param("Labels-v0", {"step_scorer": HashScorer()}, 0.0, id="labels"),
+    pytest.param(
+        "Labels-v0",
+        {"step_scorer": HashScorer(), "problems": "value", "thinking": False},
+        0.0,
+        id="labels-no-thinking",
+    ),
     pytest.param("Math-v0", {"prm": tiny_model_config(261)}, 1e-5, id="math-prm"),
     pytest.param(
         "Math-v0",

@@ -22,6 +22,11 @@ from pure_rllib.testing import tiny_model_config
 from tests.integration.conftest import built
 
 MATH = "pure_rllib/Math-v0"
+# What an environment is given of the models and prompts made here.
+OF_MODELS: dict[str, tuple[str, ...]] = {
+    MATH: ("problems", "tokenizer", "prm", "model"),
+    "pure_rllib/Labels-v0": ("tokenizer", "model"),
+}
 PAPER = "pure_prm_vr_qwen2_5_math_7b"
 
 
@@ -69,7 +74,13 @@ STAND_INS = {
     "arithmetic_credit_study": EMBEDDED,
     "arithmetic_sparse_study": EMBEDDED,
     "arithmetic_sweep": EMBEDDED,
+    "labels_smollm2": [*REAL, "environment.env_config.prompt_template=plain"],
     "math_prompts": REAL,
+    "methods_grpo": EMBEDDED,
+    "methods_pure": EMBEDDED,
+    "methods_riskpo": [*EMBEDDED, "training.bundle_size=2"],
+    "methods_rloo": EMBEDDED,
+    "methods_rover": [*EMBEDDED, "training.minibatch_size=8"],
     PAPER: ON_A_CPU,
     f"{PAPER}_two_nodes": ON_A_CPU,
     f"{PAPER}_verl": ON_A_CPU,
@@ -134,7 +145,8 @@ def test_example_trains_an_iteration(
     ):
         if is_used and find_spec(engine) is None:
             pytest.skip(f"{engine} is not installed (make engines): {name} was not run")
-    given = models if experiment.config["environment"]["env"] == MATH else []
+    wanted = OF_MODELS.get(experiment.config["environment"]["env"], ())
+    given = [option for option in models if option.split("=")[0].endswith(wanted)]
     experiment = without_search(experiment.with_overrides([*given, *STAND_INS[name]]))
     for arm in experiment.arms or [None]:
         with built(experiment.build_config(experiment.settings(arm))) as algo:

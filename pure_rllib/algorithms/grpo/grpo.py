@@ -57,8 +57,13 @@ class GRPOConfig(LLMConfig):
     @override(LLMConfig)
     def advantage_connectors(self) -> list[ConnectorV2]:
         """Returns the comparison with the group's mean."""
-        scale = "std" if self.scale_by_std else None
-        return [GroupAdvantages("mean", scale=scale, epsilon=self.std_epsilon)]
+        return [
+            GroupAdvantages(
+                "mean",
+                scale="std" if self.scale_by_std else None,
+                epsilon=self.std_epsilon,
+            )
+        ]
 
 
 class GRPO(LLMAlgorithm):
