@@ -4,6 +4,7 @@ import argparse
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,16 +93,21 @@ def _run(options: argparse.Namespace) -> int:
 
     quiet()
     benchmarks = _benchmarks(spec)
-    report = evaluate(
-        spec["policy"],
-        benchmarks,
-        spec.get("sampling"),
-        spec.get("judge"),
-        out=out,
-        limit=spec.get("limit"),
-        resume=options.resume is not None,
-        command=spec,
-    )
+    try:
+        report = evaluate(
+            spec["policy"],
+            benchmarks,
+            spec.get("sampling"),
+            spec.get("judge"),
+            out=out,
+            limit=spec.get("limit"),
+            resume=options.resume is not None,
+            command=spec,
+        )
+    except (KeyboardInterrupt, RuntimeError):
+        if (out / "settings.json").is_file():
+            say(f"Not finished. To go on:  pure-rllib eval --resume {quote(str(out))}")
+        raise
     say(f"\n{report.table()}\n")
     for name, asked in report.figures["settings"]["benchmarks"].items():
         if "trained_in" in spec:

@@ -6,24 +6,31 @@ judges are never mixed: a metric names its judge, as `cot_pass@8[prm:NAME>0]` do
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from transformers import AutoTokenizer
 
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.boxed import last_box
 from pure_rllib.data.order import ticket_seed
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.vector import ResponseJudge
-from pure_rllib.evaluation.engines import EnginePool
+from pure_rllib.evaluation.engines import EnginePool, EngineSettings, default_gpus
+from pure_rllib.evaluation.plan import Plan, local_folder
 from pure_rllib.evaluation.samples import Sample, place
-from pure_rllib.evaluation.settings import JudgeSettings
+from pure_rllib.evaluation.settings import JudgeSettings, PolicySettings
 from pure_rllib.generation.base import Request, SamplingParams
 from pure_rllib.hacking.flags import HackLimits, flag_group
+from pure_rllib.models.loading import policy_config
 from pure_rllib.rewards.base import StepScorer, Verifier, counts_of
+from pure_rllib.rewards.make import make_step_scorer
+from pure_rllib.rewards.prm.actors import PRMActors, PRMPool, PRMPoolSettings
 from pure_rllib.rewards.prm.rows import question_ids
+from pure_rllib.rewards.prm.scoring import context_of
 
 QUESTION = r"""
 Below are a mathematics problem and a solution to it. Judge the reasoning, not only the
@@ -45,6 +52,7 @@ End with \boxed{yes} if the whole reasoning is correct, or \boxed{no} if it is n
 """It holds no gold answer: the judge must not compare, but follow."""
 
 _VERDICTS = {"yes": True, "no": False}
+_NO_LIMIT = 2**31
 _NO_LETTERS = re.compile(r"\\[a-z]+|[^a-z]")
 
 
@@ -266,3 +274,74 @@ class SameValue:
             [first, second], [rf"\boxed{{{second}}}", rf"\boxed{{{first}}}"]
         )
         return all(verdict.outcome == "correct" for verdict in verdicts)
+
+
+def make_judges(plan: Plan, stack: ExitStack) -> list[ReasoningJudge | None]:
+    """Makes who judges each benchmark; None: nobody.
+
+    Args:
+        plan: of the evaluation.
+        stack: ends a judge's actors when it is closed.
+    """
+    settings = plan.judge
+    if settings is None:
+        return [None] * len(plan.asked)
+    if settings.kind == "prm":
+        return [_prm_judge(settings, plan, stack)] * len(plan.asked)
+    if settings.kind == "lm":
+        return [_language_model_judge(settings, plan, stack)] * len(plan.asked)
+    judges: list[ReasoningJudge | None] = []
+    for asked in plan.asked:
+        checker = asked.benchmark.step_checker
+        assert checker is not None, "the plan has looked"
+        judges.append(
+            StepJudge(checker, "checker", plan.tokenizer, plan.splitter, is_exact=True)
+        )
+    return judges
+
+
+def _prm_judge(settings: JudgeSettings, plan: Plan, stack: ExitStack) -> ReasoningJudge:
+    """A PRM in an actor of its own."""
+    num_gpus = default_gpus() if settings.num_gpus is None else settings.num_gpus
+    actors_settings = PRMPoolSettings(num_gpus=num_gpus)
+    scorer = make_step_scorer(settings.model, settings.prm_kwargs, None, plan.tokenizer)
+    assert scorer is not None, "the settings name a model"
+    actors = PRMActors(scorer, 1, actors_settings)
+    stack.callback(actors.stop)
+    return StepJudge(
+        PRMPool(actors.actors, actors_settings),
+        judge_name(settings),
+        plan.tokenizer,
+        plan.splitter,
+        threshold=settings.threshold,
+    )
+
+
+def _language_model_judge(
+    settings: JudgeSettings, plan: Plan, stack: ExitStack
+) -> ReasoningJudge:
+    """A language model on an engine of its own."""
+    assert settings.model is not None, "the settings name a model"
+    folder = local_folder(settings.model, "judge.model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    context = context_of(policy_config(folder)) or _NO_LIMIT
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    limit = settings.generator_kwargs.get("max_model_len", context)
+    engine = EngineSettings.of(
+        PolicySettings(
+            model=folder,
+            generator=settings.generator,
+            dtype=settings.dtype,
+            generator_kwargs=settings.generator_kwargs,
+            num_gpus=settings.num_gpus,
+        ),
+        model=folder,
+        pad_token_id=eos if pad is None else pad,
+        eos_token_ids=[eos],
+        max_model_len=min(context, limit),
+    )
+    pool = EnginePool(engine, 1)
+    stack.callback(pool.stop)
+    return LanguageModelJudge(
+        pool, tokenizer, settings, min(context, limit), plan.splitter
+    )

@@ -12,25 +12,22 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import ray
-from transformers import AutoTokenizer
 
 from pure_rllib.envs.vector import ResponseJudge
 from pure_rllib.evaluation.benchmarks import Benchmark, load_benchmark
-from pure_rllib.evaluation.engines import EnginePool, EngineSettings, default_gpus
+from pure_rllib.evaluation.engines import EnginePool, EngineSettings
 from pure_rllib.evaluation.estimators import vote_classes
 from pure_rllib.evaluation.judges import (
     JudgeTask,
-    LanguageModelJudge,
     Reasoning,
     ReasoningJudge,
     SameValue,
-    StepJudge,
-    judge_name,
+    make_judges,
 )
 from pure_rllib.evaluation.plan import (
+    Asked,
     Plan,
     differences,
-    local_folder,
     make_plan,
 )
 from pure_rllib.evaluation.report import Report, write_report
@@ -47,15 +44,10 @@ from pure_rllib.evaluation.settings import (
     settings_of,
 )
 from pure_rllib.generation.base import Finished, Request
-from pure_rllib.models.loading import policy_config
 from pure_rllib.reporting.progress import ProgressBar
-from pure_rllib.rewards.make import make_step_scorer
-from pure_rllib.rewards.prm.actors import PRMActors, PRMPool, PRMPoolSettings
-from pure_rllib.rewards.prm.scoring import context_of
 from pure_rllib.whole_folder import write_text
 
 SETTINGS_FILE = "settings.json"
-_NO_LIMIT = 2**31
 _JUDGED_TOGETHER = 16
 
 
@@ -224,7 +216,8 @@ class _Evaluation:
             # One thread: nothing of the verifier or the judge is shared.
             executor = stack.enter_context(ThreadPoolExecutor(1))
             stack.callback(executor.shutdown, cancel_futures=True)
-            self._make_judges(stack)
+            if any(len(f.verdicts) < len(a.prompts) for f, a in self._pairs()):
+                self._judges = make_judges(self._plan, stack)
             bar = stack.enter_context(
                 ProgressBar(
                     len(self._tasks), first=self._num_done(), stream=self._stream
@@ -243,6 +236,9 @@ class _Evaluation:
         return write_report(
             self._plan, self._folder, self._files, engines=stored["engines"]
         )
+
+    def _pairs(self) -> Iterator[tuple[BenchmarkFiles, Asked]]:
+        return zip(self._files, self._plan.asked, strict=True)
 
     def _num_done(self) -> int:
         return len(self._tasks) - sum(self._missing.values())
@@ -424,65 +420,3 @@ class _Evaluation:
         )
         while some := list(itertools.islice(rest, _JUDGED_TOGETHER)):
             self._write_verdicts(executor.submit(self._judge, some).result())
-
-    def _make_judges(self, stack: ExitStack) -> None:
-        settings, plan = self._plan.judge, self._plan
-        if settings is None:
-            return
-        if settings.kind == "checker":
-            for i, asked in enumerate(plan.asked):
-                checker = asked.benchmark.step_checker
-                assert checker is not None, "the plan has looked"
-                self._judges[i] = StepJudge(
-                    checker, "checker", plan.tokenizer, plan.splitter, is_exact=True
-                )
-            return
-        made = _prm_judge if settings.kind == "prm" else _language_model_judge
-        self._judges = [made(settings, plan, stack)] * len(plan.asked)
-
-
-def _prm_judge(settings: JudgeSettings, plan: Plan, stack: ExitStack) -> ReasoningJudge:
-    """A PRM in an actor of its own."""
-    num_gpus = default_gpus() if settings.num_gpus is None else settings.num_gpus
-    actors_settings = PRMPoolSettings(num_gpus=num_gpus)
-    scorer = make_step_scorer(settings.model, settings.prm_kwargs, None, plan.tokenizer)
-    assert scorer is not None, "the settings name a model"
-    actors = PRMActors(scorer, 1, actors_settings)
-    stack.callback(actors.stop)
-    return StepJudge(
-        PRMPool(actors.actors, actors_settings),
-        judge_name(settings),
-        plan.tokenizer,
-        plan.splitter,
-        threshold=settings.threshold,
-    )
-
-
-def _language_model_judge(
-    settings: JudgeSettings, plan: Plan, stack: ExitStack
-) -> ReasoningJudge:
-    """A language model on an engine of its own."""
-    assert settings.model is not None, "the settings name a model"
-    folder = local_folder(settings.model, "judge.model")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    context = context_of(policy_config(folder)) or _NO_LIMIT
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    limit = settings.generator_kwargs.get("max_model_len", context)
-    engine = EngineSettings.of(
-        PolicySettings(
-            model=folder,
-            generator=settings.generator,
-            dtype=settings.dtype,
-            generator_kwargs=settings.generator_kwargs,
-            num_gpus=settings.num_gpus,
-        ),
-        model=folder,
-        pad_token_id=eos if pad is None else pad,
-        eos_token_ids=[eos],
-        max_model_len=min(context, limit),
-    )
-    pool = EnginePool(engine, 1)
-    stack.callback(pool.stop)
-    return LanguageModelJudge(
-        pool, tokenizer, settings, min(context, limit), plan.splitter
-    )

@@ -5,6 +5,8 @@ Tests are named by the required behaviours R3 ... of evaluations.
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -430,6 +432,18 @@ def test_r20_few_problems_want_many_samples(n: int, warned: bool) -> None:
 def test_r21_every_sample_is_scored() -> None:
     rows = [result(0, [W, R, R, R])]
     assert measure(rows, judge=None, seed=0)["sampled"]["avg"] == 0.75
+
+
+def test_estimators_need_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; import pure_rllib.evaluation.estimators, "
+        "pure_rllib.evaluation.paired\n"
+        "print(sorted({'torch', 'ray', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_average_is_unweighted() -> None:
