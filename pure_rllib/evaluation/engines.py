@@ -126,18 +126,20 @@ class Engine:
             blocks: vLLM has all of them at once and makes its own batches; transformers
                 decodes one after the other.
         """
-        if self._settings.generator == "vllm":
+        is_vllm = self._settings.generator == "vllm"
+        if is_vllm:
             blocks = [[request for block in blocks for request in block]]
         ready: list[Finished] = []
         sent, start = time.monotonic(), 0
         for block in blocks:
             for one in self._generator.stream(block):
                 ready.append(replace(one, number=start + one.number))
-                if time.monotonic() - sent > _SEND_EVERY_S:
+                # Those of a transformers batch are finished together.
+                if is_vllm and time.monotonic() - sent > _SEND_EVERY_S:
                     yield ready
                     ready, sent = [], time.monotonic()
-            start += len(block)
-        yield ready
+            yield ready
+            ready, start = [], start + len(block)
 
 
 class EnginePool:

@@ -205,9 +205,14 @@ def warnings_of(name: str, figures: Figures) -> list[str]:
     for kind, part in (("greedy", greedy), ("sampled", sampled)):
         share = part.get("truncated_share", 0.0)
         if share > _MANY_TRUNCATED:
+            finished = (
+                f"of the finished ones {part['accuracy_finished']:.1%} are right"
+                if share < 1.0
+                else "none was finished"
+            )
             found.append(
                 f"{name}: {share:.1%} of the {kind} responses were cut by the budget; "
-                f"of the finished ones {part['accuracy_finished']:.1%} are right"
+                f"{finished}"
             )
         if part.get("not_verified"):
             found.append(

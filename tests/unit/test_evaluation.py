@@ -397,6 +397,8 @@ def test_r7_truncated_responses_stand_beside_the_score() -> None:
     assert figures["greedy"]["truncated_share"] == pytest.approx(0.2)
     assert figures["greedy"]["accuracy_finished"] == 1.0
     assert any("20.0% of the greedy" in text for text in warnings_of("b", figures))
+    none = measure([result(0, [R], terminated=False)], judge=None, seed=0)
+    assert any("none was finished" in text for text in warnings_of("b", none))
 
 
 def test_r8_a_missing_sample_is_no_wrong_one() -> None:
