@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ class Engine:
         has_gpu = torch.cuda.is_available()
         return {
             "generator": self._settings.generator,
-            "versions": {name: version(name) for name in libraries},
+            # Not by the packages' names: builds of vLLM are called otherwise.
+            "versions": {n: import_module(n).__version__ for n in libraries},
             "dtype": self._settings.dtype,
             "tensor_parallel_size": self._settings.generator_kwargs.get(
                 "tensor_parallel_size", 1
