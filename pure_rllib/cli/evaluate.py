@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     from pure_rllib.evaluation.run import evaluate
 
     quiet()
-    benchmarks = _benchmarks(spec)
+    benchmarks = benchmarks_of(spec)
     try:
         report = evaluate(
             spec["policy"],
@@ -255,7 +255,7 @@ def _apply(options: argparse.Namespace, spec: Spec) -> None:
         put(spec, path, value)
 
 
-def _benchmarks(spec: Spec) -> list["Benchmark"]:
+def benchmarks_of(spec: Spec) -> list["Benchmark"]:
     """Loads what is asked; a run's template and budget become the settings'."""
     from pure_rllib.evaluation.benchmarks import (
         CARDS,

@@ -153,6 +153,17 @@ class EnginePool:
 
     def __init__(self, settings: EngineSettings, num_engines: int):
         self._settings = settings
+        for kind, each in (("CPU", settings.num_cpus), ("GPU", settings.num_gpus)):
+            there = ray.cluster_resources().get(kind, 0.0)
+            if num_engines * each > there:
+                _LOGGER.warning(
+                    "%d engines want %g %ss and Ray has %g: some wait until there are "
+                    "more.",
+                    num_engines,
+                    num_engines * each,
+                    kind,
+                    there,
+                )
         self._actors = [self._start() for _ in range(num_engines)]
 
     def _start(self) -> Any:
@@ -162,8 +173,18 @@ class EnginePool:
         ).remote(self._settings)
 
     def facts(self) -> dict[str, Any]:
-        """Returns what of the engines can change a response."""
-        facts: dict[str, Any] = ray.get(self._actors[0].facts.remote())
+        """Returns what of the engines can change a response.
+
+        Raises:
+            RuntimeError: an engine cannot be started.
+        """
+        try:
+            facts: dict[str, Any] = ray.get(self._actors[0].facts.remote())
+        except RayActorError as error:
+            raise RuntimeError(
+                f"An engine could not be started: {error}. See policy.generator_kwargs "
+                "for its settings."
+            ) from error
         return facts
 
     def sample(self, blocks: Sequence[Sequence[Request]]) -> Iterator[list[Finished]]:

@@ -3,8 +3,10 @@
 Tests are named by the required behaviours R3 ... of evaluations.
 """
 
+import argparse
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from pure_rllib.arithmetic.task import TASK_Z, ArithmeticProblems
+from pure_rllib.cli.evaluate import add_command, asked_for, benchmarks_of
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.problems import Problem
 from pure_rllib.evaluation import Benchmark, evaluate, load_benchmark
@@ -39,6 +43,7 @@ from pure_rllib.evaluation.settings import (
     PolicySettings,
     SamplingSettings,
 )
+from pure_rllib.models.loading import resolve_model
 from pure_rllib.rewards.base import FunctionScorer
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
@@ -301,6 +306,48 @@ def test_mistakes_are_named(
     (tmp_path / "train.yaml").write_text("x: {run: PURE}\n")
     given = words.format(a="pure_rllib/Arithmetic-v0").replace("POLICY", ARITHMETIC)
     assert fragment in refused("eval", *given.split())
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """The folder of a run whose policy is the embedded one."""
+    folder = tmp_path / "trained"
+    shutil.copytree(resolve_model(ARITHMETIC), folder / "policy")
+    (folder / "experiment.yaml").write_text(
+        "trained: {run: PURE, stop: {training_iteration: 1}, config: {environment: "
+        "{env: pure_rllib/Arithmetic-v0, env_config: {num_eval_problems: 7}}, "
+        "env_runners: {max_response_tokens: 33}}}\n"
+    )
+    return folder
+
+
+def asked(*words: object) -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    add_command(parser.add_subparsers())
+    spec, _ = asked_for(parser.parse_args(["eval", *map(str, words)]))
+    return spec
+
+
+def test_a_run_is_asked_what_it_held_out_as_it_was_trained(trained: Path) -> None:
+    spec = asked(trained)
+    assert spec["policy"] == {"model": str(trained / "policy")}
+    (benchmark,) = benchmarks_of(spec)
+    assert len(benchmark.problems) == 7 and benchmark.max_response_tokens == 33
+
+
+def test_a_run_is_asked_other_problems_in_its_own_way(
+    trained: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    known = ArithmeticProblems(TASK_Z, 1, 0)[0]
+    path.write_text(json.dumps({"problem": known.prompt, "answer": known.answer}))
+    spec = asked(trained, "--problems", path, "--set", "sampling.samples=2")
+    (benchmark,) = benchmarks_of(spec)
+    assert benchmark.name == "mine" and known.prompt in benchmark.training_prompts
+    assert benchmark.training_prms == ("embedded:arithmetic-prm",)
+    sampling = spec["sampling"]
+    assert sampling["template"]["template"] == "{problem}" and sampling["samples"] == 2
+    assert sampling["max_response_tokens"] == 33
 
 
 def test_a_folder_with_anything_in_it_is_left_alone(
