@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ray import tune
 
-from pure_rllib.algorithms import PURE, PUREConfig
+from pure_rllib.algorithms import PURE, PUREConfig, RiskPOConfig
 from pure_rllib.algorithms.config_rules import check_against_env
 from pure_rllib.algorithms.llm_config import RLLIB_RULES
 from pure_rllib.credit.presets import PRESETS
@@ -343,6 +343,14 @@ def env_summary(**facts: Any) -> EnvSummary:
             "probe_ids": ((1, 2),),
             **facts,
         }
+    )
+
+
+def test_sums_over_several_prompts_need_all_answers() -> None:
+    with pytest.raises(ValueError, match="6 of 10 problems have no gold answer"):
+        check_against_env(RiskPOConfig(), env_summary(), tiny_model_config(32))
+    check_against_env(
+        RiskPOConfig(), env_summary(num_answers=10), tiny_model_config(32)
     )
 
 

@@ -201,6 +201,10 @@ def test_the_connector_tracks_reports_and_remembers() -> None:
         ({"bundle_size": 3}, "`num_prompts` (20) must be a multiple of `bundle_size`"),
         ({"no_signal_groups": "drop"}, "compares several groups"),
         ({"verifiable_reward_coeff": 0.0}, "must not both be 0"),
+        (
+            {"bundle_credit": "score", "process_reward_coeff": 1.0},
+            "which good steps earn as well",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(settings: dict[str, Any], message: str) -> None:

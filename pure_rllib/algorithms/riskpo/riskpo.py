@@ -119,6 +119,14 @@ class RiskPOConfig(ResponseRewardConfig):
                 f"`.env_runners(num_prompts={self.num_prompts + size - rest})`."
             )
 
+        if risk.bundle_credit == "score" and self.process_reward_coeff:
+            raise ValueError(
+                '`bundle_credit` ("score") must be another one with a '
+                f"`process_reward_coeff` ({self.process_reward_coeff}), because it "
+                "tells right from wrong responses by a reward above 0, which good "
+                'steps earn as well. Set it to "uniform".'
+            )
+
     @override(LLMConfig)
     def advantage_connectors(self) -> list[ConnectorV2]:
         """Returns the comparison of bundles."""
