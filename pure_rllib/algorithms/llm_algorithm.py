@@ -331,7 +331,10 @@ class LLMAlgorithm(Algorithm):
             metrics,
             {
                 **evaluation_metrics(
-                    greedy.groups, sampled.groups, num_samples=num_samples
+                    greedy.groups,
+                    sampled.groups,
+                    num_samples=num_samples,
+                    absent=self.env_summary.absent_metrics,
                 ),
                 ENV_RUNNER_RESULTS: evaluated_episodes(greedy.groups + sampled.groups),
             },

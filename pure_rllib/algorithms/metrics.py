@@ -1,7 +1,7 @@
 """From what an iteration did to the metrics that are logged."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,8 @@ def iteration_metrics(
         config: the `LLMConfig`.
 
     Returns:
-        Flat metrics, each explained in `reporting.metrics`.
+        Flat metrics, each explained in `reporting.metrics`; without those of what the
+        environment does not have.
     """
     records: list[Any] = [r for group in batch.groups for r in group.records]
     sampled = sum(record.num_tokens for record in records)
@@ -84,7 +85,7 @@ def iteration_metrics(
     lags = [float(record.metadata["weights_lag"]) for record in records]
     learned = dict(learned)
     learned_tokens = learned.pop("num_tokens") * config.num_epochs
-    return {
+    metrics = {
         **{name: math.nan for name in METRICS if not name.startswith("evaluation/")},
         **response_metrics(records),
         **learned,
@@ -112,12 +113,17 @@ def iteration_metrics(
         **{
             f"env_runners/{name}": value
             for name, value in episode_metrics(
-                records, [float(sum(record.step_rewards)) for record in records]
+                records,
+                [
+                    0.0 if r.step_rewards is None else float(sum(r.step_rewards))
+                    for r in records
+                ],
             ).items()
         },
         "env_runners/num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
         "num_env_steps_sampled_lifetime": float(counts.num_tokens_sampled),
     }
+    return {k: v for k, v in metrics.items() if k not in env.absent_metrics}
 
 
 def single_step_warning(
@@ -205,7 +211,11 @@ def _rate(amount: float, seconds: float) -> float:
 
 
 def evaluation_metrics(
-    greedy: Sequence[Group], sampled: Sequence[Group], *, num_samples: int
+    greedy: Sequence[Group],
+    sampled: Sequence[Group],
+    *,
+    num_samples: int,
+    absent: Collection[str] = (),
 ) -> dict[str, float]:
     """Computes accuracies, with 95% intervals, and pass@n.
 
@@ -214,6 +224,7 @@ def evaluation_metrics(
         sampled: groups of sampled responses, n of each problem one after the other; may
             be empty.
         num_samples: n.
+        absent: metrics that the run does not have.
 
     Returns:
         Metrics of the `evaluation/` group, without that prefix; NaN where there is
@@ -233,7 +244,8 @@ def evaluation_metrics(
     passed = [pass_at_k(len(c), sum(c), num_samples) for c in verified]
     metrics["pass_at_n"] = sum(passed) / len(passed) if passed else math.nan
     of_texts = response_metrics(records or _records(greedy))
-    return metrics | {name: of_texts[of] for name, of in _EVALUATED.items()}
+    metrics |= {name: of_texts[of] for name, of in _EVALUATED.items()}
+    return {k: v for k, v in metrics.items() if f"evaluation/{k}" not in absent}
 
 
 def evaluated_episodes(groups: Sequence[Group]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,24 @@ from ray.tune.logger import (
 from ray.tune.utils import flatten_dict
 
 from pure_rllib.cli.experiment import BOOKKEEPING, Experiment
-from pure_rllib.reporting.metrics import FAMILIES, METRICS
+from pure_rllib.reporting.metrics import FAMILIES, METRICS, absent_metrics
 from pure_rllib.reporting.records import ResponseRecord
 from pure_rllib.reporting.rollouts import rollout_table
 
 Row = dict[str, Any]
 
 
-def row_of(result: Mapping[str, Any]) -> Row:
-    """Picks the registered metrics out of a nested result; NaN where there is none."""
+def row_of(result: Mapping[str, Any], absent: Collection[str] = ()) -> Row:
+    """Picks the registered metrics out of a nested result; NaN where there is none.
+
+    Args:
+        result: of an iteration or of evaluation.
+        absent: metrics that the run does not have, and the row neither.
+    """
     flat = flatten_dict(dict(result), delimiter="/")
     of_families = [name for name in flat if name.startswith(FAMILIES)]
-    values = {name: flat.get(name) for name in (*BOOKKEEPING, *METRICS, *of_families)}
+    names = [name for name in METRICS if name not in absent]
+    values = {name: flat.get(name) for name in (*BOOKKEEPING, *names, *of_families)}
     return {
         name: math.nan if v is None else v if isinstance(v, int) else float(v)
         for name, v in values.items()
@@ -67,7 +73,7 @@ def is_reached(row: Mapping[str, Any], stop: Mapping[str, float]) -> bool:
 
 
 class MetricsCSVLogger(CSVLoggerCallback):
-    """Writes every registered metric as a column from the first row on.
+    """Writes every metric that the run can have as a column from the first row on.
 
     Ray's logger takes its columns from the first row, and would drop an evaluation that
     comes later.
@@ -77,7 +83,11 @@ class MetricsCSVLogger(CSVLoggerCallback):
         """Writes a row."""
         measured = {key: value for key, value in result.items() if key != "config"}
         flat = flatten_dict(measured, delimiter="/")
-        missing = {name: math.nan for name in METRICS if name not in flat}
+        absent = absent_metrics(
+            has_step_scorer="reward/process_mean" in flat,
+            has_verifier="accuracy" in flat,
+        )
+        missing = {n: math.nan for n in METRICS if n not in flat and n not in absent}
         super().log_trial_result(iteration, trial, {**flat, **missing})
 
 

@@ -131,18 +131,19 @@ class Run:
         """Iterates; returns whether the run is done, not only interrupted."""
         total = self.experiment.num_iterations
         every = self.experiment.option("checkpoint", "every")
+        absent = algo.env_summary.absent_metrics
         with (
-            Progress(total, first=algo.iteration) as progress,
+            Progress(total, first=algo.iteration, absent=absent) as progress,
             Interrupt(progress.write) as interrupt,
         ):
             if config.evaluation_interval and not self._rows:
                 before = {"training_iteration": 0, "evaluation": algo.evaluate()}
-                self._log(row_of(before), loggers)
+                self._log(row_of(before, absent), loggers)
             is_done = False
             while not (is_done or interrupt.requested):
                 result = algo.train()
                 iteration = algo.iteration
-                row = row_of({**result, "training_iteration": iteration})
+                row = row_of({**result, "training_iteration": iteration}, absent)
                 # A callback, such as the monitor of reward hacking, may end the run.
                 is_done = is_reached(row, self.experiment.stop) or result["done"]
                 if is_done and config.evaluation_interval and not evaluation_of(row):

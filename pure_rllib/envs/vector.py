@@ -34,6 +34,7 @@ class JudgedResponse:
             scorer.
         has_visible: False if the response has no visible character at all.
         verdict: the verifier's word, or None without a verifier or a gold answer.
+        is_scored: whether a step scorer gave the process rewards.
     """
 
     text: str
@@ -41,6 +42,7 @@ class JudgedResponse:
     step_rewards: np.ndarray
     has_visible: bool
     verdict: Verdict | None
+    is_scored: bool = True
 
     @property
     def verifiable_reward(self) -> float | None:
@@ -127,7 +129,7 @@ class ResponseJudge:
         verdicts = self._verify(problems, texts)
         verified = perf_counter()
         judged = [
-            JudgedResponse(*fields)
+            JudgedResponse(*fields, is_scored=scorer is not None)
             for fields in zip(texts, spans, rewards, visible, verdicts, strict=True)
         ]
         return judged, JudgeTimes(scored - start, verified - scored)

@@ -5,24 +5,27 @@ computed. `docs/metrics.md` is printed from here:
 
 A name is flat, with "/" between group and metric. A metric that has nothing to measure
 in an iteration (no gold answers: no accuracy) is NaN, not missing, so that CSV columns
-stay the same from the first row to the last.
+stay the same from the first row to the last. One that has nothing to measure in the
+whole run, being of a step scorer or verifier that the environment lacks, is missing.
 """
 
+import re
 from dataclasses import dataclass
 
 from pure_rllib.hacking.detector import SIGNAL_METRICS
 from pure_rllib.hacking.flags import FLAG_METRICS
 
-# Three lines each: name [unit, range], meaning, how it is computed. "#" opens a group.
+# Three lines each: name [unit, range] and what the environment must have, meaning, how
+# it is computed. "#" opens a group.
 _REGISTRY = """
 # Rewards and credit
-reward/process_mean [reward, -1 to 1]
+reward/process_mean [reward, -1 to 1] needs step scorer
     Process reward of a step.
     Mean over all scored steps of the iteration's responses.
-reward/process_min [reward, -1 to 1]
+reward/process_min [reward, -1 to 1] needs step scorer
     Process reward of a response's worst step: what the min form pays.
     Mean over scored responses of the minimum over steps.
-reward/verifiable [reward, 0 to 1]
+reward/verifiable [reward, 0 to 1] needs verifier
     Verifiable reward before its coefficient; equals accuracy, unless graded.
     Mean over responses whose gold answer is known.
 reward/total [reward]
@@ -67,13 +70,13 @@ rover/mean_logp [nats, <= 0]
     Mean over the vocabulary, loss tokens and updates.
 
 # Correctness
-accuracy [share, 0 to 1]
+accuracy [share, 0 to 1] needs verifier
     Correct responses in training samples (evaluation/ has the held-out ones).
     Correct / responses whose gold answer is known.
-pass_at_g [share, 0 to 1]
+pass_at_g [share, 0 to 1] needs verifier
     Groups in which at least one response is correct.
     Such groups / groups whose gold answer is known; G is the group size.
-groups/verified [groups, count]
+groups/verified [groups, count] needs verifier
     Groups whose gold answer is known: what accuracy rests on, as answers go by groups.
     Count in this iteration.
 groups/no_signal_share [share, 0 to 1]
@@ -85,54 +88,54 @@ groups/dropped [groups, count]
 groups/resampled [groups, count]
     Groups that were sampled a second time, after an env runner was lost with them.
     Count in this iteration.
-verifier/correct [responses, count]
+verifier/correct [responses, count] needs verifier
     Responses whose answer equals the gold answer.
     Count in this iteration.
-verifier/incorrect [responses, count]
+verifier/incorrect [responses, count] needs verifier
     Responses whose answer differs from the gold answer.
     Count in this iteration.
-verifier/no_answer [responses, count]
+verifier/no_answer [responses, count] needs verifier
     Responses in which the verifier found nothing to compare.
     Count in this iteration.
-verifier/timeout [responses, count]
+verifier/timeout [responses, count] needs verifier
     Responses whose check ran over the time limit; they earn 0.
     Count in this iteration.
-verifier/error [responses, count]
+verifier/error [responses, count] needs verifier
     Responses on which the checker itself failed.
     Count in this iteration.
-verifier/part/<name> [1]
+verifier/part/<name> [1] needs verifier
     A part of the verifiable reward, where the verifier names its parts.
     Mean over the responses that have it.
-verifier/opinion_accepted [responses, count]
+verifier/opinion_accepted [responses, count] needs verifier
     Responses that only a hybrid verifier's second opinion accepted: audit these.
     Count in this iteration; the rules accepted verifier/correct minus these.
-verifier/opinion_rejected [responses, count]
+verifier/opinion_rejected [responses, count] needs verifier
     Responses that rules and second opinion rejected.
     Count in this iteration; 0 without a second opinion.
-verifier/opinion_undecided [responses, count]
+verifier/opinion_undecided [responses, count] needs verifier
     Responses that the second opinion was asked about and had none; they earn 0.
     Count in this iteration; 0 without a second opinion.
-verifier/opinion_guarded [responses, count]
+verifier/opinion_guarded [responses, count] needs verifier
     Rejected responses that a guard kept from the second opinion (no box, attacks, ...).
     Count in this iteration; 0 without a second opinion.
 
 # Process reward model (PRM)
-prm/verifier_agreement [share, 0 to 1]
+prm/verifier_agreement [share, 0 to 1] needs step scorer, verifier
     Responses on which PRM and verifier agree; falling while reward rises is hacking.
     (Minimum over steps > 0) == correct, over scored responses with a gold answer.
-prm/overlong [responses, count]
+prm/overlong [responses, count] needs step scorer
     Responses that with their prompt exceed the PRM's context.
     Count in this iteration.
-prm/retries [batches, count]
+prm/retries [batches, count] needs step scorer
     Batches of responses that were scored again, their PRM actor having been lost.
     Count in this iteration; 0 without PRM actors.
-prm/verdicts [verdicts, count]
+prm/verdicts [verdicts, count] needs step scorer
     Verdicts that a generative PRM sampled for its votes.
     Count in this iteration, equal questions asked once; 0 without votes.
-prm/unclear_verdicts [verdicts, count]
+prm/unclear_verdicts [verdicts, count] needs step scorer
     Sampled verdicts with neither of the two words: votes that count for no side.
     Count in this iteration; 0 without votes.
-prm/ties [questions, count]
+prm/ties [questions, count] needs step scorer
     Questions about a step whose votes cancel out, so that the score is 0.
     Count in this iteration, equal questions once; 0 without votes.
 
@@ -146,10 +149,10 @@ prompt/dropped [prompts, count]
 response/tokens [tokens]
     Length of a response, end-of-sequence token included.
     Mean over responses.
-response/tokens_correct [tokens]
+response/tokens_correct [tokens] needs verifier
     Length of a correct response.
     Mean over correct responses.
-response/tokens_incorrect [tokens]
+response/tokens_incorrect [tokens] needs verifier
     Length of a response that is not correct though the gold answer is known.
     Mean over those responses.
 response/steps [steps]
@@ -170,7 +173,7 @@ response/one_step_share [share, 0 to 1]
 response/truncated_share [share, 0 to 1]
     Responses that ran out of their token budget.
     Not ended by an end-of-sequence token / responses.
-response/no_answer_share [share, 0 to 1]
+response/no_answer_share [share, 0 to 1] needs verifier
     Responses in which no final answer was found.
     Such responses / responses that were verified.
 response/repetition [share, 0 to 1]
@@ -263,10 +266,10 @@ correction/masked_share [share, 0 to 1]
 throughput/sampled_tokens_per_s [tokens/s]
     Speed of sampling.
     Response tokens / seconds/sample.
-throughput/scored_tokens_per_s [tokens/s]
+throughput/scored_tokens_per_s [tokens/s] needs step scorer
     Speed of the step scorer.
     Response tokens / seconds/score.
-throughput/scoring_share [share, 0 to 1]
+throughput/scoring_share [share, 0 to 1] needs step scorer
     Part of an iteration that goes into scoring steps.
     seconds/score / seconds/iteration.
 throughput/learned_tokens_per_s [tokens/s]
@@ -278,10 +281,10 @@ seconds/iteration [s]
 seconds/sample [s]
     Wall-clock time of sampling responses.
     With several env runners the slowest one's.
-seconds/score [s]
+seconds/score [s] needs step scorer
     Wall-clock time of scoring steps.
     With several env runners the slowest one's.
-seconds/verify [s]
+seconds/verify [s] needs verifier
     Wall-clock time of checking answers.
     With several env runners the slowest one's.
 seconds/learn [s]
@@ -309,42 +312,42 @@ problems_seen [problems, count]
     Counted over resumed runs as well.
 
 # Evaluation on held-out problems
-evaluation/greedy_accuracy [share, 0 to 1]
+evaluation/greedy_accuracy [share, 0 to 1] needs verifier
     Problems that are solved by greedy decoding.
     Correct / problems.
-evaluation/greedy_accuracy_low [share, 0 to 1]
+evaluation/greedy_accuracy_low [share, 0 to 1] needs verifier
     Lower end of its 95% interval.
     Wilson score interval over problems.
-evaluation/greedy_accuracy_high [share, 0 to 1]
+evaluation/greedy_accuracy_high [share, 0 to 1] needs verifier
     Upper end of its 95% interval.
     Wilson score interval over problems.
-evaluation/sampled_accuracy [share, 0 to 1]
+evaluation/sampled_accuracy [share, 0 to 1] needs verifier
     Sampled responses that are correct.
     Mean over problems of the share of correct responses.
-evaluation/sampled_accuracy_low [share, 0 to 1]
+evaluation/sampled_accuracy_low [share, 0 to 1] needs verifier
     Lower end of its 95% interval.
     Interval over problems, not responses, which hang together within a problem.
-evaluation/sampled_accuracy_high [share, 0 to 1]
+evaluation/sampled_accuracy_high [share, 0 to 1] needs verifier
     Upper end of its 95% interval.
     Interval over problems, not responses, which hang together within a problem.
-evaluation/pass_at_n [share, 0 to 1]
+evaluation/pass_at_n [share, 0 to 1] needs verifier
     Problems that at least one of the sampled responses solves.
     Mean over problems of pass@n, n being num_samples_per_problem.
 evaluation/response_tokens [tokens]
     Length of a response to a held-out problem.
     Mean over the sampled responses; over the greedy ones if none were sampled.
-evaluation/no_answer_share [share, 0 to 1]
+evaluation/no_answer_share [share, 0 to 1] needs verifier
     Responses to held-out problems in which no final answer was found.
     Over the same responses as evaluation/response_tokens.
-evaluation/truncated_share [share, 0 to 1]
+evaluation/truncated_share [share, 0 to 1] needs verifier
     Responses to held-out problems that were cut by the token budget.
     Over the same responses as evaluation/response_tokens.
 
 # Guard against hacks
-hacking/pseudo_positive_share [share, 0 to 1]
+hacking/pseudo_positive_share [share, 0 to 1] needs verifier
     Correct responses that are highly repetitive or hold a step rated below -0.5.
     Such responses / correct responses.
-hacking/hacked_share [share, 0 to 1]
+hacking/hacked_share [share, 0 to 1] needs step scorer, verifier
     Incorrect responses whose worst step is rated above 0: the PRM falls for them.
     Such responses / scored responses whose gold answer is known.
 """
@@ -360,6 +363,7 @@ class Metric:
         meaning: what it says.
         estimator: how it is computed, and over what.
         group: heading that it stands under in the documentation.
+        needs: what the environment must have: "step scorer", "verifier" or both.
     """
 
     name: str
@@ -367,6 +371,7 @@ class Metric:
     meaning: str
     estimator: str
     group: str
+    needs: frozenset[str] = frozenset()
 
 
 def _parse(registry: str) -> dict[str, Metric]:
@@ -378,10 +383,12 @@ def _parse(registry: str) -> dict[str, Metric]:
         if line.startswith("# "):
             group = line[2:]
             continue
-        name, _, unit = line.partition(" [")
-        assert unit.endswith("]"), f"registry line {line!r}: expected 'name [unit]'"
+        name, _, rest = line.partition(" [")
+        unit, end, needs = rest.partition("]")
+        assert end, f"registry line {line!r}: expected 'name [unit]'"
         assert name not in metrics, f"metric {name!r} is registered twice"
-        metrics[name] = Metric(name, unit[:-1], next(lines), next(lines), group)
+        of_env = frozenset(re.findall("step scorer|verifier", needs))
+        metrics[name] = Metric(name, unit, next(lines), next(lines), group, of_env)
     return metrics
 
 
@@ -389,6 +396,16 @@ _REGISTERED = _parse(_REGISTRY + FLAG_METRICS + SIGNAL_METRICS)
 METRICS = {name: metric for name, metric in _REGISTERED.items() if "<" not in name}
 FAMILIES = tuple(name.split("<")[0] for name in _REGISTERED if "<" in name)
 """How metrics begin whose last part an environment names."""
+
+
+def absent_metrics(*, has_step_scorer: bool, has_verifier: bool) -> frozenset[str]:
+    """Returns the metrics that a run without these can never measure."""
+    has = {"step scorer": has_step_scorer, "verifier": has_verifier}
+    return frozenset(
+        name
+        for name, metric in METRICS.items()
+        if not all(has[need] for need in metric.needs)
+    )
 
 
 def metrics_markdown() -> str:
@@ -399,7 +416,8 @@ def metrics_markdown() -> str:
         "Printed by `python -m pure_rllib.reporting.metrics > docs/metrics.md`; edit "
         "`pure_rllib/reporting/metrics.py`, not this file.",
         "",
-        "A metric that has nothing to measure in an iteration is NaN.",
+        "A metric that has nothing to measure in an iteration is NaN. One that needs a "
+        "step scorer or a verifier is missing where the environment has none.",
     ]
     group = ""
     for metric in _REGISTERED.values():
@@ -407,10 +425,12 @@ def metrics_markdown() -> str:
             group = metric.group
             parts += ["", f"## {group}", ""]
             parts += [
-                "| name | unit, range | meaning | computed as |",
-                "|---|---|---|---|",
+                "| name | unit, range | meaning | computed as | needs |",
+                "|---|---|---|---|---|",
             ]
-        cells = (f"`{metric.name}`", metric.unit, metric.meaning, metric.estimator)
+        needs = ", ".join(sorted(metric.needs))
+        name, text = f"`{metric.name}`", (metric.meaning, metric.estimator)
+        cells = (name, metric.unit, *text, needs)
         parts.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     return "\n".join(parts) + "\n"
 

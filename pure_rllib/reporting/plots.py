@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
+Panel = Callable[["Axes", Sequence[Row]], None]
 
 # Okabe and Ito's palette: told apart with any colour vision.
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -56,7 +57,8 @@ def learning_curves(rows: Sequence[Row], path: str | Path, title: str = "") -> P
     Args:
         rows: one mapping per iteration, metric names to numbers, with
             `training_iteration` (else rows count from 1). A metric that is missing or
-            NaN leaves a gap; `evaluation/*` may stand in some rows only.
+            NaN leaves a gap; `evaluation/*` may stand in some rows only. Accuracy and
+            process reward have a panel where any row has the metric.
         path: PNG file to write; its folder is made.
         title: shown above the panels.
 
@@ -65,18 +67,13 @@ def learning_curves(rows: Sequence[Row], path: str | Path, title: str = "") -> P
     """
     if not rows:
         raise ValueError("`rows` ([]) must have an iteration: there is nothing to draw")
-    panels = (
-        _draw_accuracy,
-        _draw_process_reward,
-        _draw_lengths,
-        _draw_kl,
-        _draw_clipping,
-        _draw_seconds,
-    )
+    panels = run_panels(rows)
 
     def draw(figure: "Figure") -> None:
-        axes = figure.subplots(2, 3, sharex=True)
-        for panel, axis in zip(panels, axes.flat, strict=True):
+        axes = figure.subplots(2, math.ceil(len(panels) / 2), sharex=True)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for panel, axis in zip(panels, axes.flat, strict=False):
             panel(axis, rows)
             axis.margins(x=0.02)
         for axis in axes[-1]:
@@ -86,6 +83,21 @@ def learning_curves(rows: Sequence[Row], path: str | Path, title: str = "") -> P
             figure.suptitle(title, x=0.012, ha="left", fontsize=13, weight="bold")
 
     return save_figure(draw, path, size=(13.5, 7.2))
+
+
+def run_panels(rows: Sequence[Row]) -> list[Panel]:
+    """Returns what draws the panels of `learning_curves`.
+
+    A run without a step scorer or a verifier has no such metric in any row.
+    """
+    panels: list[Panel] = [_draw_lengths, _draw_kl, _draw_clipping, _draw_seconds]
+    for panel, metric in (
+        (_draw_process_reward, "reward/process_mean"),
+        (_draw_accuracy, "accuracy"),
+    ):
+        if any(metric in row for row in rows):
+            panels.insert(0, panel)
+    return panels
 
 
 def study_figure(

@@ -3,13 +3,19 @@
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Self, TextIO
 
 from tqdm import tqdm
 
-_COLUMNS = ("iter", "reward", "accuracy", "tokens", "kl", "seconds (sample, update)")
-_WIDTHS = (9, 7, 8, 7, 8, 24)
+_WIDTHS = {
+    "iter": 9,
+    "reward": 7,
+    "accuracy": 8,
+    "tokens": 7,
+    "kl": 8,
+    "seconds (sample, update)": 24,
+}
 
 
 class ProgressBar:
@@ -102,11 +108,20 @@ class Progress(ProgressBar):
         total: number of the run's last iteration.
         first: iterations that were done before, in a run that is resumed.
         stream: where to write; standard error by default.
+        absent: metrics that the run does not have, and the lines neither.
     """
 
-    def __init__(self, total: int, *, first: int = 0, stream: TextIO | None = None):
+    def __init__(
+        self,
+        total: int,
+        *,
+        first: int = 0,
+        stream: TextIO | None = None,
+        absent: Collection[str] = (),
+    ):
         super().__init__(total, first=first, stream=stream, line_every_s=math.inf)
-        header = _join(_COLUMNS)
+        self._absent = absent
+        header = _join({name: name for name in _WIDTHS}, absent)
         self.write(header if self.is_bar else f"{header}  time left")
 
     def update(self, iteration: int, metrics: Mapping[str, float]) -> None:
@@ -117,13 +132,16 @@ class Progress(ProgressBar):
             metrics: by the names of `reporting.metrics`; what is missing or NaN is
                 shown as "-".
         """
-        line = iteration_line(iteration, self.total, metrics)
+        line = iteration_line(iteration, self.total, metrics, self._absent)
         self.write(line if self.is_bar else f"{line}  {self.time_left(iteration):>9}")
         self.show(iteration)
 
 
 def iteration_line(
-    iteration: int, total_iterations: int, metrics: Mapping[str, float]
+    iteration: int,
+    total_iterations: int,
+    metrics: Mapping[str, float],
+    absent: Collection[str] = (),
 ) -> str:
     """Writes the line of one iteration, without the time left.
 
@@ -140,17 +158,17 @@ def iteration_line(
         kl = number("kl/old_policy", ".4f")
     phases = f"({number('seconds/sample', '.2f')}, {number('seconds/learn', '.2f')})"
     width = len(str(total_iterations))
-    return _join(
-        (
-            f"{iteration:>{width}}/{total_iterations}",
-            number("reward/total", "+.3f"),
-            number("accuracy", ".3f"),
-            number("response/tokens", ".1f"),
-            kl,
-            f"{number('seconds/iteration', '.2f')} {phases}",
-        )
+    cells = (
+        f"{iteration:>{width}}/{total_iterations}",
+        number("reward/total", "+.3f"),
+        number("accuracy", ".3f"),
+        number("response/tokens", ".1f"),
+        kl,
+        f"{number('seconds/iteration', '.2f')} {phases}",
     )
+    return _join(dict(zip(_WIDTHS, cells, strict=True)), absent)
 
 
-def _join(cells: tuple[str, ...]) -> str:
-    return " | ".join(c.rjust(w) for c, w in zip(cells, _WIDTHS, strict=True))
+def _join(cells: Mapping[str, str], absent: Collection[str]) -> str:
+    shown = (name for name in _WIDTHS if name not in absent)
+    return " | ".join(cells[name].rjust(_WIDTHS[name]) for name in shown)

@@ -90,7 +90,14 @@ def write_rollouts_page(
         }
         for iteration, all_groups in by_iteration.items()
     ]
-    data = _inert_json({"iterations": pages})
+    records = [r for found in by_iteration.values() for group in found for r in group]
+    # What no response has gets no place on the page: there was nobody to give it.
+    has = {
+        "rewards": any(r.step_rewards is not None for r in records),
+        "verdicts": any(r.correct is not None for r in records),
+        "advantages": any(r.advantages is not None for r in records),
+    }
+    data = _inert_json({"iterations": pages, "has": has})
     template = jinja2.Template(
         TEMPLATE.read_text(encoding="utf-8"), autoescape=True, trim_blocks=True
     )

@@ -13,6 +13,7 @@ from pure_rllib.credit.steps import describe_steps
 from pure_rllib.data.problems import ProblemSource
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.models.loading import policy_config
+from pure_rllib.reporting.metrics import absent_metrics
 
 _NUM_PROBES = 4
 _MAX_PROBE_TOKENS = 32
@@ -49,6 +50,13 @@ class EnvSummary:
     default_policy: str | None
     probe_ids: tuple[tuple[int, ...], ...]
     steps: str = ""
+
+    @property
+    def absent_metrics(self) -> frozenset[str]:
+        """What cannot be measured here; no result has it."""
+        return absent_metrics(
+            has_step_scorer=self.has_step_scorer, has_verifier=self.has_verifier
+        )
 
     @classmethod
     def of(cls, env: TokenEnv) -> "EnvSummary":

@@ -135,7 +135,7 @@ class SampledResponse:
             group_id=str(self.group_id),
             num_tokens=len(self.response.token_ids),
             step_spans=self.judged.step_spans,
-            step_rewards=self.judged.step_rewards,
+            step_rewards=self.judged.step_rewards if self.judged.is_scored else None,
             verifiable_reward=self.judged.verifiable_reward,
             outcome=None if verdict is None else verdict.outcome,
             terminated=self.response.terminated,

@@ -86,15 +86,17 @@ ENV = EnvSummary(
 def metrics(
     counts: RunCounts | None = None,
     seconds: dict[str, float] = SECONDS,
+    env: EnvSummary = ENV,
+    batch: SampledBatch | None = None,
     **settings: Any,
 ) -> dict[str, float]:
     return iteration_metrics(
-        sampled(),
+        batch or sampled(),
         num_kept=1,
         learned=LEARNED,
         seconds=seconds,
         counts=counts or RunCounts(cursor=10, weights_version=7),
-        env=ENV,
+        env=env,
         config=PUREConfig().training(**settings),
     )
 
@@ -154,6 +156,41 @@ def test_what_the_learner_knows_wins_and_the_rest_is_nan() -> None:
     rllibs = {"num_env_steps_sampled_lifetime"}
     ours = {name for name in made if not name.startswith("env_runners/")} - rllibs
     assert ours <= METRICS.keys()
+
+
+@pytest.mark.parametrize(
+    ("env", "absent", "present"),
+    [
+        (
+            replace(ENV, has_step_scorer=False),
+            {"reward/process_mean", "prm/overlong", "hacking/hacked_share"},
+            {"reward/total", "accuracy", "hacking/pseudo_positive_share"},
+        ),
+        (
+            replace(ENV, has_verifier=False),
+            {"accuracy", "verifier/correct", "groups/verified", "hacking/hacked_share"},
+            {"reward/total", "reward/process_min", "seconds/score"},
+        ),
+    ],
+)
+def test_what_the_environment_lacks_has_no_metric(env, absent, present) -> None:
+    made = metrics(env=env)
+    assert absent <= METRICS.keys() - made.keys() and present <= made.keys()
+    assert env.absent_metrics.isdisjoint(made)
+    greedy = [group(0, record(0, 4, [1.0], None))]
+    evaluated = evaluation_metrics(greedy, [], num_samples=0, absent=env.absent_metrics)
+    assert ("greedy_accuracy" in evaluated) == env.has_verifier
+    assert "response_tokens" in evaluated
+
+
+def test_unscored_responses_have_no_process_reward() -> None:
+    batch = sampled()
+    for one in batch.groups:
+        for unscored in one.records:
+            unscored.step_rewards = None
+    made = metrics(batch=batch, process_reward_coeff=0.0)
+    assert math.isnan(made["reward/process_mean"])
+    assert made["env_runners/episode_return_mean"] == 0.0
 
 
 def test_counts_go_on_from_iteration_to_iteration() -> None:

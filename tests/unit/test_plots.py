@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pure_rllib.reporting.metrics import METRICS
-from pure_rllib.reporting.plots import learning_curves, study_figure
+from pure_rllib.reporting.plots import learning_curves, run_panels, study_figure
 
 KEYS = ["evaluation/sampled_accuracy", "response/tokens", "response/no_answer_share"]
 
@@ -43,6 +43,19 @@ def test_learning_curves_with_gaps(tmp_path):
         {"training_iteration": 7},
     ]
     assert is_picture(learning_curves([*rows, {"accuracy": 0.5}], tmp_path / "c.png"))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "panel"),
+    [("reward/process_mean", "_draw_process_reward"), ("accuracy", "_draw_accuracy")],
+)
+def test_a_run_has_panels_of_what_it_measures(tmp_path, lacking, panel):
+    rows = make_rows(3)
+    names = [found.__name__ for found in run_panels(rows)]
+    for row in rows:
+        del row[lacking]
+    assert [f.__name__ for f in run_panels(rows)] == [n for n in names if n != panel]
+    assert is_picture(learning_curves(rows, tmp_path / "c.png"))
 
 
 def test_study_with_seeds_of_different_length(tmp_path):

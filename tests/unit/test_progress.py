@@ -32,6 +32,15 @@ def test_line_of_an_iteration():
     assert len(iteration_line(60, 60, {})) == len(line)
 
 
+def test_a_run_without_a_verifier_has_no_column_for_accuracy():
+    stream = io.StringIO()
+    with Progress(4, stream=stream, absent={"accuracy"}) as progress:
+        progress.update(1, ROW)
+    header, line = stream.getvalue().splitlines()
+    assert "accuracy" not in header and "0.750" not in line
+    assert header.count("|") == line.count("|") == 4
+
+
 def test_kl_falls_back_to_the_old_policy():
     row = {**ROW, "kl/reference": math.nan, "kl/old_policy": 0.5}
     assert "0.5000" in iteration_line(1, 9, row)

@@ -3,6 +3,7 @@ import random
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -205,6 +206,20 @@ def test_characters_of_several_tokens_come_from_the_whole_text():
     spans = [(0, 4), (4, 6), (6, 8)]
     assert span_texts("a 🙂\n\nbé", tokens, spans) == ["a 🙂\n\n", None, "é"]
     assert span_texts("ab", ["a", "b"], [(0, 2)]) == [None]
+
+
+def test_the_page_knows_what_there_is(tmp_path):
+    def written(**fields):
+        records = [replace(r, **fields) for group in make_groups(2) for r in group]
+        path = write_rollouts_page([records], tmp_path / "x.html", "A run")
+        (data,) = re.findall(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)
+        return json.loads(data)["has"]
+
+    everything = {"rewards": True, "verdicts": True, "advantages": True}
+    assert written() == everything
+    assert written(step_rewards=None) == everything | {"rewards": False}
+    assert written(outcome=None) == everything | {"verdicts": False}
+    assert written(advantages=None) == everything | {"advantages": False}
 
 
 def test_table_for_wandb():

@@ -25,7 +25,7 @@ from pure_rllib.cli.loggers import (
     row_of,
 )
 from pure_rllib.cli.train import cpus_of
-from pure_rllib.reporting.metrics import METRICS
+from pure_rllib.reporting.metrics import METRICS, absent_metrics
 from pure_rllib.reporting.records import ResponseRecord
 
 
@@ -37,6 +37,15 @@ def test_a_row_has_every_metric_and_nothing_else() -> None:
     assert row["training_iteration"] == 3
     assert math.isnan(row["accuracy"])
     assert set(METRICS) <= set(row) and "timers/x" not in row
+
+
+def test_rows_and_columns_lack_what_the_run_lacks(tmp_path: Path) -> None:
+    absent = absent_metrics(has_step_scorer=False, has_verifier=True)
+    logged(tmp_path, [row_of({"training_iteration": i}, absent) for i in range(2)])
+    with (tmp_path / "progress.csv").open() as stream:
+        columns = set(csv.DictReader(stream).fieldnames or ())
+    assert "reward/process_mean" in absent and columns.isdisjoint(absent)
+    assert METRICS.keys() - absent <= columns
 
 
 def test_stop_criteria_may_be_missing_or_nan() -> None:
