@@ -61,7 +61,8 @@ def pass_at_k_figure(
             axis.set_title(name)
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:g}")
-            axis.set_xlabel("k")
+            axis.set_xlabel("samples, k")
+            axis.set_ylabel("problems solved by one of k")
             axis.set_ylim(0, 1)
             axis.legend(loc="best")
         for axis in list(axes)[len(names) :]:

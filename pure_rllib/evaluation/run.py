@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,7 +46,7 @@ from pure_rllib.evaluation.settings import (
 )
 from pure_rllib.generation.base import Finished, Request
 from pure_rllib.reporting.progress import ProgressBar
-from pure_rllib.whole_folder import write_text
+from pure_rllib.whole_folder import remove_leftovers, write_text
 
 SETTINGS_FILE = "settings.json"
 _JUDGED_TOGETHER = 16
@@ -110,8 +111,25 @@ def evaluate(
     plan = make_plan(policy, [one.first(limit) for one in chosen], sampling, judge)
     if resume:
         _check_unchanged(folder, plan)
+    stored = _store(folder, plan, command)
     with started_ray(policy):
-        return _Evaluation(plan, folder, stream).run(command)
+        return _Evaluation(plan, folder, stream).run(stored)
+
+
+def _store(
+    folder: Path, plan: Plan, command: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Writes what `--resume` compares with, before anything else; or reads it."""
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        stored: dict[str, Any] = {"command": command, "record": plan.record}
+        stored["engines"] = []
+        write_text(path, json.dumps(stored, indent=1) + "\n")
+    for one in (folder, folder / "samples"):
+        remove_leftovers(one)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def stored_command(folder: Path) -> dict[str, Any] | None:
@@ -132,11 +150,10 @@ def _check_folder(folder: Path, resume: bool) -> None:
             f"`--resume` ({folder}) must be the folder of an evaluation, and has no "
             f"{SETTINGS_FILE}. Set what --out was."
         )
-    if (
-        not resume
-        and folder.exists()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
+    if resume or not folder.exists():
+        return
+    # What begins with a dot a killed process was writing.
+    if not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir()):
         raise ValueError(
             f"`--out` ({folder}) must be a new or an empty folder, because nothing in "
             f"it is to be lost. Go on with --resume {folder}, or set another one."
@@ -189,8 +206,9 @@ class _Evaluation:
 
     def __init__(self, plan: Plan, folder: Path, stream: TextIO | None):
         self._plan, self._folder, self._stream = plan, folder, stream
-        self._names = [asked.benchmark.name for asked in plan.asked]
-        self._files = [BenchmarkFiles(folder, name) for name in self._names]
+        self._files = [BenchmarkFiles(folder, a.benchmark.name) for a in plan.asked]
+        # Answers are verified, and compared for votes, in different threads.
+        self._verifiers = threading.Lock()
         self._tasks = [
             _Task(i, key) for i, asked in enumerate(plan.asked) for key in asked.keys
         ]
@@ -201,21 +219,19 @@ class _Evaluation:
             key = (task.benchmark, task.key.problem)
             self._missing[key] += task.key not in self._files[task.benchmark].samples
 
-    def run(self, command: Mapping[str, Any] | None) -> Report:
-        """Asks for what is missing, and writes the report."""
-        settings = self._folder / SETTINGS_FILE
-        stored: dict[str, Any] = {
-            "command": command,
-            "record": self._plan.record,
-            "engines": [],
-        }
-        if settings.is_file():
-            stored = json.loads(settings.read_text(encoding="utf-8"))
-        write_text(settings, json.dumps(stored, indent=1) + "\n")
+    def run(self, stored: dict[str, Any]) -> Report:
+        """Asks for what is missing, and writes the report.
+
+        Args:
+            stored: content of the settings' file; engines are added to it.
+        """
         with ExitStack() as stack:
-            # One thread: nothing of the verifier or the judge is shared.
-            executor = stack.enter_context(ThreadPoolExecutor(1))
-            stack.callback(executor.shutdown, cancel_futures=True)
+            # One thread each; a slow judge must not keep samples from being written.
+            verify, judge = (
+                stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2)
+            )
+            for executor in (verify, judge):
+                stack.callback(executor.shutdown, cancel_futures=True)
             if any(len(f.verdicts) < len(a.prompts) for f, a in self._pairs()):
                 self._judges = make_judges(self._plan, stack)
             bar = stack.enter_context(
@@ -228,9 +244,10 @@ class _Evaluation:
                 facts = pool.facts()
                 if facts not in stored["engines"]:
                     stored["engines"].append(facts)
-                    write_text(settings, json.dumps(stored, indent=1) + "\n")
-                self._sample(pool, executor, bar)
-            self._judge_rest(executor)
+                    text = json.dumps(stored, indent=1) + "\n"
+                    write_text(self._folder / SETTINGS_FILE, text)
+                self._sample(pool, verify, judge, bar)
+            self._judge_rest()
         for files in self._files:
             files.finish()
         return write_report(
@@ -257,7 +274,11 @@ class _Evaluation:
         return pool
 
     def _sample(
-        self, pool: EnginePool, executor: ThreadPoolExecutor, bar: ProgressBar
+        self,
+        pool: EnginePool,
+        verify: ThreadPoolExecutor,
+        judge: ThreadPoolExecutor,
+        bar: ProgressBar,
     ) -> None:
         """Has the engines sample, and everything verified, judged and written."""
         blocks = self._blocks()
@@ -268,11 +289,11 @@ class _Evaluation:
         for finished in itertools.chain(pool.sample(requests), [None]):
             if finished is not None:
                 answers = [(tasks[one.number], one) for one in finished]
-                verifying.append(executor.submit(self._verify, answers))
+                verifying.append(verify.submit(self._verify, answers))
             # Once all is sampled there is nothing left to do beside waiting.
             while verifying and (finished is None or verifying[0].done()):
                 whole = self._write(verifying.pop(0).result())
-                judging += [executor.submit(self._judge, whole)] if whole else []
+                judging += [judge.submit(self._judge, whole)] if whole else []
                 bar.show(self._num_done())
             while judging and judging[0].done():
                 self._write_verdicts(judging.pop(0).result())
@@ -327,15 +348,17 @@ class _Evaluation:
                 self._plan.tokenizer, self._plan.splitter, None, asked.verifier
             )
             problems = [asked.benchmark.problems[t.key.problem] for t, _ in pairs]
-            judged, _ = judge.judge(
-                problems, [], [one.token_ids for _, one in pairs], score=False
-            )
+            with self._verifiers:
+                judged, _ = judge.judge(
+                    problems, [], [one.token_ids for _, one in pairs], score=False
+                )
             for (task, one), problem, found in zip(
                 pairs, problems, judged, strict=True
             ):
                 verdict = found.verdict
                 if verdict is not None and verdict.outcome in ("timeout", "error"):
-                    verdict = judge.verify_one(problem, found.text)
+                    with self._verifiers:
+                        verdict = judge.verify_one(problem, found.text)
                 key = task.key
                 request = asked.request(key, self._plan.sampling)
                 sample = Sample(
@@ -380,9 +403,11 @@ class _Evaluation:
             same = SameValue(self._plan.asked[benchmark].verifier)
             for task, reasoning in zip(tasks, found, strict=True):
                 sampled = [s for s in task.samples if s.decoding == "sampled"]
+                with self._verifiers:
+                    classes = vote_classes([s.answer for s in sampled], same)
                 one = ProblemVerdicts(
                     problem=task.samples[0].problem,
-                    classes=vote_classes([s.answer for s in sampled], same),
+                    classes=classes,
                     reasoning=reasoning.verdicts,
                     not_judged=reasoning.not_judged,
                     step_scores=reasoning.step_scores,
@@ -408,7 +433,7 @@ class _Evaluation:
         for benchmark, group in itertools.groupby(found, lambda pair: pair[0]):
             self._files[benchmark].add_verdicts([one for _, one in group])
 
-    def _judge_rest(self, executor: ThreadPoolExecutor) -> None:
+    def _judge_rest(self) -> None:
         """Judges what an evaluation that was stopped had sampled and not judged."""
         rest = iter(
             [
@@ -419,4 +444,4 @@ class _Evaluation:
             ]
         )
         while some := list(itertools.islice(rest, _JUDGED_TOGETHER)):
-            self._write_verdicts(executor.submit(self._judge, some).result())
+            self._write_verdicts(self._judge(some))
