@@ -265,7 +265,8 @@ class VLLMGenerator:
             for one in requests
         ]
         ids = self._llm.enqueue(prompts, settings, use_tqdm=False)
-        numbers = {name: number for number, name in enumerate(ids)}
+        # Within the engine a request's name has something random behind it.
+        numbers = {name.partition("-")[0]: i for i, name in enumerate(ids)}
         engine = self._llm.llm_engine
         while engine.has_unfinished_requests():
             for output in engine.step():

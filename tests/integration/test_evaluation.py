@@ -5,7 +5,6 @@ Tests are named by the required behaviours R1 ... of evaluations.
 
 import io
 import json
-import os
 import random
 import signal
 import subprocess
@@ -165,9 +164,9 @@ def test_r11_killed_and_resumed_writes_the_same(
             if samples.exists() and samples.stat().st_size > size:
                 break
             time.sleep(0.02)
-        time.sleep(chance.uniform(0, 0.5))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        time.sleep(chance.uniform(0, 0.2))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it was done before"
         words = ["--resume", str(folder)]
     assert main(["eval", "--resume", str(folder)]) == 0
     expected = tmp_path / "whole"
