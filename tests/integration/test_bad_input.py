@@ -22,6 +22,7 @@ from pure_rllib.learners.torch_learner import NonFiniteLossError
 from pure_rllib.rewards.base import FunctionScorer, FunctionVerifier, ScoringRequest
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
 from tests.integration.conftest import built, weights
+from tests.tokenizer_families import whole_words
 
 TOKENIZER = byte_tokenizer()
 KNOWN = ListProblems([Problem(f"{i}+1=?", str(i + 1)) for i in range(8)])
@@ -141,9 +142,9 @@ BAD: dict[str, tuple[Build, str]] = {
         ),
         r"vocabular.*`retokenize` False",
     ),
-    "tokenizer without a step separator": (
-        lambda _: math_config(tokenizer=byte_tokenizer([])),
-        r"`tokenizer` .* must have a token that ends with two newlines, because .*Set",
+    "tokenizer that cannot write a newline": (
+        lambda _: math_config(tokenizer=whole_words()),
+        r"`tokenizer` .* must have a token with a newline, because .*Set",
     ),
     "evaluation without held-out problems": (
         lambda _: math_config().evaluation(evaluation_interval=1),

@@ -205,6 +205,8 @@ def test_evaluation_is_repeatable_and_rollouts_hold_the_advantages_of_the_loss(
         groups = algo.rollouts(num_groups=2)
         mean = flat(algo.train())["advantage/mean"]
         both = [record for group in algo.rollouts(4) for record in group]
+    for result in (first, second):
+        assert result["env_runners"].pop("episode_duration_sec_mean") > 0  # a time
     assert first == second
     for kind in ("greedy_accuracy", "sampled_accuracy"):
         assert first[f"{kind}_low"] <= first[kind] <= first[f"{kind}_high"]
