@@ -13,6 +13,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 ENGINES := .venv/.engines
+# Fast tests share nothing but what a file sets up. Slow ones have both cores each:
+# they start clusters, and measure what is late.
+PARALLEL := -n 2 --dist loadfile
 PYTHON ?=
 PIP_FLAGS ?=
 ARGS ?=
@@ -28,13 +31,14 @@ train: $(STAMP) ## Install if needed, then train the embedded default (minutes, 
 	@$(BIN)/pure-rllib train arithmetic $(ARGS)
 
 test: $(ENGINES) ## Install if needed, then run every test, the fast ones first
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(STAMP) ## Lint, format, types and the fast tests
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy & types=$$!
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -q -m "not slow and not gpu" $(ARGS)
 	wait $$types
 
 # Without pip the folder is what a failed `python -m venv` leaves behind: made again.

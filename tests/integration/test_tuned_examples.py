@@ -63,6 +63,12 @@ ON_A_CPU = [
     "learners.num_learners=1",
     "learners.num_gpus_per_learner=0",
 ]
+# The one above has shown vLLM with the same policy and prompts.
+SAMPLED_BY_TRANSFORMERS = [
+    *ON_A_CPU,
+    "env_runners.generator=transformers",
+    "env_runners.generator_kwargs={}",
+]
 STAND_INS = {
     "arithmetic": EXACT,
     "arithmetic_grpo": EMBEDDED,
@@ -82,8 +88,8 @@ STAND_INS = {
     "methods_rloo": EMBEDDED,
     "methods_rover": [*EMBEDDED, "training.minibatch_size=8"],
     PAPER: ON_A_CPU,
-    f"{PAPER}_two_nodes": ON_A_CPU,
-    f"{PAPER}_verl": ON_A_CPU,
+    f"{PAPER}_two_nodes": SAMPLED_BY_TRANSFORMERS,
+    f"{PAPER}_verl": SAMPLED_BY_TRANSFORMERS,
 }
 
 
