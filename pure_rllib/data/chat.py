@@ -155,8 +155,9 @@ class ChatForm:
         if rendered == self._rendered(messages, tokenizer, add_generation_prompt=False):
             warnings.warn(
                 f"The chat template of {name!r} has no generation prompt: the policy "
-                "goes on behind the mark that ends the user's message. Give the "
-                "tokenizer a chat template that reads `add_generation_prompt`.",
+                "goes on behind the mark that ends the user's message. Unless it was "
+                "trained so, give the tokenizer a chat template that reads "
+                "`add_generation_prompt`.",
                 stacklevel=2,
             )
 

@@ -193,15 +193,14 @@ def _check_reload(tokenizer: Any, folder: Path) -> None:
     # where it has some, runs already.
     reloaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     for text in (*_PROBES, "a ".join(tokenizer.all_special_tokens)):
-        ids, others = (list(t(text)["input_ids"]) for t in (tokenizer, reloaded))
-        if ids != others:
+        if tokenizer(text)["input_ids"] != reloaded(text)["input_ids"]:
             model_type = json.loads((folder / "config.json").read_text())["model_type"]
             raise ValueError(
                 f"`tokenizer` ({tokenizer.name_or_path}, {type(tokenizer).__name__}) "
                 f"must fit the model's type ({model_type}), because beside its config "
                 f"AutoTokenizer makes it a {type(reloaded).__name__}, which encodes "
-                f"{text!r} as {others}, not {ids}: nobody could use the exported "
-                "policy. Set the model's own tokenizer, or a model of another type."
+                f"{text!r:.50} otherwise: nobody could use the exported policy. Set "
+                "the model's own tokenizer, or a model of another type."
             )
 
 
