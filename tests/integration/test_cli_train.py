@@ -85,6 +85,8 @@ def whole(place: Path) -> tuple[Path, str]:
 def test_a_run_says_where_everything_is(whole: tuple[Path, str]) -> None:
     folder, said = whole
     assert "accuracy, greedy" in said and "6/6" in said
+    for read in ("problems  ", "first prompt\n  | ", "responses end   at "):
+        assert read in said
     for name in (
         "learning_curves.png",
         "rollouts.html",
