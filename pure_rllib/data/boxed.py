@@ -3,10 +3,20 @@ r"""Finding the final answer, `\boxed{...}`, in a text, in time linear in its le
 import re
 
 _TOKENS = re.compile(r"\\(?:boxed|fbox)\s*\{|[{}]")
-# Boxes at most this far apart are one answer if the gap names a list, as in Math-Verify
-# ("\boxed{1} and \boxed{2}"); of boxes with nothing in between the last one counts.
+# Boxes at most this far apart may be one answer.
 _MAX_GAP_CHARS = 70
-_SEPARATOR = re.compile(r"[,;]|\b(?:and|or)\b")
+# What may stand between the boxes of one answer: signs of LaTeX that show nothing, ...
+_INVISIBLE = re.compile(
+    r"\$|\\[()\[\]\\,;: ]|\\q?quad(?![A-Za-z])|\\text\s*(?=\{)|\\\Z|[{}*]|&|\s+"
+)
+# ... one or more of comma, "and", "or", the label of a part, and a name. Any other word
+# says something about a box, that it is wrong for example.
+_JOINT = re.compile(
+    r"\s*(?P<first>[.,;]|(?:and|or)\b)?(?:\s*[,;]|\s*\b(?:and|or)\b)*\s*"
+    r"(?P<label>(?:for\s+)?(?:part\s+)?(?:\(\w{1,3}\)|\b\w\))\s*[:.]?)?"
+    r"\s*(?:and\b|or\b)?\s*(?:[A-Za-z]\w*(?:\(\w\))?\s*=)?\s*",
+    re.IGNORECASE,
+)
 
 
 def find_boxes(text: str) -> list[tuple[int, int, str]]:
@@ -51,9 +61,10 @@ def last_box(text: str) -> str | None:
 def answer_text(response: str, *, max_chars: int, boxed_only: bool = False) -> str:
     r"""Cuts out of a response the part that holds its answer.
 
-    With one complete box this is the box alone, whatever surrounds it. Boxes that a
-    comma, "and" or "or" joins are kept together, since "\boxed{1} and \boxed{2}" is
-    one answer. Without a box it is the response's end.
+    With one complete box this is the box alone, whatever surrounds it. Boxes with
+    nothing but a comma, "and", "or", a part's label and a name between them are kept
+    together, since "\boxed{1} and \boxed{2}" is one answer; where more is said between
+    two boxes, the later one corrects the other. Without a box it is the response's end.
 
     Args:
         response: the response's text.
@@ -72,9 +83,8 @@ def answer_text(response: str, *, max_chars: int, boxed_only: bool = False) -> s
         return ""
     while (
         first > 0
-        and boxes[first][0] - boxes[first - 1][1] < _MAX_GAP_CHARS
         and end - boxes[first - 1][0] <= max_chars
-        and _SEPARATOR.search(response, boxes[first - 1][1], boxes[first][0])
+        and box_joint(response[boxes[first - 1][1] : boxes[first][0]]) is not None
     ):
         first -= 1
     contents = {content for _, _, content in boxes[first:]}
@@ -83,13 +93,38 @@ def answer_text(response: str, *, max_chars: int, boxed_only: bool = False) -> s
     return response[boxes[first][0] : end]
 
 
+def box_joint(gap: str) -> str | None:
+    """Returns what joins two boxes, written as it may stand in one box.
+
+    Args:
+        gap: what stands between them.
+
+    Returns:
+        " or ", or a comma, with the name that follows; None if they are two answers.
+    """
+    if len(gap) >= _MAX_GAP_CHARS:
+        return None
+    text = _INVISIBLE.sub(" ", gap)
+    found = _JOINT.fullmatch(text)
+    if found is None or not (found["first"] or found["label"]):
+        return None
+    if found["first"] == "." and not found["label"]:
+        return None
+    names = re.findall(r"([A-Za-z]\w*(?:\(\w\))?\s*=)\s*$", text)
+    joint = " or " if re.search(r"(?i)\bor\b", text) else ", "
+    return joint + "".join(names)
+
+
 def gold_text(gold: str) -> str:
     r"""Writes a gold answer as a box, so that it is parsed as LaTeX.
 
-    One that holds a box stays as it is; `$..$`, `\(..\)` and `\[..\]` around the whole
-    answer are taken off.
+    Of a worked solution only what follows the last `####` counts. An answer that holds
+    a box stays as it is; `$..$`, `\(..\)` and `\[..\]` around the whole are taken off.
     """
-    text = gold.strip()
+    text = gold.rpartition("####")[2].strip()
+    if r"\begin" not in text:
+        # Escaped twice, as JSON in JSON is; a line break has no letter behind it here.
+        text = re.sub(r"\\\\(?=[A-Za-z{}])", r"\\", text)
     if not text or find_boxes(text):
         return text
     for opening, closing in (("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):

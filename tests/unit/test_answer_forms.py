@@ -8,8 +8,6 @@ import pytest
 
 from pure_rllib.data.boxed import answer_text, gold_text
 from pure_rllib.rewards.verifier.checker import Checker
-from pure_rllib.rewards.verifier.notation import single_answer
-from pure_rllib.rewards.verifier.units import take_off_unit, unit_names, units_conflict
 
 # Rule: pairs of gold answer and boxed answer that are the same, and that differ.
 NOTATIONS = json.loads(Path(__file__).with_name("answer_notations.json").read_text())
@@ -102,31 +100,3 @@ def test_golds_that_cannot_be_read_are_told(checker: Checker):
         assert checker.check(gold_text(gold), None)["outcome"] == "correct", gold
     for gold in ("", "4 5/0", r"\frac{1}{", "???"):
         assert checker.check(gold_text(gold), None)["outcome"] == "error", gold
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"\boxed{5}", "5"),
-        (r"\boxed{1} and \boxed{2}", None),
-        (r"$\frac{1}{2}$", r"\frac{1}{2}"),
-        ("4a-2", "4a-2"),
-        ("x is 5", None),
-        ("1\n2", None),
-        (r"\boxed{5", None),
-    ],
-)
-def test_what_is_one_answer(text: str, answer: str | None):
-    assert single_answer(text) == answer
-
-
-def test_units_are_named_and_taken_off():
-    assert take_off_unit("5 cm") == ("5", {"cm"})
-    assert take_off_unit("5m") == ("5m", frozenset())
-    assert take_off_unit(r"-\$5") == ("-5", {"dollar"})
-    assert take_off_unit("60 miles per hour") == ("60", {"mile", "hour"})
-    assert unit_names("square inches") == {"inch"}
-    assert unit_names("apples") is None
-    assert units_conflict(frozenset({"m"}), frozenset({"km"}))
-    assert not units_conflict(frozenset({"m"}), frozenset())
-    assert not units_conflict(frozenset({"km"}), frozenset({"km", "hour"}))

@@ -57,6 +57,11 @@ def test_hostile_texts_take_linear_time(text: str):
         (r"\boxed{1}" + "." * 80 + r"\boxed{2}", r"\boxed{2}"),
         # Close to one another: one answer of two parts.
         (r"in \boxed{1} and \boxed{2}!", r"\boxed{1} and \boxed{2}"),
+        (r"a) \boxed{1} b) \boxed{2}", r"\boxed{1} b) \boxed{2}"),
+        (r"\boxed{1}, y=\boxed{2}", r"\boxed{1}, y=\boxed{2}"),
+        # More than that between them: the later one corrects the other.
+        (r"\boxed{1}. No, \boxed{2}", r"\boxed{2}"),
+        (r"\boxed{1}, so \boxed{2}", r"\boxed{2}"),
         # The same answer twice.
         (r"\boxed{1} \boxed{1}", r"\boxed{1}"),
         (r"\boxed{}", ""),
@@ -89,6 +94,8 @@ def test_boxed_only_takes_nothing_else():
         (r"the \boxed{5}", r"the \boxed{5}"),
         ("$1$ or $2$", r"\boxed{$1$ or $2$}"),
         ("$5", r"\boxed{$5}"),
+        ("3 + 4 = 7\n#### 7", r"\boxed{7}"),
+        (r"\\frac{1}{2}", r"\boxed{\frac{1}{2}}"),
         ("", ""),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whether a response's answer is right: rules of notation, Math-Verify, a model."""
+"""Whether a response's answer is right: kinds of answers, Math-Verify, a model."""
 
 from typing import TYPE_CHECKING, Any
 

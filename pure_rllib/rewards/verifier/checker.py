@@ -1,74 +1,85 @@
-"""One pair of gold answer and response: rules of notation, then Math-Verify."""
+"""One pair of gold answer and response: found, read, compared."""
 
 import functools
 import logging
 import re
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pure_rllib.rewards.verifier.notation import (
+import math_verify
+
+from pure_rllib.data.boxed import last_box
+from pure_rllib.rewards.verifier.answer import (
     LINE_ENDS,
-    AnswerForm,
-    answer_at_end,
-    as_decimal_comma,
-    read_answer,
-    same_numeral,
-    sides_of_definition,
-    single_answer,
-    with_whole_fractions,
+    boxed_answer,
+    cleaned,
+    is_marked,
+    is_prose,
+    stated_answers,
 )
-from pure_rllib.rewards.verifier.units import units_conflict
+from pure_rllib.rewards.verifier.compare import BareLists, Comparison
+from pure_rllib.rewards.verifier.kinds.collection import Collection
+from pure_rllib.rewards.verifier.kinds.number import Number
+from pure_rllib.rewards.verifier.kinds.text import Text, letters_of
+from pure_rllib.rewards.verifier.latex import (
+    BeyondError,
+    UnreadableError,
+    tokens,
+    written,
+)
+from pure_rllib.rewards.verifier.read import Answer, read
+from pure_rllib.rewards.verifier.units import registry
 
 MAX_SHOWN_CHARS = 1000
-_INTEGER = re.compile(r"[+-]?\d{1,30}")
-# Math-Verify compares six decimals, which says nothing about smaller numbers.
-_SMALL = 1e-3
-_SMALL_TOLERANCE = 1e-3
+_MIN_SOLUTION_CHARS = 100
+# Commas that part thousands or the items of a list; no item begins with a 0.
+_THOUSANDS = re.compile(r"\d,[1-9]\d\d(?!\d)(?!.*,0\d\d)")
+_DECIMAL_COMMA = re.compile(
+    r"(?<![\d.,])(?:\d{1,3}(?:[. ]\d{3})+,\d+|\d+,(?:\d\d|\d{4,}))(?![\d.,])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One side as it was read.
+
+    Attributes:
+        text: the answer.
+        answers: what it may mean, the likeliest first; empty if it cannot be read.
+        beyond: whether Math-Verify may read it.
+        signs: the tokens in one way of writing, or "".
+    """
+
+    text: str
+    answers: tuple[Answer, ...]
+    beyond: bool = False
+    signs: str = ""
 
 
 class Checker:
     """Compares a response with a gold answer. Has no time limits: see the worker.
 
-    Both are rewritten by the rules of `notation` where they are one answer; texts
-    of several boxes or of sentences go to Math-Verify as they are. Boxed answers come
-    first; without one, LaTeX and plain expressions are looked for.
+    Args:
+        bare_lists: what a list without brackets is; see `kinds.collection`.
     """
 
-    def __init__(self) -> None:
-        # Imported here: the parent uses this module's name but must not load sympy.
-        import math_verify
-
+    def __init__(self, bare_lists: BareLists = "set") -> None:
         # It warns that its own time limits are off, which is what we want.
         logging.getLogger("math_verify").setLevel(logging.ERROR)
         targets = [
             math_verify.LatexExtractionConfig(boxed_match_priority=0),
             math_verify.ExprExtractionConfig(),
         ]
-        self._parse_text = functools.partial(
+        self._parse = functools.partial(
             math_verify.parse, extraction_config=targets, parsing_timeout=None
         )
-        # Units are off already, and Math-Verify takes variables for some.
-        config = targets[0].normalization_config
-        without_units = type(config)(
-            basic_latex=True,
-            units=False,
-            malformed_operators=True,
-            nits=True,
-            boxed="all",
-            equations=False,
-        )
-        targets = [
-            math_verify.LatexExtractionConfig(
-                boxed_match_priority=0, normalization_config=without_units
-            ),
-            math_verify.ExprExtractionConfig(),
-        ]
-        self._parse_form = functools.partial(
-            math_verify.parse, extraction_config=targets, parsing_timeout=None
-        )
-        self._same = functools.partial(math_verify.verify, timeout_seconds=None)
+        self._verify = functools.partial(math_verify.verify, timeout_seconds=None)
+        self._comparison = Comparison(bare_lists)
+        # Reading units takes half a second, which no pair should pay for.
+        registry()
         # The responses of a group share their gold answer.
-        self._gold = functools.lru_cache(maxsize=1024)(self._read)
-        self._parsed_gold = functools.lru_cache(maxsize=1024)(self._parse)
+        self._gold = functools.lru_cache(maxsize=1024)(self._read_gold)
+        self._parsed_gold = functools.lru_cache(maxsize=1024)(self._parse_box)
 
     def check(self, gold: str, response: str | None) -> dict[str, Any]:
         """Returns the outcome and the answer's text of one pair.
@@ -78,118 +89,126 @@ class Checker:
             response: what `boxed.answer_text` cut out; None to ask whether the gold
                 answer can be read: the outcome is then `correct` or `error`.
         """
-        gold_form = self._gold(gold)
+        wanted = self._gold(gold)
         if response is None:
-            readable = self._readable(gold, gold_form)
+            readable = self._is_readable(wanted)
             return {"outcome": "correct" if readable else "error", "answer": None}
-        form = self._read(response)
-        in_words = form and form.words and not (gold_form and gold_form.words)
-        if form is None or (in_words and "\\boxed" not in response):
-            return self._check_text(gold, gold_form, LINE_ENDS.sub("\n", response))
-        answer = (form.words or form.latex)[:MAX_SHOWN_CHARS]
-        if not form.latex:
+        found = self._read_response(response, wanted)
+        if found is None:
             return {"outcome": "no_answer", "answer": None}
-        verdict = _compare_forms(gold_form, form) if gold_form else None
-        if verdict is None:
-            parsed = self._parse(response, form)
-            if not parsed:
-                return {"outcome": "no_answer", "answer": None}
-            parsed_gold = self._parsed_gold(gold, gold_form)
-            if not parsed_gold:
-                return {"outcome": "error", "answer": answer}
-            verdict = self._equal(parsed_gold, parsed)
-            if not verdict and gold_form:
-                verdict = self._second_reading(gold_form, form)
-        return {"outcome": "correct" if verdict else "incorrect", "answer": answer}
-
-    def _read(self, text: str) -> AnswerForm | None:
-        answer = single_answer(text)
-        return None if answer is None else read_answer(answer)
-
-    def _parse(self, text: str, form: AnswerForm | None) -> list[Any]:
-        """Parses a form, or the text itself where it has none."""
-        if form is None:
-            return self._parse_text(text)
-        return self._parse_latex(form.latex)
-
-    def _parse_latex(self, latex: str) -> list[Any]:
-        return self._parse_form(f"\\boxed{{{latex}}}") if latex else []
-
-    def _readable(self, gold: str, form: AnswerForm | None) -> bool:
-        if form is not None and (form.words or form.choice):
-            return True
-        # A string alone is what Math-Verify keeps of an answer that it cannot parse.
-        return any(not isinstance(part, str) for part in self._parsed_gold(gold, form))
-
-    def _check_text(
-        self, gold: str, gold_form: AnswerForm | None, response: str
-    ) -> dict[str, Any]:
-        """Checks a response of several boxes, or of sentences without one."""
-        at_end = None if "\\boxed" in response else answer_at_end(response)
-        if at_end is not None:
-            return self.check(gold, f"\\boxed{{{at_end}}}")
-        parsed = self._parse_text(response)
-        if not parsed:
-            return {"outcome": "no_answer", "answer": None}
-        texts = [part for part in parsed if isinstance(part, str)]
-        answer = texts[-1][:MAX_SHOWN_CHARS] if texts else None
-        parsed_gold = self._parsed_gold(gold, gold_form)
-        if not parsed_gold:
+        answer = found.text[:MAX_SHOWN_CHARS]
+        if not wanted.text:
             return {"outcome": "error", "answer": answer}
-        correct = self._equal(parsed_gold, parsed)
+        correct = self._same(wanted, found) or (
+            _is_numbers_in_lines(response)
+            and self._same_by_math_verify(wanted, LINE_ENDS.sub("\n", response))
+        )
+        if not correct and not self._is_readable(wanted):
+            return {"outcome": "error", "answer": answer}
         return {"outcome": "correct" if correct else "incorrect", "answer": answer}
 
-    def _equal(self, gold: list[Any], answer: list[Any]) -> bool:
-        return self._same(gold, answer) and not _differ_below_rounding(gold, answer)
+    def _read_gold(self, gold: str) -> Reading:
+        text = boxed_answer(gold)
+        found = readings(cleaned(gold) if text is None else text)
+        last = last_box(gold) or ""
+        if text is None or cleaned(last) == text or len(gold) < _MIN_SOLUTION_CHARS:
+            return found
+        # A worked solution with several boxes in a row: data sets keep the last one.
+        alone = readings(cleaned(last))
+        return replace(found, answers=found.answers + alone.answers)
 
-    def _second_reading(self, gold: AnswerForm, form: AnswerForm) -> bool:
-        """Compares what a notation may also mean, where the other side says so."""
-        for first, second in ((gold, form), (form, gold)):
-            if as_decimal_comma(first) == second.latex:
-                return True
-        fractions = with_whole_fractions(form)
-        if fractions is not None:
-            parsed = [self._parsed_gold(gold.latex, gold), self._parse_latex(fractions)]
-            if self._equal(*parsed):
-                return True
-        sides, gold_sides = sides_of_definition(form), sides_of_definition(gold)
-        if sides and gold_sides and sides[0].lower() == gold_sides[0].lower():
-            parsed = [self._parse_latex(value) for _, value in (gold_sides, sides)]
-            return self._equal(*parsed)
-        return False
-
-
-def _compare_forms(gold: AnswerForm, form: AnswerForm) -> bool | None:
-    """Compares what needs no algebra; None if that does not decide."""
-    if gold.choice and form.choice and gold.choice != form.choice:
-        return False
-    if gold.choice and gold.latex == gold.choice and form.choice:
-        return True
-    if units_conflict(gold.units, form.units):
-        return False
-    if (gold.percent and form.units) or (form.percent and gold.units):
-        return False
-    if gold.key == form.key:
-        return True
-    if form.base and form.base != (gold.base or 10):
-        return False
-    if gold.words is not None and form.words is not None:
-        return gold.words == form.words
-    if _INTEGER.fullmatch(gold.latex) and _INTEGER.fullmatch(form.latex):
-        return int(gold.latex) == int(form.latex)
-    return True if same_numeral(gold, form) else None
-
-
-def _differ_below_rounding(gold: list[Any], answer: list[Any]) -> bool:
-    """Says whether two small numbers only agree because both round to zero."""
-    numbers = []
-    for parsed in (gold, answer):
-        first = parsed[0]
-        if isinstance(first, str) or not getattr(first, "is_number", False):
+    def _is_readable(self, gold: Reading) -> bool:
+        if gold.answers:
+            return True
+        if not gold.beyond:
             return False
-        value = first.evalf(15)
-        if not value.is_Float:
-            return False
-        numbers.append(float(value))
-    size = max(abs(number) for number in numbers)
-    return size < _SMALL and abs(numbers[0] - numbers[1]) > _SMALL_TOLERANCE * size
+        # A string alone is what Math-Verify keeps of an answer that it cannot parse.
+        return any(not isinstance(part, str) for part in self._parsed_gold(gold.text))
+
+    @staticmethod
+    def _read_response(response: str, gold: Reading) -> Reading | None:
+        text = boxed_answer(response)
+        if text is not None:
+            found = readings(text)
+            return found if found.text else None
+        candidates = list(stated_answers(response))
+        if is_marked(response) and candidates:
+            # Nothing else is stated, whether it can be read or not.
+            return readings(candidates[0])
+        wants_words = not all(map(_is_mathematics, gold.answers))
+        for candidate in candidates:
+            found = readings(candidate)
+            if not found.answers:
+                continue
+            # Words are an answer where words are asked for.
+            if not _is_mathematics(found.answers[0]):
+                if wants_words:
+                    return found
+            elif not is_prose(candidate):
+                return found
+        return None
+
+    def _same(self, gold: Reading, found: Reading) -> bool:
+        if gold.signs and gold.signs == found.signs:
+            return True
+        if gold.beyond or found.beyond:
+            return self._same_by_math_verify(gold, f"\\boxed{{{found.text}}}")
+        answers = found.answers
+        if gold.answers and isinstance(gold.answers[0], Number):
+            # The gold answer has no letters, so one behind a number is no variable.
+            answers += readings(found.text, letters=True).answers
+        if any(self._comparison.same(a, b) for a in gold.answers for b in answers):
+            return True
+        if any(isinstance(side, Text) for side in gold.answers + found.answers):
+            letters = letters_of(gold.text.replace(r"\text", ""))
+            return letters != "" and letters == letters_of(
+                found.text.replace(r"\text", "")
+            )
+        return False
+
+    def _same_by_math_verify(self, gold: Reading, text: str) -> bool:
+        parsed, answer = self._parsed_gold(gold.text), self._parse(text)
+        return bool(parsed and answer and self._verify(parsed, answer))
+
+    def _parse_box(self, text: str) -> list[Any]:
+        parsed: list[Any] = self._parse(f"\\boxed{{{text}}}")
+        return parsed
+
+
+def _is_numbers_in_lines(response: str) -> bool:
+    """Says whether a response is lines of bare numbers, which states nothing.
+
+    Which of them is the answer is for Math-Verify's search to say.
+    """
+    lines = LINE_ENDS.split(response.strip())
+    return len(lines) > 1 and all(re.fullmatch(r"[\d\s./-]*", line) for line in lines)
+
+
+def _is_mathematics(answer: Answer) -> bool:
+    items = answer.items if isinstance(answer, Collection) else (answer,)
+    return not all(isinstance(item, Text) for item in items)
+
+
+def readings(text: str, *, letters: bool = False) -> Reading:
+    """Reads a text in all the ways that its commas allow."""
+    if text.endswith(".") and not text.endswith(".."):
+        text = text[:-1].rstrip()
+    ways = [(text, True)]
+    if _THOUSANDS.search(text):
+        ways.append((text, False))
+    decimal = _DECIMAL_COMMA.search(text)
+    if decimal and not re.search(r"[\d(\[{]", text.replace(decimal[0], "")):
+        number = re.sub(r"[. ](?=\d{3})", "", decimal[0]).replace(",", ".")
+        ways.append((text.replace(decimal[0], number), True))
+    answers: list[Answer] = []
+    beyond, signs = False, ""
+    for way, join_thousands in ways:
+        try:
+            signs = signs or written(tokens(way, join_thousands=join_thousands))
+            answers.append(read(way, letters=letters, join_thousands=join_thousands))
+        except (BeyondError, RecursionError):
+            # Brackets in brackets in brackets run out of stack.
+            beyond = True
+        except UnreadableError:
+            continue
+    return Reading(text, tuple(answers), beyond and not answers, signs)

@@ -1,4 +1,4 @@
-"""Math-Verify in worker processes, with hard limits of time and memory.
+"""The checker in worker processes, with hard limits of time and memory.
 
 A policy writes whatever it likes; some of it keeps sympy busy for ever or eats all the
 memory. Math-Verify's own time limits need the main thread and do not interrupt C code.
@@ -12,7 +12,7 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from pure_rllib.data.boxed import answer_text, gold_text
 from pure_rllib.rewards.base import Verdict
@@ -25,19 +25,18 @@ _MAX_GOLDS_LOOKED_AT = 256
 
 @dataclass(eq=False)
 class MathVerifier:
-    r"""Compares responses with gold answers by Math-Verify, in worker processes.
-
-    What Math-Verify reads has been through the rules of `notation`.
+    r"""Compares responses with gold answers by what they mean, in worker processes.
 
     A response's answer is its last complete `\boxed{...}`; what surrounds the box, and
-    the prompt, are never looked at. Responses without a box are searched from their end
-    for LaTeX and plain expressions, unless `boxed_only`. Workers start with the first
-    pair that needs one and stay until `close()`, the end of a `with` block, garbage
-    collection or the interpreter's end. Pickling keeps the settings only.
+    the prompt, are never looked at. Without a box it is what the response states, as
+    `answer` says, unless `boxed_only`. Both sides are read by `read` and compared by
+    `compare`; Math-Verify has what is more than is read there. Workers start with the
+    first pair that needs one and stay until `close()`, the end of a `with` block,
+    garbage collection or the interpreter's end. Pickling keeps the settings only.
 
-    Outcomes: `correct`, `incorrect`; `no_answer`: nothing that can be parsed;
+    Outcomes: `correct`, `incorrect`; `no_answer`: nothing that can be read;
     `timeout`: the check took longer than the limit; `error`: the gold answer cannot be
-    parsed, or the check ended its worker (out of memory, crash) twice.
+    read, or the check ended its worker (out of memory, crash) twice.
 
     Attributes:
         num_workers: how many processes work at the same time, >= 1.
@@ -49,6 +48,8 @@ class MathVerifier:
         boxed_only: whether a response without a complete box has no answer.
         cache_size: how many pairs of gold answer and answer text are remembered, >= 0.
         start_limit_s: seconds that a worker may take to start.
+        bare_lists: whether `1,2` without brackets is a "set", or a "tuple" whose order
+            and repetition count.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -61,6 +62,7 @@ class MathVerifier:
     boxed_only: bool = False
     cache_size: NaturalNumber = 65_536
     start_limit_s: PositiveFloat = 120.0
+    bare_lists: Literal["set", "tuple"] = "set"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -75,6 +77,7 @@ class MathVerifier:
             self.time_limit_s,
             self.memory_limit_mb,
             self.start_limit_s,
+            self.bare_lists,
         )
         self._finalizer = weakref.finalize(self, self._pool.close)
 
@@ -175,8 +178,8 @@ class MathVerifier:
             golds: gold answers, each checked once.
 
         Returns:
-            The verdict of each gold answer that is neither mathematics that Math-Verify
-            parses nor words: `no_answer` if it is empty, else `error` or `timeout`.
+            The verdict of each gold answer that is of no kind: `no_answer` if it is
+            empty, else `error` or `timeout`.
         """
         unique = list(dict.fromkeys(golds))
         texts = [gold_text(gold) for gold in unique]

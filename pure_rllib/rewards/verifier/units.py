@@ -1,187 +1,167 @@
-r"""Units and currencies at the end of an answer: found, named and taken off.
+r"""Units: pint's, with currencies, read from the nodes behind a value."""
 
-A unit that only one side states is a matter of style ("5" for "5 cm"); two known units
-that differ are two answers ("5 m" is not "5 km").
-"""
-
+import functools
 import re
+from pathlib import Path
+from typing import Any
 
-# Canonical name: its other spellings. Plurals in -s and -es are understood.
-_SPELLINGS = {
-    "mm": "millimeter millimetre",
-    "cm": "centimeter centimetre",
-    "dm": "decimeter decimetre",
-    "m": "meter metre mtr",
-    "km": "kilometer kilometre",
-    "inch": "in",
-    "foot": "feet ft",
-    "yard": "yd",
-    "mile": "mi",
-    "mg": "milligram",
-    "g": "gram gm",
-    "kg": "kilogram",
-    "ton": "tonne",
-    "ounce": "oz",
-    "pound": "lb",
-    "ml": "milliliter millilitre",
-    "l": "liter litre",
-    "gallon": "gal",
-    "cup": "",
-    "acre": "",
-    "hectare": "ha",
-    "second": "s sec",
-    "minute": "min",
-    "hour": "h hr",
-    "day": "",
-    "week": "",
-    "month": "",
-    "year": "yr",
-    "degree": "deg",
-    "radian": "rad",
-    "celsius": "",
-    "fahrenheit": "",
-    "am": "",
-    "pm": "",
-    "dollar": "usd buck",
-    "cent": "",
-    "euro": "eur",
-    "sterling": "gbp",
-    "yen": "jpy",
-    "yuan": "rmb cny",
-    "rupee": "rs inr",
-    "volt": "v",
-    "ampere": "a amp",
-    "ohm": "",
-    "watt": "w",
-    "joule": "j",
-    "kj": "kilojoule",
-    "newton": "n",
-    "pascal": "pa",
-    "hertz": "hz",
-    "kelvin": "k",
-    "mole": "mol",
-    "unit": "",
-}
-_NAMES = {
-    spelling: name
-    for name, spellings in _SPELLINGS.items()
-    for spelling in (name, *spellings.split())
-} | {"mph": "mile/hour", "kph": "km/hour", "kmph": "km/hour", "kmh": "km/hour"}
-# Words that belong to a unit and name none.
-_FILLERS = {"square", "sq", "squared", "cubic", "cu", "cubed", "per", "each", "of"}
-# Words after a number that change its value or join it to something else.
-_NOT_UNITS = re.compile(
-    r"\b(?:and|or|to|not|if|when|mod|modulo|plus|minus|times|over|factorial|dozen|"
-    r"hundred|thousand|million|billion|trillion|half|halves|quarters?|\w+ths?|thirds?|"
-    r"remainder|pi|sqrt|sin|cos|tan|log|ln|exp|inf|infinity|percent\w*|pct|none|no)\b"
-)
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_SCALE = re.compile(rf"(?i)\s*(?<![a-z])({'|'.join(_SCALES)})s?(?![a-z])")
-_CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "₹": "rupee"}
-_MONEY_BEFORE = re.compile(
-    r"^(?P<sign>[+-]?)\s*(?:\\?(?P<symbol>[$€£¥₹])|(?P<word>(?i:USD|EUR|GBP|Rs\.?))"
-    r"(?=[\s\d.]))\s*(?=[\d.+-])"
-)
-_MONEY_AFTER = re.compile(r"(?<=\d)\s*\\?(?P<symbol>[$€£¥₹])$")
-_DEGREES = re.compile(
-    r"\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degrees?|(?<=\d)\^\{(?:\s*o\s*|\\text\{\s*o\s*\})\})"
-    r"\s*(?P<scale>[CF]?)$"
-)
-# A run of words with exponents and slashes at the end, after something that is a value.
-_WORD = r"[A-Za-z]+\.?(?:\s*\^\s*\{?-?\d\}?)?"
-_TAIL = re.compile(rf"(?<=[\d}})\]])(?P<gap>\s*)(?P<unit>{_WORD}(?:[\s/*-]+{_WORD})*)$")
-_NUMBER = re.compile(r"[+-]?[\d.,\s/]+")
-_TEXT_TAIL = re.compile(
-    r"(?<=[\d}\])a-zA-Z])\s*\\text\{(?P<unit>[^{}]*)\}\s*(?:\^\s*\{?-?\d\}?)?$"
-)
-_FRACTION_TAIL = re.compile(
-    r"(?<=\d)\s*\\frac\{\s*\\text\{([^{}]*)\}\s*\}"
-    r"\{\s*\\text\{([^{}]*)\}\s*(?:\^\s*\{?\d\}?)?\}$"
-)
+import pint
+
+from pure_rllib.rewards.verifier.latex import Node, Nodes, unwrap
+
+# Money is a dimension per currency: nobody's rates are asked for here.
+_MONEY = """
+dollar = [dollar] = USD = buck
+cent = 0.01 dollar
+euro = [euro] = EUR
+sterling = [sterling] = GBP = quid
+yen = [yen] = JPY
+yuan = [yuan] = CNY = RMB
+rupee = [rupee] = INR = Rs
+"""
+CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "₹": "rupee"}
+_SPELLED_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
+_SIGNS = {r"\Omega": "ohm", r"\AA": "angstrom"}
 
 
-def unit_names(text: str) -> frozenset[str] | None:
-    """Returns the canonical units in a text; None if a word of it is unknown."""
-    names: set[str] = set()
-    for word in re.findall(r"[a-z]+", text.lower().replace(".", "")):
-        if word in _FILLERS:
-            continue
-        stems = (word, word.removesuffix("s"), word.removesuffix("es"))
-        name = next((_NAMES[stem] for stem in stems if stem in _NAMES), None)
-        if name is None:
-            return None
-        names.update(name.split("/"))
-    return frozenset(names)
+@functools.cache
+def registry() -> pint.UnitRegistry[Any]:
+    """Returns pint's units and the currencies; building it takes half a second."""
+    units: pint.UnitRegistry[Any] = pint.UnitRegistry(cache_folder=None)
+    for line in _MONEY.strip().splitlines():
+        units.define(line)
+    return units
 
 
-def units_conflict(first: frozenset[str], second: frozenset[str]) -> bool:
-    """Says whether two sets of units cannot be meant for the same quantity."""
-    first, second = first - {"unit"}, second - {"unit"}
-    return not (first <= second or second <= first)
+@functools.cache
+def _constants() -> frozenset[str]:
+    """Names of physical constants, which pint keeps among its units."""
+    path = Path(pint.__file__).with_name("constants_en.txt")
+    lines = path.read_text().splitlines()
+    return frozenset(line.split("=")[0].strip() for line in lines if "=" in line)
 
 
-def take_off_unit(text: str) -> tuple[str, frozenset[str]]:
-    r"""Takes unit, currency or degree sign off an answer.
+@functools.lru_cache(maxsize=4096)
+def unit_named(word: str) -> str | None:
+    """Returns pint's name of a unit that a word or symbol is, or None."""
+    for name in (word, word.lower()) if len(word) > 2 else (word,):
+        for prefix, unit, plural in registry().parse_unit_name(name):
+            symbol = prefix != "" and not name.startswith(prefix)
+            # A prefix's symbol goes with a unit's symbol, which has no plural and is
+            # short: "cats" are no centi-atmospheres, "units" no micronits.
+            short = not plural and len(name) <= 4
+            if unit not in _constants() and (not symbol or short):
+                return prefix + unit
+    return None
 
-    Words in `\text{...}` behind a value are prose whatever they say. Plain words must
-    be known units, or follow a plain number; a single plain letter is a unit only after
-    a plain number and a space, since `5m` is a product.
+
+def is_si_symbol(letter: str) -> bool:
+    """Says whether a letter is the symbol of a coherent unit of the SI, or the gram."""
+    name = unit_named(letter)
+    if name is None or letter not in (registry().get_symbol(name), "g"):
+        return False
+    return letter == "g" or abs(factor_of(registry().Unit(name)) - 1) < 1e-9
+
+
+def factor_of(unit: Any) -> float:
+    """Returns how many of the base units one of a unit is."""
+    return float(registry().Quantity(1, unit).to_base_units().magnitude)
+
+
+def read_unit(nodes: Nodes, *, letters: bool) -> Any:
+    """Reads nodes as a unit of pint's, or None.
 
     Args:
-        text: an answer in LaTeX, without white space at both ends.
-
-    Returns:
-        The answer without its unit, and the canonical names of the known units.
+        nodes: all that follows a value.
+        letters: whether italic letters and short words may be units.
     """
-    found = _MONEY_BEFORE.match(text)
-    if found:
-        word = found["word"]
-        unit = unit_names(word) if word else {_CURRENCIES[found["symbol"]]}
-        text = found["sign"] + text[found.end() :]
-        rest, more = take_off_unit(text)
-        return rest, frozenset(unit or ()) | more
-    for pattern in (_MONEY_AFTER, _DEGREES):
-        found = pattern.search(text)
-        if found and text[: found.start()].strip():
-            groups = found.groupdict()
-            if "symbol" in groups:
-                unit = {_CURRENCIES[groups["symbol"]]}
+    parts = _unit_parts(nodes, letters)
+    if not parts:
+        return None
+    unit, power = registry().Unit(""), 1
+    for part in parts:
+        if part == "/":
+            power = -1
+        elif isinstance(part, tuple):
+            name, exponent = part
+            unit = unit * registry().Unit(name) ** (power * exponent)
+            power = power if part is not parts[-1] else 1
+    return unit
+
+
+def _unit_parts(nodes: Nodes, letters: bool) -> list[Any] | None:
+    """Lists names with their powers, and `/`, or returns None for what is no unit."""
+    parts: list[Any] = []
+    pending = 0
+    # Beside a unit that is spelled, a letter is one as well: `km/h`.
+    beside = any(n.kind in ("word", "text") and len(n.text) > 1 for n in nodes)
+    at = 0
+    while at < len(nodes):
+        node = nodes[at]
+        at += 1
+        if node.is_sign("/") or (node.kind in ("text", "word") and node.text == "per"):
+            parts.append("/")
+        elif node.is_sign(r"\cdot * \times ( )"):
+            # All that follows a slash is below it, with brackets or without.
+            continue
+        elif node.is_sign("^") and parts and isinstance(parts[-1], tuple):
+            if at == len(nodes):
+                return None
+            exponent = _integer(unwrap((nodes[at],)), nodes[at + 1 : at + 2])
+            if exponent is None:
+                return None
+            at += 1 if nodes[at].kind == "group" or exponent >= 0 else 2
+            parts[-1] = (parts[-1][0], parts[-1][1] * exponent)
+        elif node.is_sign(r"\frac") and at + 1 < len(nodes):
+            top = _unit_parts(unwrap(nodes[at : at + 1]), letters)
+            bottom = _unit_parts(unwrap(nodes[at + 1 : at + 2]), letters)
+            if top is None or bottom is None:
+                return None
+            parts += [*top, "/", *bottom]
+            at += 2
+        elif node.text in _SPELLED_POWERS:
+            if node.text.endswith("d"):
+                if not parts or not isinstance(parts[-1], tuple):
+                    return None
+                parts[-1] = (parts[-1][0], _SPELLED_POWERS[node.text])
             else:
-                scale = {"": "degree", "C": "celsius", "F": "fahrenheit"}
-                unit = {scale[groups["scale"]]}
-            return text[: found.start()].strip(), frozenset(unit)
-    found = _FRACTION_TAIL.search(text)
-    if found:
-        unit = unit_names(" ".join(found.groups()))
-        return text[: found.start()].strip(), unit or frozenset()
-    found = _TEXT_TAIL.search(text)
-    if found and not _NOT_UNITS.search(found["unit"].lower()):
-        before = text[: found.start()].strip()
-        # "\text{5 or }\text{6}" is no value with a unit.
-        rest, more = take_off_unit(before)
-        return rest, (unit_names(found["unit"]) or frozenset()) | more
-    found = _TAIL.search(text)
-    if found and not _NOT_UNITS.search(found["unit"].lower()):
-        before = text[: found.start()].strip()
-        words = re.findall(r"[A-Za-z]+", found["unit"])
-        plain = _NUMBER.fullmatch(before) is not None
-        known = unit_names(found["unit"])
-        long = all(len(word) > 1 for word in words)
-        prose = plain and all(
-            len(word) > 2 and re.search("[aeiouyAEIOUY]", word) for word in words
-        )
-        if (known is not None and (long or (plain and found["gap"]))) or prose:
-            return before, known or frozenset()
-        if known is not None and plain and len(words) > 1 and "/" in found["unit"]:
-            return before, known
-    return text, frozenset()
+                pending = _SPELLED_POWERS[node.text]
+        elif node.text in _SIGNS:
+            parts.append((_SIGNS[node.text], 1))
+        elif node.is_sign(".") and parts:
+            continue
+        elif node.is_sign(r"\mu") and at < len(nodes):
+            name = unit_named("µ" + nodes[at].text)
+            if name is None:
+                return None
+            parts.append((name, 1))
+            at += 1
+        else:
+            name = _unit_of(node, letters, beside)
+            if name is None:
+                return None
+            parts.append((name, pending or 1))
+            pending = 0
+    return parts if any(isinstance(part, tuple) for part in parts) else None
 
 
-def spell_out_scale(text: str) -> str:
-    r"""Writes "1.8 million" as `1.8\times 10^{6}`."""
-    found = _SCALE.search(text)
-    if found and re.search(r"\d\s*$", text[: found.start()]):
-        power = _SCALES[found[1].lower()]
-        before, after = text[: found.start()].strip(), text[found.end() :]
-        return f"{before}\\times 10^{{{power}}}{after}"
-    return text
+def _unit_of(node: Node, letters: bool, beside: bool) -> str | None:
+    if node.kind == "text":
+        return unit_named(node.text)
+    if node.kind == "letter":
+        if node.upright:
+            return None if node.text in "ie" else unit_named(node.text)
+        known = beside or (letters and is_si_symbol(node.text))
+        return unit_named(node.text) if known else None
+    if node.kind == "word":
+        # Two letters in a row may be variables; spaced from the number they are not.
+        definite = len(node.text) > 2 or node.spaced
+        return unit_named(node.text) if letters or definite else None
+    return None
+
+
+def _integer(nodes: Nodes, behind: Nodes) -> int | None:
+    text = "".join(node.text for node in nodes)
+    if text == "-" and behind:
+        text += behind[0].text
+    return int(text) if re.fullmatch(r"-?\d", text) else None

@@ -1,4 +1,4 @@
-"""The process that runs Math-Verify for `math_verifier.MathVerifier`.
+"""The process that runs the checker for `math_verifier.MathVerifier`.
 
 Reads one JSON array `[gold, response]` per line on stdin (null in place of a response
 asks whether the gold answer can be read), writes one JSON object per line on stdout, in
@@ -14,8 +14,6 @@ import signal
 import sys
 import time
 from typing import Any
-
-from pure_rllib.rewards.verifier.checker import Checker
 
 MIB = 1024 * 1024
 # Sympy may leave files of any size behind only through a bug; a worker writes none.
@@ -50,7 +48,7 @@ def memory_mb() -> float:
         return int(file.read().split()[1]) * resource.getpagesize() / MIB
 
 
-def main(memory_limit_mb: int, time_limit_s: float) -> None:
+def main(memory_limit_mb: int, time_limit_s: float, bare_lists: str = "set") -> None:
     """Answers pairs until stdin ends. See the module for the protocol."""
     # Whatever prints from here on goes to stderr: the protocol has stdout for itself.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -65,7 +63,11 @@ def main(memory_limit_mb: int, time_limit_s: float) -> None:
 
     # Before the imports: a limit that is too small for them shows at once.
     set_limits(memory_limit_mb)
-    checker = Checker()
+    # Pint would load it for arrays, which no answer holds: 120 MiB and half a second.
+    sys.modules["numpy"] = None  # type: ignore[assignment]
+    from pure_rllib.rewards.verifier.checker import Checker
+
+    checker = Checker(bare_lists)  # type: ignore[arg-type]
     # The first pairs build the parser's tables, which takes longer than later ones. And
     # Math-Verify hides what goes wrong inside of it, running out of memory included: a
     # worker that finds nothing correct must not start.
@@ -74,7 +76,8 @@ def main(memory_limit_mb: int, time_limit_s: float) -> None:
         if found["outcome"] != "correct":
             raise RuntimeError(f"{response!r} checked against {gold!r} gives {found}.")
     # Sympy's caches keep what a check needed: a worker that grew asks to be replaced.
-    retire_mb = (memory_mb() + memory_limit_mb) / 2
+    # Tens of thousands of usual answers take less than an eighth of the usual room.
+    retire_mb = memory_mb() + (memory_limit_mb - memory_mb()) / 8
     reply({"ready": True})
     for line in requests:
         gold, response = json.loads(line)

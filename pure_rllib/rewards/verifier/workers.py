@@ -30,7 +30,7 @@ _START_CODE = """
 import sys
 sys.path.append(sys.argv[1])
 from pure_rllib.rewards.verifier.worker_process import main
-main(int(sys.argv[2]), float(sys.argv[3]))
+main(int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
 """
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 
@@ -47,10 +47,10 @@ class Pair:
 class _Worker:
     """One worker process and what has been sent to it."""
 
-    def __init__(self, memory_limit_mb: int, time_limit_s: float):
+    def __init__(self, memory_limit_mb: int, time_limit_s: float, bare_lists: str):
         # A file, not a pipe: nobody has to read it for the worker to go on.
         self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        limits = [str(memory_limit_mb), str(time_limit_s)]
+        limits = [str(memory_limit_mb), str(time_limit_s), bare_lists]
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START_CODE, _PACKAGE_ROOT, *limits],
             stdin=subprocess.PIPE,
@@ -128,12 +128,14 @@ class WorkerPool:
         time_limit_s: wall-clock seconds that one pair may take, > 0.
         memory_limit_mb: address space of one worker, in MiB.
         start_limit_s: seconds that a worker may take to start, > 0.
+        bare_lists: what a list without brackets is: see `kinds.collection`.
     """
 
     num_workers: int
     time_limit_s: float
     memory_limit_mb: int
     start_limit_s: float
+    bare_lists: str = "set"
 
     def __post_init__(self) -> None:
         self.owner_pid = os.getpid()
@@ -180,7 +182,9 @@ class WorkerPool:
         num_wanted = min(self.num_workers, len(self._workers) + num_waiting)
         num_starting = sum(not worker.ready for worker in self._workers)
         for _ in range(num_wanted - len(self._workers) - num_starting):
-            self._workers.append(_Worker(self.memory_limit_mb, self.time_limit_s))
+            self._workers.append(
+                _Worker(self.memory_limit_mb, self.time_limit_s, self.bare_lists)
+            )
 
     def _drop(self, worker: _Worker) -> None:
         self._workers.remove(worker)
