@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pure_rllib.data.boxed import last_box
 from pure_rllib.data.files import FILE_SUFFIXES, read_rows
+from pure_rllib.data.problems import ANSWER_FIELDS
 from pure_rllib.reporting.tables import format_table
 
 if TYPE_CHECKING:
@@ -18,10 +20,15 @@ DESCRIPTION = """\
 Measures the verifier on labelled pairs of answers.
 
 A file of pairs holds rows {"gold": text, "pred": text, "expected": true or false};
-other keys are ignored. Printed are precision, recall, the outcomes, the time, and each
-row where verifier and label differ:
+a "kind" is counted apart, other keys are ignored. Printed are precision, recall, the
+outcomes, the time, and each row where verifier and label differ:
 
   pure-rllib verify --pairs pairs.json --workers 2 --json verdicts.json
+
+Or it makes, of the gold answers of files of problems, rewrites that keep the value,
+which should be accepted, and edits that change it, which should be refused:
+
+  pure-rllib verify --stress data/math500/test.jsonl data/gsm8k/test.jsonl --seed 0
 """
 _KEYS: dict[str, type] = {"gold": str, "pred": str, "expected": bool}
 _MAX_SHOWN_CHARS = 60
@@ -36,8 +43,18 @@ def add_command(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(function=_run)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--pairs", metavar="FILE", help="labelled pairs: JSON, JSON Lines or Parquet"
+    )
+    source.add_argument(
+        "--stress",
+        nargs="+",
+        metavar="FILE",
+        help="problems whose gold answers are rewritten and edited",
+    )
     parser.add_argument(
-        "--pairs", required=True, metavar="FILE", help="JSON, JSON Lines or Parquet"
+        "--seed", type=int, default=0, metavar="N", help="of the changes of --stress"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N")
     parser.add_argument(
@@ -56,6 +73,14 @@ def _run(options: argparse.Namespace) -> int:
             f"`--json` ({out}) must lie in a folder that exists, because the figures "
             "are written there. Make the folder or set another path."
         )
+    if options.stress:
+        golds = [gold for file in options.stress for gold in load_golds(file)]
+        with MathVerifier(options.workers, options.limit_s) as verifier:
+            figures = measure_stress(verifier, golds, seed=options.seed)
+        print(stress_summary(figures))
+        if out is not None:
+            out.write_text(json.dumps(figures, indent=1) + "\n")
+        return 0
     pairs = load_pairs(options.pairs)
     with MathVerifier(options.workers, options.limit_s) as verifier:
         report = measure(verifier, pairs)
@@ -95,6 +120,76 @@ def load_pairs(source: str) -> list[dict[str, Any]]:
     return rows
 
 
+def load_golds(source: str) -> list[str]:
+    """Reads the gold answers of a file of problems, each once.
+
+    Args:
+        source: rows with one of the usual fields of answers, or a worked `solution`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or no row has an answer.
+    """
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`--stress` ({source}) must be files, because gold answers are read from "
+            f"them; there is none. Set it to some of {', '.join(FILE_SUFFIXES)}."
+        )
+    golds = []
+    for row in read_rows(str(path), split="train", subset=None, limit=None):
+        fields = [row[name] for name in ANSWER_FIELDS if row.get(name) is not None]
+        answer = fields[0] if fields else last_box(str(row.get("solution", "")))
+        if isinstance(answer, list):
+            answer = answer[0] if len(answer) == 1 else None
+        if answer is not None:
+            golds.append(str(answer).rpartition("####")[2].strip())
+    if not golds:
+        raise ValueError(
+            f"`--stress` ({source}) must hold gold answers, because they are changed; "
+            f"no row has one. Name the field {' or '.join(ANSWER_FIELDS)}, or solution."
+        )
+    return list(dict.fromkeys(golds))
+
+
+def measure_stress(
+    verifier: "Verifier", golds: Sequence[str], *, seed: int = 0
+) -> dict[str, Any]:
+    """Verifies changed gold answers.
+
+    Returns:
+        For `rewrites` and `edits` the `share` that was judged right, `counts` of right
+        and all per change, and the `wrong` ones. All of it fits JSON.
+    """
+    from pure_rllib.rewards.verifier.stress import stress
+
+    rewrites, edits = stress(verifier, golds, seed=seed)
+    return {
+        "num_golds": len(golds),
+        "seed": seed,
+        **{
+            name: {
+                "share": report.share(report.total),
+                "counts": {k: [report.right[k], n] for k, n in report.total.items()},
+                "wrong": report.wrong,
+            }
+            for name, report in (("rewrites", rewrites), ("edits", edits))
+        },
+    }
+
+
+def stress_summary(figures: Mapping[str, Any]) -> str:
+    """Lays out what `measure_stress` returned."""
+    lines = [f"{figures['num_golds']} gold answers, seed {figures['seed']}"]
+    for name, right in (("rewrites", "accepted"), ("edits", "refused")):
+        found = figures[name]
+        rows = [[change, *counts] for change, counts in sorted(found["counts"].items())]
+        lines += ["", f"{name}: {found['share']:.4f} {right}"]
+        lines += [format_table(["change", right, "of"], rows)]
+        lines += [" | ".join(map(_shown, wrong)) for wrong in found["wrong"]]
+    return "\n".join(lines)
+
+
 def measure(verifier: "Verifier", pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Verifies labelled pairs and compares the verdicts with the labels.
 
@@ -104,8 +199,9 @@ def measure(verifier: "Verifier", pairs: Sequence[Mapping[str, Any]]) -> dict[st
 
     Returns:
         `precision` and `recall` (None where nothing is divided by), `outcomes`, counts,
-        `seconds` with the start of the workers, and the `wrong` rows. All of it fits
-        JSON.
+        `seconds` with the start of the workers, the `wrong` rows, and per `kind` of the
+        rows, where they name one, how many there are and how many are wrongly accepted
+        and refused. All of it fits JSON.
     """
     from pure_rllib.rewards.base import OUTCOMES
 
@@ -116,6 +212,13 @@ def measure(verifier: "Verifier", pairs: Sequence[Mapping[str, Any]]) -> dict[st
     num_both = sum(a and p["expected"] for a, p in zip(accepted, pairs, strict=True))
     num_expected = sum(pair["expected"] for pair in pairs)
     counts = Counter(verdict.outcome for verdict in verdicts)
+    kinds: dict[str, list[int]] = {}
+    for a, pair in zip(accepted, pairs, strict=True):
+        if "kind" in pair:
+            kind = kinds.setdefault(str(pair["kind"]), [0, 0, 0])
+            kind[0] += 1
+            kind[1] += a and not pair["expected"]
+            kind[2] += pair["expected"] and not a
     return {
         "num_pairs": len(pairs),
         "num_expected": num_expected,
@@ -125,6 +228,7 @@ def measure(verifier: "Verifier", pairs: Sequence[Mapping[str, Any]]) -> dict[st
         "recall": num_both / num_expected if num_expected else None,
         "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES},
         "seconds": seconds,
+        "kinds": kinds,
         "wrong": [
             {"row": number, **{key: pair[key] for key in _KEYS}}
             | {"outcome": verdict.outcome, "answer": verdict.answer}
@@ -149,6 +253,10 @@ def summary(report: Mapping[str, Any]) -> str:
         "outcomes   " + ", ".join(f"{k} {v}" for k, v in report["outcomes"].items()),
         f"time       {report['seconds']:.2f} s, start of the workers included",
     ]
+    if report["kinds"]:
+        rows = [[kind, *counts] for kind, counts in report["kinds"].items()]
+        headers = ["kind", "pairs", "wrongly accepted", "wrongly refused"]
+        lines += ["", format_table(headers, rows)]
     if report["wrong"]:
         rows = [
             [w["row"], str(w["expected"]).lower(), w["outcome"]]

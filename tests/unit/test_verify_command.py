@@ -90,3 +90,44 @@ def test_bad_settings_are_a_clear_error(
 ):
     pairs = write(tmp_path / "pairs.json", ROWS)
     assert message in refused("verify", "--pairs", pairs, *words)
+
+
+def test_pairs_of_a_kind_are_counted_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [row | {"kind": "odd" if i % 2 else "even"} for i, row in enumerate(ROWS)]
+    out = tmp_path / "out.json"
+    words = ["verify", "--pairs", write(tmp_path / "p.json", rows), "--json", str(out)]
+    assert main(words) == 0
+    # Pairs, wrongly accepted, wrongly refused: rows 0, 2, 4 and rows 1, 3.
+    report = json.loads(out.read_text())
+    assert report["kinds"] == {"even": [3, 0, 1], "odd": [2, 1, 0]}
+    assert "wrongly refused" in capsys.readouterr().out
+
+
+def test_changed_gold_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    problems = [
+        {"answer": "5"},
+        {"answer": r"\frac{3}{4}"},
+        {"answer": "She has 3.\n#### 1234"},
+        {"solution": r"so \boxed{2 i} and $\boxed{[1,\infty)}$", "answer": None},
+        {"final_answer": ["$-1$,$2$"]},
+    ]
+    out = tmp_path / "out.json"
+    words = ["verify", "--stress", write(tmp_path / "p.json", problems), "--seed", "3"]
+    assert main([*words, "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "5 gold answers, seed 3" in printed and "thousands" in printed
+    figures = json.loads(out.read_text())
+    assert figures["rewrites"]["share"] == figures["edits"]["share"] == 1.0
+    assert figures["edits"]["counts"]["bracket"] == [1, 1]
+    assert figures["rewrites"]["counts"]["set reordered"] == [1, 1]
+    # Equal seeds make equal changes.
+    assert main([*words, "--json", str(out)]) == 0
+    assert json.loads(out.read_text()) == figures
+
+
+def test_problems_without_answers_are_a_clear_error(tmp_path: Path, refused: Refused):
+    path = write(tmp_path / "p.json", [{"question": "1+1?"}])
+    assert "must hold gold answers" in refused("verify", "--stress", path)
+    assert "must be files" in refused("verify", "--stress", tmp_path / "none.json")
