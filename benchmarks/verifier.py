@@ -4,10 +4,11 @@ The direct way is one process that calls Math-Verify's parse and verify pair by 
 without time limits. Both ways check the same pairs, in turns; the best round counts.
 Rounds, not seconds, can be compared: the machine is the same for both.
 
-    python benchmarks/verifier.py [--pairs FILE.json] [--workers 1 2] [--rounds 3]
+    python benchmarks/verifier.py [--pairs FILE.json] [--answers long] [--workers 1 2]
 
-With labelled pairs it first prints precision and recall of Math-Verify alone, called in
-several ways; `--rounds 0` prints only that.
+Made-up answers are usual, long or hard ones. With labelled pairs it first prints
+precision and recall of Math-Verify alone, called in several ways, and per kind of the
+rows how many pairs both judge wrong; `--rounds 0` prints only that.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from math_verify import parse
 
 from pure_rllib.cli.verify import load_pairs, measure
 from pure_rllib.data.boxed import gold_text
+from pure_rllib.reporting.tables import format_table
 from pure_rllib.rewards.base import Verdict
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
@@ -68,6 +70,80 @@ def print_quality(rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"{name:28}{shares[0]:10.3f}{shares[1]:8.3f}")
 
 
+def print_kinds(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints per kind what the verifier and Math-Verify alone get wrong."""
+    with MathVerifier(time_limit_s=20.0) as verifier:
+        ours = measure(verifier, rows)["kinds"]
+    alone = measure(MathVerifyAlone(WAYS["gold in a box"]), rows)["kinds"]
+    table = [
+        [kind, total, accepted, refused, *alone[kind][1:]]
+        for kind, (total, accepted, refused) in ours.items()
+    ]
+    table.append(
+        ["all", *(sum(column) for column in list(zip(*table, strict=True))[1:])]
+    )
+    headers = ["kind", "pairs", "accepted", "refused", "alone: accepted", "refused"]
+    print(format_table(headers, table, markdown=True))
+
+
+def make_long_pairs(count: int) -> tuple[list[str], list[str]]:
+    """Makes sums, lists and matrices of dozens of parts."""
+    rng = random.Random(1)
+    golds, responses = [], []
+    for _ in range(count):
+        numbers = [rng.randint(2, 999) for _ in range(25)]
+        gold = rng.choice(
+            [
+                "+".join(f"{n}x^{{{i}}}" for i, n in enumerate(numbers, 2)),
+                ", ".join(map(str, numbers)),
+                r"\begin{pmatrix}"
+                + r"\\".join("&".join(map(str, numbers[i::5])) for i in range(5))
+                + r"\end{pmatrix}",
+                "+".join(
+                    rf"\frac{{{n}}}{{{i}}}\sqrt{{{i}}}"
+                    for i, n in enumerate(numbers, 2)
+                ),
+            ]
+        )
+        changed = gold.replace(str(numbers[7]), str(numbers[7] + 1), 1)
+        golds.append(gold)
+        responses.append(f"\\boxed{{{gold if rng.random() < 0.5 else changed}}}")
+    return golds, responses
+
+
+def make_hard_pairs(count: int) -> tuple[list[str], list[str]]:
+    """Makes pairs that only algebra can tell apart."""
+    rng = random.Random(2)
+    golds, responses = [], []
+    for _ in range(count):
+        a, b, n = rng.randint(2, 99), rng.randint(2, 99), rng.randint(3, 9)
+        gold, same, other = rng.choice(
+            [
+                (rf"\sin({n}x)^2", rf"1-\cos^2({n}x)", rf"1-\cos^2({n + 1}x)"),
+                (f"(x+{a})^{n}", f"(x+{a})^{{{n - 1}}}(x+{a})", f"(x+{a})^{{{n + 1}}}"),
+                (
+                    rf"\sqrt{{{a}}}+\sqrt{{{b}}}",
+                    rf"\sqrt{{{a + b}+2\sqrt{{{a * b}}}}}",
+                    "3",
+                ),
+                (
+                    rf"\frac{{1}}{{\sqrt{{{a}}}+{b}}}",
+                    rf"({b}+\sqrt{{{a}}})^{{-1}}",
+                    "x",
+                ),
+                (rf"e^{{{n}\ln x}}", f"x^{n}", f"x^{{{n + 1}}}"),
+                (
+                    rf"\binom{{{a + 50}}}{{{n}}}",
+                    rf"\frac{{({a + 50})!}}{{{n}!({a + 50 - n})!}}",
+                    "1",
+                ),
+            ]
+        )
+        golds.append(gold)
+        responses.append(f"\\boxed{{{same if rng.random() < 0.5 else other}}}")
+    return golds, responses
+
+
 def make_pairs(count: int) -> tuple[list[str], list[str]]:
     """Makes gold answers and boxed responses such as those of mathematics data sets."""
     rng = random.Random(0)
@@ -89,6 +165,9 @@ def make_pairs(count: int) -> tuple[list[str], list[str]]:
         golds.append(gold)
         responses.append(f"So the answer is $\\boxed{{{answer}}}$.")
     return golds, responses
+
+
+MAKERS = {"usual": make_pairs, "long": make_long_pairs, "hard": make_hard_pairs}
 
 
 def directly(golds: list[str], responses: list[str]) -> float:
@@ -113,6 +192,7 @@ def through_workers(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", help="labelled pairs; default: made up")
+    parser.add_argument("--answers", choices=MAKERS, default="usual", help="made up")
     parser.add_argument("--count", type=int, default=1500, help="pairs to make up")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
@@ -120,10 +200,12 @@ def main() -> None:
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     if args.pairs is None:
-        golds, responses = make_pairs(args.count)
+        golds, responses = MAKERS[args.answers](args.count)
     else:
         rows = load_pairs(args.pairs)
         print_quality(rows)
+        if "kind" in rows[0]:
+            print_kinds(rows)
         golds, responses = ([row[key] for row in rows] for key in ("gold", "pred"))
     if args.rounds == 0:
         return
