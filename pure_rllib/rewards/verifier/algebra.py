@@ -135,12 +135,9 @@ class _Formula(Cursor):
                 self.take()
                 value = self._divided(value, self.sum())
             elif self._starts_factor(node):
-                if (
-                    node.kind == "number"
-                    and self.position
-                    and (self.nodes[self.position - 1].kind in ("number", "letter"))
-                ):
-                    raise UnreadableError("two numbers side by side")
+                before = self.nodes[self.position - 1].kind
+                if node.kind == "number" and before in ("number", "letter", "group"):
+                    raise UnreadableError("a number behind a factor")
                 value = value * self._power()
             else:
                 break

@@ -160,10 +160,8 @@ class Checker:
         if any(self._comparison.same(a, b) for a in gold.answers for b in answers):
             return True
         if any(isinstance(side, Text) for side in gold.answers + found.answers):
-            letters = letters_of(gold.text.replace(r"\text", ""))
-            return letters != "" and letters == letters_of(
-                found.text.replace(r"\text", "")
-            )
+            letters = letters_of(gold.text)
+            return letters is not None and letters == letters_of(found.text)
         return False
 
     def _same_by_math_verify(self, gold: Reading, text: str) -> bool:

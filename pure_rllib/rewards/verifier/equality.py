@@ -138,7 +138,7 @@ def _values(
     for point in _points(symbols) if symbols else ({},):
         try:
             pair = [side.evalf(digits, subs=point) for side in (first, second)]
-        except (PrecisionExhausted, ValueError, OverflowError):
+        except (PrecisionExhausted, TypeError, ValueError, OverflowError):
             # Not defined there, or infinite.
             continue
         if not all(_is_number(value) for value in pair):

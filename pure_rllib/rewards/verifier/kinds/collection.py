@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+_INTERVALS = {"[]", "[)", "(]"}
+
 
 @dataclass(frozen=True, slots=True)
 class Collection:
@@ -48,8 +50,8 @@ def same_collection(
         vectors = brackets == {"()", r"\langle\rangle"}
         if not vectors:
             return False
-    if "" in (gold.brackets, answer.brackets) and "[]" in brackets and len(items) == 2:
-        # `[1,2]` is an interval, which no list without brackets is.
+    if "" in (gold.brackets, answer.brackets) and brackets & _INTERVALS and pairs:
+        # `[1,2]` and `[1,2)` are intervals, which no list without brackets is.
         return False
     bare = not gold.brackets and not answer.brackets
     if gold.is_ordered or answer.is_ordered or (bare and bare_lists == "tuple"):

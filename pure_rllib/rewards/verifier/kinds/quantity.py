@@ -16,7 +16,11 @@ from typing import Any
 
 from pure_rllib.rewards.verifier.algebra import rational
 from pure_rllib.rewards.verifier.equality import same_expression
-from pure_rllib.rewards.verifier.functions import is_function
+from pure_rllib.rewards.verifier.functions import (
+    CONSTANTS,
+    FUNCTION_NAMES,
+    is_function,
+)
 from pure_rllib.rewards.verifier.kinds.expression import (
     Expression,
     same_formula,
@@ -137,6 +141,8 @@ def _split_label(nodes: Nodes) -> tuple[Nodes, Any, bool] | None:
         return None
     words = " ".join(node.text for node in behind).lower().split()
     if any(_NO_LABELS.fullmatch(word.strip(".,")) for word in words):
+        return None
+    if any(word in CONSTANTS or word in FUNCTION_NAMES for word in words):
         return None
     return nodes[:start], None, True
 

@@ -107,7 +107,8 @@ def defined_values(
         trusted: whether it is a gold answer, whose last side counts though others err.
     """
     if r"\in" in relation.signs:
-        return [relation.sides[-1]] if relation.signs == (r"\in",) else []
+        single = isinstance(relation.sides[-1], Number | Expression | Quantity)
+        return [] if single or len(relation.signs) > 1 else [relation.sides[-1]]
     if not relation.is_equation:
         return []
     if is_false(relation, same):

@@ -5,6 +5,7 @@ r"""Text: names, words, dates; yes and no; what is no mathematics.
   any answer that is written with the same letters and digits.
 """
 
+import re
 from dataclasses import dataclass
 
 from pure_rllib.rewards.verifier.latex import Nodes
@@ -55,6 +56,7 @@ def read_text(nodes: Nodes, *, any_word: bool = False) -> Text | None:
     return Text(" ".join(parts))
 
 
-def letters_of(text: str) -> str:
-    """Returns the letters and digits of what was written, in lower case."""
-    return "".join(char for char in text.lower() if char.isalnum())
+def letters_of(text: str) -> str | None:
+    """Returns letters and digits in lower case, or None where there are other signs."""
+    bare = re.sub(r"\\(?:text|mathrm|mbox)\b|[{}\s.,']", "", text)
+    return bare.lower() if bare.isalnum() else None
