@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from pure_rllib.models.export import WeightSource
+from pure_rllib.models.fingerprints import HeldTensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,16 @@ class Generator(Protocol):
         Returns:
             For each its `[L - 1]` float32 log-probabilities of all ids but the first,
             at temperature 1.
+        """
+
+    def held_tensors(self, version: int) -> HeldTensors:
+        """Returns fingerprints of the tensors that responses are sampled with.
+
+        Always of the same tensors in the same order: those that can be read as what
+        they were loaded from, which may be none.
+
+        Args:
+            version: of the weights; see `fingerprints.columns`.
         """
 
     def close(self) -> None:

@@ -24,7 +24,8 @@ from pure_rllib.generation.base import (
     check_token_id,
     checked_eos_ids,
 )
-from pure_rllib.models.export import WeightSource, copy_weights
+from pure_rllib.models.export import WeightSource, copy_weights, untied_tensors
+from pure_rllib.models.fingerprints import HeldTensors, fingerprint
 from pure_rllib.models.logprobs import direct_logps, evaluation_mode
 
 # Finished rows are dropped once they are this share of the batch: dropping copies the
@@ -95,6 +96,13 @@ class TransformersGenerator:
         with evaluation_mode(self.model):
             # By the pass that also samples.
             return [direct_logps(self.model, ids) for ids in sequences]
+
+    def held_tensors(self, version: int) -> HeldTensors:
+        """All of the model's. See `Generator.held_tensors`."""
+        return [
+            ((name,), fingerprint(tensor, version))
+            for name, tensor in untied_tensors(self.model)
+        ]
 
     def close(self) -> None:
         """Nothing: the model is the caller's."""

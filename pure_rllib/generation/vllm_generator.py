@@ -31,7 +31,9 @@ from pure_rllib.generation.vllm_engine import (
     parameter_sizes,
     temporary_folder,
 )
+from pure_rllib.generation.vllm_tensors import held_tensors
 from pure_rllib.models.export import WeightSource, write_shards
+from pure_rllib.models.fingerprints import HeldTensors
 from pure_rllib.models.loading import policy_config
 
 # vLLM raises what lies below to it, and refuses what lies above.
@@ -343,6 +345,18 @@ class VLLMGenerator:
         for sequence, logps in zip(sequences, found, strict=True):
             assert len(logps) == len(sequence) - 1, f"{len(logps)} of {len(sequence)}"
         return found
+
+    def held_tensors(self, version: int) -> HeldTensors:
+        """All that a single worker holds unquantised. See `Generator.held_tensors`.
+
+        Of several workers, which hold parts of tensors, none.
+        """
+        if self._llm.llm_engine.vllm_config.parallel_config.world_size > 1:
+            return []
+        held: list[HeldTensors] = self._llm.collective_rpc(
+            held_tensors, args=(version,)
+        )
+        return held[0]
 
     def close(self) -> None:
         """Stops the engine and frees its memory; the generator is of no use then."""

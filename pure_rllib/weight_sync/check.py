@@ -1,10 +1,16 @@
-"""The check that a generator holds the learner's weights, by log-probabilities."""
+"""The check that a generator holds the learner's weights.
+
+By fingerprints of its tensors where it holds those that were sent, and in any case by
+log-probabilities, which also pass through everything that is made of the tensors.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from pure_rllib.models.fingerprints import MODULUS, HeldTensors
 
 _MAX_UNCHANGED = 3
 """So many updates in a row may leave all of a generator's log-probabilities the same.
@@ -39,18 +45,26 @@ class Probe:
 
 
 class SyncCheck:
-    """Follows what learner and generator think of a probe, from version to version.
+    """Follows what learner and generator hold and think, from version to version.
 
-    Three signs tell of weights that did not arrive. The two disagree by more than
-    `limit`: what a stale tensor does after large updates. The learner has moved since
-    the first version, the generator has not moved with it: what small updates show
-    after a while. The generator's numbers stay what they were to the last bit, update
-    after update.
+    `check_tensors` sees a tensor that kept an old value, however small the update,
+    since nothing is rounded on the way: at once if one of its columns in 16 changed,
+    else within 16 versions (`fingerprints.columns`). It judges those tensors that were
+    the same with the first version's weights, which have just been loaded as a whole: a
+    generator may hold others in another form, such as quantised.
+
+    `check` sees what log-probabilities show, of weights in any form. Three signs tell
+    of weights that did not arrive. The two disagree by more than `limit`: what a stale
+    tensor does after large updates. The learner has moved since the first version, the
+    generator has not moved with it: what small updates show after a while, unless they
+    are lost in rounding. The generator's numbers stay what they were to the last bit,
+    update after update.
 
     How the two round must not look like the second sign. It is measured with the first
-    version's weights, which have just been loaded as a whole: it is what the two
-    disagree by then. All is judged by root mean squares over the tokens, since the
-    largest difference of a few hundred says little of the others.
+    version's weights: it is what the two disagree by then. All is judged by root mean
+    squares over the tokens, since the largest difference of a few hundred says little
+    of the others. In bfloat16 two engines disagree by about .1 nats, which hides many
+    updates of a single tensor.
 
     Args:
         limit: of the largest difference, in nats.
@@ -61,6 +75,7 @@ class SyncCheck:
         self._first: tuple[np.ndarray, np.ndarray] | None = None
         self._last: tuple[np.ndarray, np.ndarray] | None = None
         self._num_unchanged = 0
+        self._comparable: list[bool] | None = None
 
     def check(self, version: int, probe: Probe, logps: Sequence[np.ndarray]) -> float:
         """Compares a generator with the learner after it took over a version.
@@ -92,6 +107,41 @@ class SyncCheck:
         self._check_unchanged(version, theirs, ours)
         self._last = (theirs, ours)
         return gap
+
+    def check_tensors(
+        self, version: int, sent: Mapping[str, int], held: HeldTensors
+    ) -> None:
+        """Compares tensors that were sent with those that a generator holds.
+
+        Args:
+            version: of the weights.
+            sent: fingerprints by name.
+            held: see `Generator.held_tensors`.
+
+        Raises:
+            StaleWeightsError: one that was the same with the first version is not.
+        """
+        is_same = [
+            all(name in sent for name in names)
+            and sum(sent[name] for name in names) % MODULUS == found
+            for names, found in held
+        ]
+        if self._comparable is None:
+            self._comparable = is_same
+        stale = [
+            " + ".join(names)
+            for (names, _), before, now in zip(
+                held, self._comparable, is_same, strict=True
+            )
+            if before and not now
+        ]
+        if stale:
+            others = f" and {len(stale) - 1} others" if stale[1:] else ""
+            raise _stale(
+                version,
+                f"The generator must hold {stale[0]}{others} as the learner does, to "
+                "the last bit",
+            )
 
     def _check_movement(
         self, version: int, theirs: np.ndarray, ours: np.ndarray
@@ -137,6 +187,7 @@ def _stale(version: int, what: str) -> StaleWeightsError:
         f"{what}; because after it took over weights version {version} both compute "
         "the same tokens' log-probabilities from the same weights. The likely cause is "
         "a tensor that kept an old value in the generator (tied or packed embeddings), "
-        'else another dtype or kernel. Compare with `generator="transformers"`; if the '
-        "difference is rounding, set `.env_runners(max_logp_gap=...)`."
+        'else another dtype or kernel. Compare `generator="vllm"` with '
+        '"transformers"; if the log-probabilities differ by rounding, set '
+        "`.env_runners(max_logp_gap=...)`."
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pure_rllib.models.export import WeightSource
+from pure_rllib.models.fingerprints import FingerprintedWeights
 from pure_rllib.weight_sync.check import Probe, SyncCheck
 
 
@@ -71,8 +72,10 @@ class WeightReceiver:
         # Not this one's any more from here on, if anything fails.
         self._sync_id = None
         generator = self._generator()
+        read: FingerprintedWeights | None = None
         if weights.source is not None:
-            generator.load_weights(weights.source)
+            read = FingerprintedWeights(weights.source)
+            generator.load_weights(read)
         elif self._received.sync_id != weights.sync_id:
             raise WeightsNotHeldError(
                 f"This env runner was sent weights {self._received.sync_id} and is "
@@ -80,6 +83,9 @@ class WeightReceiver:
             )
         logps = generator.logps(weights.probe.token_ids)
         self.logp_gap = self._check.check(weights.version, weights.probe, logps)
+        if read is not None:
+            held = generator.held_tensors(weights.version)
+            self._check.check_tensors(weights.version, read.fingerprints, held)
         self._sync_id = weights.sync_id
 
     def received(self) -> ReceivedWeights:

@@ -19,6 +19,7 @@ from pure_rllib.generation.engine_log import EngineError
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.generation.vllm_generator import VLLMGenerator
 from pure_rllib.models.export import cut_into_shards, untied_tensors, write_shards
+from pure_rllib.models.fingerprints import fingerprint
 from pure_rllib.models.loading import load_policy
 from pure_rllib.testing import tiny_model_config
 from pure_rllib.weight_sync.check import (
@@ -183,6 +184,34 @@ def test_one_stale_tensor_is_seen(engine: Engine) -> None:
     tensors[stale] = dict(untied_tensors(old))[stale]
     engine.generator.load_weights(live(tensors))
     assert engine.gap(model) > 0.1
+
+
+def check_stale_tensors_are_named(generator: VLLMGenerator, model: Any) -> None:
+    """Each of the policy's tensors, after an update of the last bits of some."""
+    tensors = dict(untied_tensors(model))
+    check = SyncCheck(limit=1.0)
+
+    def load(version: int, sent: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        generator.load_weights(live(given, version))
+        fingerprints = {n: fingerprint(t, version) for n, t in sent.items()}
+        held = generator.held_tensors(version)
+        check.check_tensors(version, fingerprints, held)
+
+    load(0, tensors, tensors)
+    # The last bit of each element; biases are 0 at first.
+    new = {
+        n: torch.where(t == 0, 1e-3, torch.nextafter(t, 2 * t))
+        for n, t in tensors.items()
+    }
+    for version in range(1, 17):
+        load(version, new, new)
+    for name in tensors:
+        with pytest.raises(StaleWeightsError, match=f"must hold .*{name} .*sion 17"):
+            load(17, new, {**new, name: tensors[name]})
+
+
+def test_each_stale_tensor_is_named_after_the_smallest_update(engine: Engine) -> None:
+    check_stale_tensors_are_named(engine.generator, engine.models[0])
 
 
 def test_sent_weights_arrive_and_what_was_not_sent_is_found(engine: Engine) -> None:
@@ -390,6 +419,7 @@ def test_bfloat16_weights_arrive() -> None:
         # too; other weights are off by more than 5.
         assert engine.gap(exact[number]) < 1.0
         assert engine.gap(exact[1 - number]) > 5.0
+    check_stale_tensors_are_named(generator, models[0])
     generator.close()
 
 

@@ -9,6 +9,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.models.export import untied_tensors
+from pure_rllib.models.fingerprints import fingerprint
 from pure_rllib.models.logprobs import sequence_logps
 from pure_rllib.models.lora import (
     adapter_tensors,
@@ -146,6 +147,53 @@ def test_small_updates_that_arrive_pass(dtype: str, size: float, limit: float) -
     for version in range(40):
         check.check(version, *updates.logps())
         updates.make(stale=lambda name: False)
+
+
+@pytest.mark.parametrize(("tied", "size"), [(True, 1e-6), (False, 1e-5)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_each_tensor_that_is_stale_after_one_small_update_is_named(
+    tied: bool, dtype: str, size: float
+) -> None:
+    """Unless the update is lost in the dtype: then nothing is stale."""
+    generator = generator_of(make_model(tied, 0).to(DTYPES[dtype]))
+    learner = make_model(tied, 0).to(DTYPES[dtype])
+
+    def look(check: SyncCheck, versions: range) -> None:
+        for version in versions:
+            sent = {n: fingerprint(t, version) for n, t in untied_tensors(learner)}
+            check.check_tensors(version, sent, generator.held_tensors(version))
+
+    names = []
+    for stale, exact in untied_tensors(make_model(tied, 0)):
+        check, tensor = SyncCheck(limit=1.0), learner.get_parameter(stale).data
+        old = tensor.clone()
+        look(check, range(16))
+        tensor.copy_(exact + size * torch.randn_like(exact).sign())
+        if torch.equal(tensor, old):
+            look(check, range(16, 32))
+        else:
+            with pytest.raises(StaleWeightsError, match=f"must hold {stale} as the"):
+                look(check, range(16, 32))
+            names.append(stale)
+        tensor.copy_(old)
+    assert {"model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"} <= {
+        *names
+    }
+
+
+def test_a_tensor_that_is_held_in_another_form_is_not_compared() -> None:
+    check = SyncCheck(limit=1.0)
+    check.check_tensors(0, {"a": 1, "b": 2}, [(("a",), 5), (("a", "b"), 3)])
+    check.check_tensors(1, {"a": 7, "b": 2}, [(("a",), 5), (("a", "b"), 9)])
+    with pytest.raises(StaleWeightsError, match=r"must hold a \+ b as the learner"):
+        check.check_tensors(2, {"a": 8, "b": 2}, [(("a",), 5), (("a", "b"), 9)])
+
+
+def test_a_tensor_that_is_no_longer_sent_is_stale() -> None:
+    check, held = SyncCheck(limit=1.0), [(("a",), 1), (("b",), 2)]
+    check.check_tensors(0, {"a": 1, "b": 2}, held)
+    with pytest.raises(StaleWeightsError, match="must hold a and 1 others as the"):
+        check.check_tensors(1, {}, held)
 
 
 @pytest.mark.parametrize("stale", ["none", "model.layers.0.self_attn.v_proj.weight"])
