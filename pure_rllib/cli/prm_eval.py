@@ -95,6 +95,7 @@ def _run(options: argparse.Namespace) -> int:
         write,
     )
     from pure_rllib.prm_training.solutions import read_solutions
+    from pure_rllib.reporting.progress import working
     from pure_rllib.rewards.prm.model import ProcessRewardModel
     from pure_rllib.rewards.prm.scoring import MinimumScorer
 
@@ -142,7 +143,8 @@ def _run(options: argparse.Namespace) -> int:
         threshold=options.threshold,
     )
     if options.arithmetic:
-        measured.figures["arithmetic"] = measure_on_arithmetic(prms)
+        with working("measuring on chain arithmetic"):
+            measured.figures["arithmetic"] = measure_on_arithmetic(prms)
     print(summary(measured.figures))
     num_overlong = scorer.counts["overlong"]
     if num_overlong:

@@ -100,13 +100,15 @@ def _run(command: argparse.Namespace) -> int:
 
     from pure_rllib.prm_training.measure import measure_held_out
     from pure_rllib.prm_training.trainer import read_base, train, training_rows
+    from pure_rllib.reporting.progress import working
 
     disable_progress_bar()
     # Wrong arguments are found before data and weights are read.
     arguments = parser.to_arguments(options)
     list(arguments.stages())
     base = read_base(arguments)
-    rows, held_out = training_rows(arguments, base, _solutions(options))
+    with working("reading labelled steps"):
+        rows, held_out = training_rows(arguments, base, _solutions(options))
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first:
         print(

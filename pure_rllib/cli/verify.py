@@ -65,6 +65,7 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     # The command line shows its help without waiting for these.
+    from pure_rllib.reporting.progress import working
     from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
     out = None if options.json is None else Path(options.json)
@@ -82,7 +83,10 @@ def _run(options: argparse.Namespace) -> int:
             out.write_text(json.dumps(figures, indent=1) + "\n")
         return 0
     pairs = load_pairs(options.pairs)
-    with MathVerifier(options.workers, options.limit_s) as verifier:
+    with (
+        MathVerifier(options.workers, options.limit_s) as verifier,
+        working(f"verifying {len(pairs)} pairs"),
+    ):
         report = measure(verifier, pairs)
     print(
         f"{len(pairs)} pairs of {options.pairs}, {options.workers} worker(s), "

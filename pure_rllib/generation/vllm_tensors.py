@@ -29,7 +29,7 @@ def held_tensors(worker: Any, version: int) -> HeldTensors:
     model: nn.Module = worker.model_runner.get_model()
     parts = getattr(model, "packed_modules_mapping", {})
     names = {id(tensor): name for name, tensor in model.named_parameters()}
-    held: HeldTensors = []
+    held: list[tuple[tuple[str, ...], int]] = []
     for name, tensor in model.named_parameters():
         if tensor.numel() and tensor.dtype in _FLOATS:
             held.append((_policy_names(name, parts), fingerprint(tensor, version)))

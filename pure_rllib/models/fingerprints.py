@@ -5,7 +5,7 @@ zeros that pad a tensor do not either, and a tensor that is made of several othe
 the sum of their fingerprints.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -95,6 +95,6 @@ class FingerprintedWeights:
             yield shard
 
 
-HeldTensors = list[tuple[tuple[str, ...], int]]
+HeldTensors = Sequence[tuple[tuple[str, ...], int]]
 """What a generator holds: the names of the policy's tensors that one of its own is made
 of, and its fingerprint."""

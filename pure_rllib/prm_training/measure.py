@@ -22,10 +22,13 @@ from pure_rllib.prm_training.quality import (
     step_figures,
 )
 from pure_rllib.prm_training.solutions import LabelledSolution, scoring_requests
+from pure_rllib.reporting.progress import ProgressBar
 from pure_rllib.reporting.tables import format_table
 from pure_rllib.rewards.base import StepScorer
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.rewards.prm.rows import differing_tokens
+
+_SCORED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,12 @@ def measure(
     def score(
         name: str, solutions: Sequence[Any], truths: Sequence[Mapping[str, Any]]
     ) -> list[np.ndarray]:
-        scores = scorer.score(scoring_requests(solutions, tokenizer, template))
+        requests = scoring_requests(solutions, tokenizer, template)
+        scores: list[np.ndarray] = []
+        with ProgressBar(len(requests), unit=f"solutions of {name}") as progress:
+            for start in range(0, len(requests), _SCORED_AT_ONCE):
+                scores += scorer.score(requests[start : start + _SCORED_AT_ONCE])
+                progress.show(len(scores))
         for n, (given, truth) in enumerate(zip(scores, truths, strict=True)):
             row = {"set": name, "subset": "", "id": str(n)}
             if isinstance(item := solutions[n], BenchmarkItem):

@@ -8,13 +8,15 @@ from typing import Any, TextIO
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState
 
+from pure_rllib.reporting.progress import Heartbeat
+
 
 class StageProgress(TrainerCallback):
     """Writes a line per logged update, and shows that long updates go on.
 
     On a terminal a bar below the lines counts the updates and the forward passes of the
-    next one. In a file or a pipe a line tells the same at the end of a forward pass, if
-    `interval_s` have gone by since the last line.
+    next one. In a file or a pipe a line tells the same whenever `interval_s` have gone
+    by since the last line, however long a single pass takes.
 
     Args:
         stage: its name.
@@ -29,6 +31,7 @@ class StageProgress(TrainerCallback):
         self.interval_s = interval_s
         self._stream = sys.stdout if stream is None else stream
         self._bar: tqdm | None = None
+        self._heartbeat: Heartbeat | None = None
         self._start = self._last_line = 0.0
         self._passes = 0
 
@@ -44,6 +47,8 @@ class StageProgress(TrainerCallback):
                 dynamic_ncols=True,
                 leave=False,
             )
+        num_passes = args.gradient_accumulation_steps
+        self._heartbeat = Heartbeat(lambda: self._show(num_passes, state))
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback.on_substep_end`."""
@@ -69,6 +74,12 @@ class StageProgress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback.on_train_end`."""
+        self.close()
+
+    def close(self) -> None:
+        """Removes the bar and ends the lines; also after an error."""
+        if self._heartbeat is not None:
+            self._heartbeat.close()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -78,15 +89,13 @@ class StageProgress(TrainerCallback):
         now = time.monotonic()
         if self._bar is not None:
             self._bar.n = state.global_step
+            # Which draws the bar anew.
             self._bar.set_postfix_str(passes)
         elif now - self._last_line >= self.interval_s:
             elapsed = now - self._start
             done = state.global_step + self._passes / passes_per_update
-            left = elapsed * (state.max_steps / done - 1)
-            times = [
-                str(timedelta(seconds=round(seconds))) for seconds in (elapsed, left)
-            ]
-            self._write(state, f"{passes} | {times[0]} elapsed, {times[1]} left")
+            left = _time(elapsed * (state.max_steps / done - 1)) if done else "-"
+            self._write(state, f"{passes} | {_time(elapsed)} elapsed, {left} left")
 
     def _write(self, state: TrainerState, text: str) -> None:
         """Writes a line above the bar."""
@@ -98,3 +107,7 @@ class StageProgress(TrainerCallback):
             self._bar.write(line, file=self._stream)
         else:
             print(line, file=self._stream, flush=True)
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -155,6 +155,7 @@ def train(
             body = f"{model.base_model_prefix}."
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(not name.startswith(body))
+        progress = StageProgress(stage)
         trainer = Trainer(
             model=model,
             args=stage_arguments,
@@ -162,10 +163,13 @@ def train(
             train_dataset=rows.rows,  # type: ignore[arg-type]
             compute_loss_func=loss,
             processing_class=tokenizer,
-            callbacks=[StageProgress(stage)],
+            callbacks=[progress],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            progress.close()
         history[stage] = [entry for entry in trainer.state.log_history if entry]
         trainer.save_model(str(out))
         trainer.accelerator.wait_for_everyone()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,17 @@ def test_progress_is_written_by_time_too():
     ]
     assert timed[1].endswith("| 0:00:00 elapsed, 0:00:00 left")
     assert last == logged
+
+
+def test_a_pass_that_takes_long_is_seen_to_go_on():
+    stream = io.StringIO()
+    progress = StageProgress("all", stream=stream, interval_s=0.5)
+    arguments = arguments_for(Path("m"), Path("o"))
+    progress.on_train_begin(arguments, TrainerState(max_steps=2), TrainerControl())
+    time.sleep(1.3)
+    progress.close()
+    (line,) = stream.getvalue().splitlines()
+    assert line == "all  0/2 | pass 0/2 of the next | 0:00:01 elapsed, - left"
 
 
 def test_progress_on_a_terminal_is_a_bar():

@@ -1,8 +1,14 @@
 import io
 import math
+import time
 
 from pure_rllib.reporting.metrics import METRICS
-from pure_rllib.reporting.progress import Progress, ProgressBar, iteration_line
+from pure_rllib.reporting.progress import (
+    Progress,
+    ProgressBar,
+    iteration_line,
+    working,
+)
 
 ROW = {
     "reward/total": 1.2345,
@@ -84,3 +90,38 @@ def test_a_file_has_a_line_now_and_then():
         "between",
         "4/4 | 00:00 elapsed, 00:00 left",
     ]
+
+
+def test_an_iteration_that_takes_long_is_seen_to_go_on():
+    stream = io.StringIO()
+    with Progress(4, first=2, stream=stream, line_every_s=0.02) as progress:
+        time.sleep(0.2)
+        progress.update(3, ROW)
+        time.sleep(0.2)
+    written = stream.getvalue()
+    time.sleep(0.05)
+    assert stream.getvalue() == written, "nothing after the end"
+    _, *lines = written.splitlines()
+    (of_update,) = (i for i, line in enumerate(lines) if "3.10 (1.50, 1.25)" in line)
+    assert of_update > 0 and set(lines[:of_update]) == {
+        "2/4 iterations | 00:00 elapsed, - left"
+    }
+    assert lines[-1].startswith("3/4 iterations | 00:00 elapsed, 00:0")
+
+
+def test_work_without_steps_says_that_it_goes_on():
+    stream = io.StringIO()
+    with working("reading data", stream=stream, line_every_s=0.02):
+        time.sleep(0.2)
+    with working("something short", stream=stream):
+        pass
+    assert set(stream.getvalue().splitlines()) == {"reading data | 00:00 elapsed"}
+
+
+def test_the_time_of_a_bar_goes_on():
+    stream = Terminal()
+    with ProgressBar(4, stream=stream) as bar:
+        before = len(stream.getvalue())
+        time.sleep(1.2)
+        assert len(stream.getvalue()) > before
+        bar.show(4)
