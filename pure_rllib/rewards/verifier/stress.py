@@ -313,7 +313,8 @@ def _unit(text: str, answer: Answer, rng: random.Random) -> str | None:
     )
     if found is None or not found.start():
         return None
-    return text[: found.start()] + f"\\text{{ {rng.choice(_OTHER_UNITS)}}}"
+    others = [unit for unit in _OTHER_UNITS if unit not in text]
+    return text[: found.start()] + f"\\text{{ {rng.choice(others)}}}"
 
 
 def _variable(text: str, answer: Answer, rng: random.Random) -> str | None:
