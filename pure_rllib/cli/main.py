@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, RuntimeError, FloatingPointError) as error:
         if options.traceback:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        # What another process raised has its traceback in its text; the cause has not.
+        print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
         if isinstance(error, ValueError | FileNotFoundError):
             return _USER_ERROR
         # Ours name what went wrong; others are found by their traceback.
