@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pure_rllib.data.boxed import last_box
 from pure_rllib.data.files import FILE_SUFFIXES, read_rows
-from pure_rllib.data.problems import ANSWER_FIELDS
+from pure_rllib.data.rows import ANSWER_FIELDS
 from pure_rllib.reporting.tables import format_table
 
 if TYPE_CHECKING:
