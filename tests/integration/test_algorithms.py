@@ -5,14 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from ray import tune
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from pure_rllib.algorithms import (
-    ALGORITHMS,
     GRPOConfig,
     LLMConfig,
     RiskPOConfig,
@@ -76,10 +74,18 @@ def test_variants_of_the_loss_are_settings(tiny_config: Any) -> None:
     assert torch.tensor(trained(made)["loss"]["total"]).isfinite()
 
 
-def test_tune_knows_every_algorithm_by_name(ray_cluster: None) -> None:
-    for name, algorithm in ALGORITHMS.items():
-        assert tune.registry.get_trainable_cls(name) is algorithm
-        assert algorithm.get_default_config().algo_class is algorithm
+@pytest.mark.slow
+def test_tune_knows_every_algorithm_by_name(tmp_path: Path) -> None:
+    # In a process of its own: what is registered goes with the cluster that it was
+    # registered with.
+    code = """
+from pure_rllib.algorithms import ALGORITHMS
+from ray import tune
+for name, algorithm in ALGORITHMS.items():
+    assert tune.registry.get_trainable_cls(name) is algorithm
+    assert algorithm.get_default_config().algo_class is algorithm
+"""
+    run_python(code, tmp_path)
 
 
 class Regularised(LLMTorchLearner):
