@@ -198,11 +198,10 @@ def test_env_runners_are_made_watched_and_restarted(tiny_config: PUREConfig) -> 
 
 def test_learners_without_cpus_train(tiny_config: PUREConfig) -> None:
     config = small(tiny_config)
-    expected, _ = trained(config.copy())
+    # Not with the driver's, which has more threads: sums round differently.
+    expected, _ = trained(config.copy().learners(num_learners=1))
     config.learners(num_learners=1, num_cpus_per_learner=0)
-    # An actor without CPUs computes on one thread, where sums round differently.
-    for name, array in trained(config.copy())[0].items():
-        np.testing.assert_allclose(array, expected[name], atol=1e-6)
+    assert are_equal(trained(config.copy())[0], expected)
     # A trial of Tune asks for their places itself, which cannot be empty either.
     request = config.algo_class.default_resource_request(config)
     assert all(request.bundles)
