@@ -1,45 +1,23 @@
-"""What the tests of golden vectors share: reading, padding, comparing."""
+"""What the tests of PURE's own golden vectors share."""
 
-import json
-import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.contract.golden_files import golden_folder, read_golden
 from tests.reference import openrlhf
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN_DIR = Path(
-    os.environ.get("PURE_GOLDEN_DIR", ROOT / "../shared/reference/golden")
-)
-if not GOLDEN_DIR.is_dir():
-    pytest.skip(
-        f"no golden vectors in {GOLDEN_DIR}: set PURE_GOLDEN_DIR",
-        allow_module_level=True,
-    )
-
+GOLDEN_DIR = golden_folder("PURE_GOLDEN_DIR", "golden")
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 2e-2}
 STATISTICS_TOLERANCE = 1e-7  # float64 inputs, but float32 statistics in the reference
 
 
 def load(name: str) -> dict[str, Any]:
-    golden = json.loads((GOLDEN_DIR / f"{name}.json").read_text(encoding="utf-8"))
-    assert golden["cases"], f"{name} has no cases"
-    return golden
-
-
-def numbers(value: Any, dtype: torch.dtype = torch.float64) -> Tensor:
-    """A tensor of nested lists in which "nan", "inf" and "-inf" are text."""
-
-    def read(item: Any) -> Any:
-        return [read(i) for i in item] if isinstance(item, list) else float(item)
-
-    return torch.tensor(read(value), dtype=torch.float64).to(dtype)
+    return read_golden(GOLDEN_DIR, name)
 
 
 def mask_of(value: Any) -> Tensor:
@@ -54,24 +32,6 @@ def padded(rows: list[list[Any]], width: int, pad: Any, left: bool = False) -> T
 
 def widest(rows: list[list[Any]]) -> int:
     return max(map(len, rows))
-
-
-def same(actual: Tensor, expected: Any, tolerance: float = 0.0) -> None:
-    torch.testing.assert_close(
-        actual.double(),
-        numbers(expected),
-        rtol=tolerance,
-        atol=tolerance,
-        equal_nan=True,
-    )
-
-
-def float_dtype(case: dict[str, Any]) -> torch.dtype:
-    return getattr(torch, case["dtype"])
-
-
-def group_ids(names: list[str]) -> Tensor:
-    return torch.tensor([sorted(set(names)).index(name) for name in names])
 
 
 def cases(names: Iterable[str]) -> list[Any]:

@@ -22,20 +22,17 @@ from pure_rllib.credit.text_metrics import (
     reflection_counts,
     repetition,
 )
+from tests.contract.golden_files import float_dtype, group_ids, numbers, same
 from tests.contract.golden_io import (
     GOLDEN_DIR,
     STATISTICS_TOLERANCE,
     TOLERANCE,
     cases,
-    float_dtype,
-    group_ids,
     is_separator,
     load,
     mask_of,
-    numbers,
     openrlhf_sequences,
     padded,
-    same,
     verify,
     verl_temperature,
     widest,

@@ -13,19 +13,16 @@ from pure_rllib.credit.normalize import (
     advantage_moments,
     normalize_advantages,
 )
+from tests.contract.golden_files import float_dtype, group_ids, numbers, same
 from tests.contract.golden_io import (
     STATISTICS_TOLERANCE,
     TOLERANCE,
     cases,
-    float_dtype,
-    group_ids,
     is_separator,
     load,
     mask_of,
-    numbers,
     openrlhf_sequences,
     padded,
-    same,
     verify,
     verl_temperature,
 )

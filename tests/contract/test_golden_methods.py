@@ -4,12 +4,9 @@ The golden vectors were made by running the reference code (RTkenny/RiskPO,
 tinnerhrhe/ROVER, minglllli/CLS-RL). The folder is named by `PURE_GOLDEN_METHODS_DIR`.
 """
 
-import json
-import os
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,18 +34,16 @@ from pure_rllib.credit.rover import rover_loss as credit_rover_loss
 from pure_rllib.envs.labels import choice_text, num_choices
 from pure_rllib.models.logprobs import LOGP, MEAN_LOGP, chunked_logps
 from pure_rllib.rewards.labels import LabelVerifier, published_answer_in
-
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = Path(
-    os.environ.get(
-        "PURE_GOLDEN_METHODS_DIR", ROOT / "../shared/reference/golden_methods"
-    )
+from tests.contract.golden_files import (
+    float_dtype,
+    golden_folder,
+    group_ids,
+    numbers,
+    read_golden,
+    same,
 )
-if not FOLDER.is_dir():
-    pytest.skip(
-        f"no golden vectors in {FOLDER}: set PURE_GOLDEN_METHODS_DIR",
-        allow_module_level=True,
-    )
+
+FOLDER = golden_folder("PURE_GOLDEN_METHODS_DIR", "golden_methods")
 
 Case = dict[str, Any]
 FLOAT64, FLOAT32 = 1e-8, 2e-5
@@ -61,38 +56,11 @@ AGGREGATIONS: dict[str, LossAggregation] = {
 
 
 def load(name: str) -> list[Case]:
-    cases: list[Case] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))[
-        "cases"
-    ]
-    assert cases, f"{name} has no cases"
-    return cases
-
-
-def numbers(value: Any, dtype: str = "float64") -> Tensor:
-    """A tensor of nested lists in which "nan", "inf" and "-inf" are text."""
-
-    def read(item: Any) -> Any:
-        return [read(i) for i in item] if isinstance(item, list) else float(item)
-
-    return torch.tensor(read(value), dtype=getattr(torch, dtype))
-
-
-def same(actual: Any, expected: Any, tolerance: float) -> None:
-    torch.testing.assert_close(
-        torch.as_tensor(actual).double(),
-        numbers(expected),
-        rtol=tolerance,
-        atol=tolerance,
-        equal_nan=True,
-    )
+    return read_golden(FOLDER, name)["cases"]
 
 
 def tolerance_of(case: Case) -> float:
     return FLOAT32 if case["dtype"] == "float32" else FLOAT64
-
-
-def ids(names: list[str]) -> Tensor:
-    return torch.tensor([sorted(set(names)).index(name) for name in names])
 
 
 # RiskPO
@@ -135,10 +103,10 @@ def risk_config(published: Case, has_tracked: bool) -> RiskConfig:
 
 def riskpo_advantages(case: Case) -> None:
     i, o = case["inputs"], case["outputs"]
-    rewards = numbers(i["token_level_rewards"], case["dtype"]).sum(1)
+    rewards = numbers(i["token_level_rewards"], float_dtype(case)).sum(1)
     config = risk_config(i["config"], i["q_track_down"] is not None)
     tracked: Any = Tracked(config, i)
-    bundles = bundles_of(ids(i["index"]), ids(i["bundle_uid"]))
+    bundles = bundles_of(group_ids(i["index"]), group_ids(i["bundle_uid"]))
     advantages = risk_advantages(rewards, bundles, config, tracker=tracked)
     for name in ("advantages", "returns"):
         actual = advantages[:, None] * numbers(i["response_mask"])
@@ -233,8 +201,8 @@ def rover_rewards(case: Case) -> None:
     i = case["inputs"]
     by_std = i.get("norm_adv_by_std_in_grpo", False)
     rewards = group_advantages(
-        numbers(i["token_level_rewards"], case["dtype"]).sum(1),
-        ids(i["index"]),
+        numbers(i["token_level_rewards"], float_dtype(case)).sum(1),
+        group_ids(i["index"]),
         baseline="mean",
         scale="std" if by_std else None,
     )
@@ -257,7 +225,7 @@ def head_of(logits: Tensor, actions: Tensor, temperature: float) -> dict[str, Te
 
 def rover_mean_log_probs(case: Case) -> None:
     i = case["inputs"]
-    logits = numbers(i["logits"], case["dtype"])
+    logits = numbers(i["logits"], float_dtype(case))
     actions = torch.zeros(logits.shape[:-1], dtype=torch.long)
     found = head_of(logits, actions, i["temperature"])
     same(found[MEAN_LOGP], case["outputs"]["mean_log_probs"], FLOAT32)
@@ -299,14 +267,14 @@ def rover_loss(case: Case) -> None:
 
 def rover_end_to_end(case: Case) -> None:
     i, o = case["inputs"], case["outputs"]
-    logits = numbers(i["logits"], "float32").requires_grad_()
+    logits = numbers(i["logits"], torch.float32).requires_grad_()
     actions, mask = torch.tensor(i["actions"]), numbers(i["response_mask"]).bool()
     new = head_of(logits, actions, i["temperature"])
     with torch.no_grad():
-        old_logits = numbers(i["old_logits"], "float32")
+        old_logits = numbers(i["old_logits"], torch.float32)
         old = head_of(old_logits, actions, i["temperature"])
     rewards = group_advantages(
-        numbers(i["token_level_rewards"], "float32").sum(1),
+        numbers(i["token_level_rewards"], torch.float32).sum(1),
         torch.zeros(len(mask), dtype=torch.long),  # all to one prompt
         baseline="mean",
         scale="std" if i["norm_adv_by_std_in_grpo"] else None,
@@ -355,15 +323,15 @@ def clsrl_grpo_loss(case: Case) -> None:
     is_end = torch.tensor(i["completion_ids"]) == i["eos_token_id"]
     mask = is_end.long().cumsum(1) - is_end.long() == 0
     same(mask, o["completion_mask"], 0.0)
-    rewards = numbers(i["rewards_per_func"], case["dtype"]).sum(1)
+    rewards = numbers(i["rewards_per_func"], float_dtype(case)).sum(1)
     same(rewards, o["rewards"], tolerance_of(case))
     groups = torch.arange(len(rewards)) // i["num_generations"]
     advantages = group_advantages(
         rewards, groups, baseline="mean", scale="std", epsilon=1e-4
     )
     same(advantages, o["advantages"], tolerance_of(case))
-    logp = numbers(i["per_token_logps"], case["dtype"]).requires_grad_()
-    kl = kl_estimate(logp, numbers(i["ref_per_token_logps"], case["dtype"]), "k3")
+    logp = numbers(i["per_token_logps"], float_dtype(case)).requires_grad_()
+    kl = kl_estimate(logp, numbers(i["ref_per_token_logps"], float_dtype(case)), "k3")
     scale = LossScale("sequence_mean", float(len(mask)))
     policy, _ = clipped_policy_loss(
         logp, logp.detach(), advantages[:, None].expand_as(logp), mask, scale=scale
