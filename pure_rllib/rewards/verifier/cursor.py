@@ -54,17 +54,14 @@ class Cursor:
             for _ in range(count):
                 self.argument()
             return self.nodes[start : self.position]
-        if node.kind == "word" and not signed:
-            # `\frac xy`: one letter each.
-            letters = tuple(Node("letter", char) for char in node.text)
+        is_digits = node.kind == "number" and node.text.isdigit()
+        if not signed and (node.kind == "word" or is_digits):
+            # `\frac xy`, `\frac 12`: one sign each.
+            kind = "number" if is_digits else "letter"
+            signs = tuple(Node(kind, char) for char in node.text)
             rest = self.nodes[self.position :]
-            self.nodes = (*self.nodes[: self.position - 1], *letters, *rest)
-            return letters[:1]
-        if node.kind == "number" and not signed and node.text.isdigit():
-            digits = tuple(Node("number", char) for char in node.text)
-            rest = self.nodes[self.position :]
-            self.nodes = (*self.nodes[: self.position - 1], *digits, *rest)
-            return digits[:1]
+            self.nodes = (*self.nodes[: self.position - 1], *signs, *rest)
+            return signs[:1]
         if node.kind == "word":
             rest_of_word = Node(
                 "word" if len(node.text) > 2 else "letter", node.text[1:]

@@ -78,7 +78,6 @@ _SIGNS = {
     "<=": r"\le", ">=": r"\ge", "!=": r"\ne", "**": "^", "==": "=", "...": r"\ldots",
     "=>": r"\Rightarrow", "->": r"\rightarrow",
 }  # fmt: skip
-_LETTER = re.compile(r"\s*\{?\s*([A-Z])\s*\}?")
 _ENVIRONMENT = re.compile(r"\s*\{([a-zA-Z]+\*?)\}")
 _ROW_SPACING = re.compile(r"\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu|bp)\s*\]")
 _COLUMNS = re.compile(r"\s*(?:\[[a-z]\]\s*)?\{[lcr|\s]*\}")

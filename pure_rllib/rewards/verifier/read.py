@@ -130,13 +130,10 @@ class Reader:
                 return Region(region) if region is not None else None
             if not inner:
                 return Collection(r"\{\}", ())
-        parts = [
-            part
-            for sign in (",", ";")
-            for part in [split(inner, sign)]
-            if len(part) > 1
-        ]
-        if not parts:
+        parts = split(inner, ",")
+        if len(parts) == 1:
+            parts = split(inner, ";")
+        if len(parts) == 1:
             if opening == r"\{":
                 found = self.read(inner)
                 bare = isinstance(found, Collection) and not found.brackets
@@ -145,7 +142,7 @@ class Reader:
                 self.read(inner) if opening in ("(", "[") and closing != r"\}" else None
             )
         items: list[Any] = []
-        for part in parts[0]:
+        for part in parts:
             item = self.read(part)
             flat = (
                 isinstance(item, Collection) and not item.brackets and opening == r"\{"
