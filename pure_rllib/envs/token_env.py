@@ -120,8 +120,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
             tokenizer, StepSplitter.from_tokenizer(tokenizer), step_scorer, verifier
         )
         self.set_vocab_size(len(tokenizer) if vocab_size is None else vocab_size)
-        pad = tokenizer.pad_token_id
-        self.pad_token_id = min(self.eos_token_ids) if pad is None else int(pad)
+        self.pad_token_id = pad_id(tokenizer, self.eos_token_ids)
         self._problem: Problem | None = None
         self._prompt = np.zeros(0, np.int64)
         self._response: list[int] = []
@@ -335,6 +334,12 @@ def eos_ids(
             "has no end-of-sequence token. Set `env_config={'eos_token_ids': [...]}`."
         )
     return ids
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int]) -> int:
+    """Returns what fills shorter rows; without a padding token an id that ends them."""
+    pad = tokenizer.pad_token_id
+    return min(eos_token_ids) if pad is None else int(pad)
 
 
 def _named_eos_ids(

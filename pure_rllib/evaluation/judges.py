@@ -18,9 +18,10 @@ from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.boxed import last_box
 from pure_rllib.data.order import ticket_seed
 from pure_rllib.data.problems import Problem
+from pure_rllib.envs.token_env import pad_id
 from pure_rllib.envs.vector import ResponseJudge
 from pure_rllib.evaluation.engines import EnginePool, EngineSettings, default_gpus
-from pure_rllib.evaluation.plan import Plan, local_folder
+from pure_rllib.evaluation.plan import NO_LIMIT, Plan, local_folder
 from pure_rllib.evaluation.samples import Sample, place
 from pure_rllib.evaluation.settings import JudgeSettings, PolicySettings
 from pure_rllib.generation.base import Request, SamplingParams
@@ -52,7 +53,6 @@ End with \boxed{yes} if the whole reasoning is correct, or \boxed{no} if it is n
 """It holds no gold answer: the judge must not compare, but follow."""
 
 _VERDICTS = {"yes": True, "no": False}
-_NO_LIMIT = 2**31
 _NO_LETTERS = re.compile(r"\\[a-z]+|[^a-z]")
 
 
@@ -324,8 +324,8 @@ def _language_model_judge(
     assert settings.model is not None, "the settings name a model"
     folder = local_folder(settings.model, "judge.model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    context = context_of(policy_config(folder)) or _NO_LIMIT
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    context = context_of(policy_config(folder)) or NO_LIMIT
+    eos = [tokenizer.eos_token_id]
     limit = settings.generator_kwargs.get("max_model_len", context)
     engine = EngineSettings.of(
         PolicySettings(
@@ -336,8 +336,8 @@ def _language_model_judge(
             num_gpus=settings.num_gpus,
         ),
         model=folder,
-        pad_token_id=eos if pad is None else pad,
-        eos_token_ids=[eos],
+        pad_token_id=pad_id(tokenizer, eos),
+        eos_token_ids=eos,
         max_model_len=min(context, limit),
     )
     pool = EnginePool(engine, 1)

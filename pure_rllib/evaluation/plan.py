@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pure_rllib import __version__
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.order import sample_seed
 from pure_rllib.data.prompts import PromptTemplate, make_template
-from pure_rllib.envs.token_env import eos_ids
+from pure_rllib.envs.token_env import eos_ids, pad_id
 from pure_rllib.evaluation.benchmarks import Benchmark
 from pure_rllib.evaluation.samples import SampleKey
 from pure_rllib.evaluation.settings import (
@@ -32,7 +32,8 @@ from pure_rllib.rewards.prm.scoring import context_of
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
 _HASH_BYTES = 2**24
-_NO_LIMIT = 2**31
+NO_LIMIT = 2**31
+"""Of tokens, where a model names no context: as good as without end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +60,26 @@ class Asked:
     context: int | None
     verifier: Verifier
 
+    def greedy_keys(self, problem: int) -> list[SampleKey]:
+        """Names the greedy responses to a problem."""
+        return [SampleKey(problem, "greedy", i) for i in range(self.num_greedy)]
+
+    def sampled_keys(self, problem: int) -> list[SampleKey]:
+        """Names the samples of a problem."""
+        return [SampleKey(problem, "sampled", i) for i in range(self.num_sampled)]
+
+    def keys_of(self, problem: int) -> list[SampleKey]:
+        """Names all that is asked for of a problem, greedy responses first."""
+        return self.greedy_keys(problem) + self.sampled_keys(problem)
+
     @property
-    def keys(self) -> Iterator[SampleKey]:
+    def keys(self) -> list[SampleKey]:
         """Names all samples that are asked for."""
-        for problem in range(len(self.prompts)):
-            yield from (SampleKey(problem, "greedy", i) for i in range(self.num_greedy))
-            yield from (
-                SampleKey(problem, "sampled", i) for i in range(self.num_sampled)
-            )
+        return [key for i in range(len(self.prompts)) for key in self.keys_of(i)]
 
     def budget(self, problem: int) -> int:
         """Response tokens of a problem: less where its prompt leaves less."""
-        left = (self.context or _NO_LIMIT) - len(self.prompts[problem])
+        left = (self.context or NO_LIMIT) - len(self.prompts[problem])
         return min(self.max_response_tokens, left)
 
     def request(self, key: SampleKey, sampling: SamplingSettings) -> Request:
@@ -128,8 +137,7 @@ class Plan:
     @property
     def pad_token_id(self) -> int:
         """Fills the left of shorter prompts."""
-        pad = self.tokenizer.pad_token_id
-        return min(self.eos_token_ids) if pad is None else int(pad)
+        return pad_id(self.tokenizer, self.eos_token_ids)
 
 
 def make_plan(

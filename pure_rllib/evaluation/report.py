@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pure_rllib.credit.text_metrics import reflection, repetition
+from pure_rllib.evaluation.estimators import is_reasoning_right
 from pure_rllib.evaluation.figure import pass_at_k_figure
 from pure_rllib.evaluation.judges import judge_name
 from pure_rllib.evaluation.measure import (
@@ -23,7 +26,6 @@ from pure_rllib.evaluation.plan import Asked, Plan
 from pure_rllib.evaluation.samples import (
     BenchmarkFiles,
     Sample,
-    SampleKey,
     place,
     write_parquet,
 )
@@ -135,7 +137,8 @@ def write_report(
         "engines": list(engines),
         "settings": plan.record,
     }
-    write_text(folder / REPORT_FILE, _json(figures))
+    text = json.dumps(_without_nan(figures), indent=1) + "\n"
+    write_text(folder / REPORT_FILE, text)
     write_text(folder / PROBLEMS_FILE, _problems_csv(results, plan.judge is not None))
     write_parquet(
         {
@@ -147,7 +150,7 @@ def write_report(
         },
         folder / "samples.parquet",
     )
-    report = Report(folder, json.loads(_json(figures)))
+    report = Report(folder, json.loads(text))
     pass_at_k_figure(
         {Path(plan.policy.model).name: [report.figures]}, folder / "pass_at_k.png"
     )
@@ -161,20 +164,13 @@ def results_of(asked: Asked, files: BenchmarkFiles) -> list[ProblemResult]:
         ProblemResult(
             problem.problem_id,
             problem.prompt,
-            [files.samples[SampleKey(i, "greedy", k)] for k in range(asked.num_greedy)],
-            [
-                files.samples[SampleKey(i, "sampled", k)]
-                for k in range(asked.num_sampled)
-            ],
+            [files.samples[key] for key in asked.greedy_keys(i)],
+            [files.samples[key] for key in asked.sampled_keys(i)],
             files.verdicts[i],
         )
         for i, problem in enumerate(asked.benchmark.problems)
         if problem.answer is not None
     ]
-
-
-def _json(data: Any) -> str:
-    return json.dumps(_without_nan(data), indent=1) + "\n"
 
 
 def _without_nan(data: Any) -> Any:
@@ -281,12 +277,10 @@ def _record(
     verdicts = result.verdicts.reasoning.get(place(sample))
     if verdicts is not None:
         is_judged = place(sample) not in result.verdicts.not_judged
-        is_right = 2 * sum(v is True for v in verdicts) > len(verdicts)
+        is_right = is_reasoning_right(verdicts, "majority")
         metadata["reasoning"] = (
             "not judged" if not is_judged else "right" if is_right else "wrong"
         )
-    import numpy as np
-
     return ResponseRecord(
         group_id=f"{benchmark}/{result.problem_id}",
         prompt=result.prompt,

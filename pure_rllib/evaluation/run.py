@@ -128,6 +128,11 @@ def _store(
         write_text(path, json.dumps(stored, indent=1) + "\n")
     for one in (folder, folder / "samples"):
         remove_leftovers(one)
+    return _read_settings(folder)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS_FILE
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
@@ -139,8 +144,7 @@ def stored_command(folder: Path) -> dict[str, Any] | None:
         FileNotFoundError: the folder holds no evaluation.
     """
     _check_folder(folder, resume=True)
-    stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    command: dict[str, Any] | None = stored["command"]
+    command: dict[str, Any] | None = _read_settings(folder)["command"]
     return command
 
 
@@ -161,8 +165,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
 
 
 def _check_unchanged(folder: Path, plan: Plan) -> None:
-    stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    changes = differences(stored["record"], plan.record)
+    changes = differences(_read_settings(folder)["record"], plan.record)
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
         raise ValueError(
@@ -417,16 +420,10 @@ class _Evaluation:
 
     def _judge_task(self, benchmark: int, problem: int) -> JudgeTask:
         asked, samples = self._plan.asked[benchmark], self._files[benchmark].samples
-        kinds = (("greedy", asked.num_greedy), ("sampled", asked.num_sampled))
-        keys = [
-            SampleKey(problem, decoding, i)  # type: ignore[arg-type]
-            for decoding, count in kinds
-            for i in range(count)
-        ]
         return JudgeTask(
             asked.benchmark.problems[problem],
             asked.prompts[problem],
-            [samples[key] for key in keys],
+            [samples[key] for key in asked.keys_of(problem)],
         )
 
     def _write_verdicts(self, found: Sequence[tuple[int, ProblemVerdicts]]) -> None:
