@@ -1,18 +1,21 @@
 """How good a policy is, and whether it reasons: benchmarks, estimators, reports."""
 
+from importlib import import_module
 from typing import Any
 
 __all__ = ["CARDS", "Benchmark", "Report", "evaluate", "load_benchmark"]
 
+# Estimators are for programs without Ray or torch as well: the rest is imported late.
+_MODULES = {
+    "CARDS": "benchmarks",
+    "Benchmark": "benchmarks",
+    "Report": "report",
+    "evaluate": "run",
+    "load_benchmark": "benchmarks",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Estimators are for programs without Ray or torch as well.
-    if name in ("Benchmark", "load_benchmark", "CARDS"):
-        from pure_rllib.evaluation import benchmarks as module
-    elif name == "evaluate":
-        from pure_rllib.evaluation import run as module  # type: ignore[no-redef]
-    elif name == "Report":
-        from pure_rllib.evaluation import report as module  # type: ignore[no-redef]
-    else:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(module, name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -96,6 +96,8 @@ class Card:
 
 _PROBLEM = {"prompt_field": "problem", "answer_field": "answer"}
 _QUESTION = {"prompt_field": "question", "answer_field": "answer"}
+_OLYMPIAD = {"prompt_field": "question", "answer_field": "final_answer"}
+_GSM8K = {"prompt_field": "question", "answer_from_solution": "answer"}
 _NONE_STATED = "none stated for the data; problems of MAA"
 CARDS: Mapping[str, Card] = MappingProxyType(
     {
@@ -146,13 +148,8 @@ CARDS: Mapping[str, Card] = MappingProxyType(
             sha256="bb8c1e38a16ea9eacb77530315a674d883f267fbff79183effc53681b4fcc416",
             num_samples=4,
             licence="none stated for the data",
-            fields={"prompt_field": "question", "answer_field": "final_answer"},
-            hub={
-                "source": "math-ai/olympiadbench",
-                "split": "test",
-                "prompt_field": "question",
-                "answer_field": "final_answer",
-            },
+            fields=_OLYMPIAD,
+            hub={"source": "math-ai/olympiadbench", "split": "test", **_OLYMPIAD},
             gold_fixes={
                 "2349": "221,8",  # $221,$8$
                 "2045": "(0,4]",  # t(0,4]
@@ -163,13 +160,12 @@ CARDS: Mapping[str, Card] = MappingProxyType(
             sha256="9f098df7ff4522078d6ccec27a5c38a454790fdb51131bedfaa0e490070d5394",
             num_samples=1,
             licence="MIT",
-            fields={"prompt_field": "question", "answer_from_solution": "answer"},
+            fields=_GSM8K,
             hub={
                 "source": "openai/gsm8k",
                 "subset": "main",
                 "split": "test",
-                "prompt_field": "question",
-                "answer_from_solution": "answer",
+                **_GSM8K,
             },
         ),
     }
