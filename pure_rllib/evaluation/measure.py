@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pure_rllib.data.problems import Problem
 from pure_rllib.evaluation.estimators import (
     RULES,
     bootstrap_intervals,
@@ -36,15 +37,13 @@ class ProblemResult:
     """All that was found out about one problem.
 
     Attributes:
-        problem_id: its name.
-        prompt: its text, which two evaluations are joined by.
+        problem: what was asked.
         greedy: its greedy responses; the first one counts.
         sampled: its n samples.
         verdicts: what needs all of them.
     """
 
-    problem_id: str
-    prompt: str
+    problem: Problem
     greedy: Sequence[Sample]
     sampled: Sequence[Sample]
     verdicts: ProblemVerdicts
@@ -53,6 +52,16 @@ class ProblemResult:
     def num_correct(self) -> int:
         """c, of the samples."""
         return sum(sample.correct for sample in self.sampled)
+
+    def reasoning_of(self, sample: Sample) -> str | None:
+        """What the majority of verdicts says of a right answer's reasoning."""
+        where = place(sample)
+        if where in self.verdicts.not_judged:
+            return "not judged"
+        given = self.verdicts.reasoning.get(where)
+        if given is None:
+            return None
+        return "right" if is_reasoning_right(given, "majority") else "wrong"
 
     def num_both(self, rule: Any, samples: Sequence[Sample] | None = None) -> int:
         """d: samples with a right answer and right reasoning."""
@@ -88,7 +97,13 @@ def measure(
 def _greedy(results: Sequence[ProblemResult]) -> Figures:
     first = [result.greedy[0] for result in results]
     mean, low, high = wilson_interval(sum(s.correct for s in first), len(first))
-    figures = {"accuracy": mean, "low": low, "high": high, **_texts(first)}
+    figures = {
+        "accuracy": mean,
+        "low": low,
+        "high": high,
+        "se": standard_error([float(s.correct) for s in first]),
+        **_texts(first),
+    }
     if len(results[0].greedy) > 1:
         figures["differed"] = sum(
             list(r.greedy[0].token_ids) != list(r.greedy[1].token_ids) for r in results
@@ -246,22 +261,10 @@ def average(by_benchmark: Mapping[str, Figures]) -> Figures:
     """The unweighted mean over B >= 2 benchmarks, with SE = sqrt(sum SE^2) / B."""
     averaged: Figures = {}
     for part, key in (("greedy", "accuracy"), ("sampled", "avg")):
-        rows = [figures.get(part) for figures in by_benchmark.values()]
-        if any(row is None for row in rows):
-            continue
-        values = [row[key] for row in rows if row]
-        errors = [
-            row["se"] if "se" in row else _binomial_se(row[key], figures)
-            for row, figures in zip(rows, by_benchmark.values(), strict=True)
-            if row
-        ]
-        averaged[part] = {
-            key: float(np.mean(values)),
-            "se": math.sqrt(sum(e * e for e in errors)) / len(values),
-        }
+        rows = [f[part] for f in by_benchmark.values() if part in f]
+        if len(rows) == len(by_benchmark):
+            averaged[part] = {
+                key: float(np.mean([row[key] for row in rows])),
+                "se": math.hypot(*(row["se"] for row in rows)) / len(rows),
+            }
     return averaged
-
-
-def _binomial_se(share: float, figures: Figures) -> float:
-    """One response per problem: the standard error of a mean of zeros and ones."""
-    return math.sqrt(share * (1 - share) / max(1, figures["num_problems"] - 1))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from pure_rllib.credit.text_metrics import reflection, repetition
-from pure_rllib.evaluation.estimators import is_reasoning_right
 from pure_rllib.evaluation.figure import pass_at_k_figure
 from pure_rllib.evaluation.judges import judge_name
 from pure_rllib.evaluation.measure import (
@@ -72,9 +72,7 @@ class Report:
         ]
         if averaged := self.figures["average"]:
             cells = [
-                f"{100 * averaged[part][key]:.1f} (SE {100 * averaged[part]['se']:.1f})"
-                if part in averaged
-                else "-"
+                _mean(averaged.get(part), key)
                 for part, key in (("greedy", "accuracy"), ("sampled", "avg"))
             ]
             num_blank = 5 if judged is None else 6
@@ -137,7 +135,7 @@ def write_report(
         "engines": list(engines),
         "settings": plan.record,
     }
-    text = json.dumps(_without_nan(figures), indent=1) + "\n"
+    text = json.dumps(without_nan(figures), indent=1) + "\n"
     write_text(folder / REPORT_FILE, text)
     write_text(folder / PROBLEMS_FILE, _problems_csv(results, plan.judge is not None))
     write_parquet(
@@ -162,8 +160,7 @@ def results_of(asked: Asked, files: BenchmarkFiles) -> list[ProblemResult]:
     """Gathers the samples of each problem that has a gold answer."""
     return [
         ProblemResult(
-            problem.problem_id,
-            problem.prompt,
+            problem,
             [files.samples[key] for key in asked.greedy_keys(i)],
             [files.samples[key] for key in asked.sampled_keys(i)],
             files.verdicts[i],
@@ -173,12 +170,12 @@ def results_of(asked: Asked, files: BenchmarkFiles) -> list[ProblemResult]:
     ]
 
 
-def _without_nan(data: Any) -> Any:
+def without_nan(data: Any) -> Any:
     """JSON has no word for NaN: null."""
     if isinstance(data, Mapping):
-        return {str(key): _without_nan(value) for key, value in data.items()}
+        return {str(key): without_nan(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_without_nan(value) for value in data]
+        return [without_nan(value) for value in data]
     return None if isinstance(data, float) and math.isnan(data) else data
 
 
@@ -194,12 +191,12 @@ def _problems_csv(
             writer.writerow(
                 [
                     name,
-                    r.problem_id,
+                    r.problem.problem_id,
                     int(r.greedy[0].correct) if r.greedy else "",
                     len(r.sampled),
                     r.num_correct,
                     r.num_both("majority") if is_judged else "",
-                    r.prompt,
+                    r.problem.prompt,
                 ]
             )
     return text.getvalue()
@@ -231,28 +228,41 @@ def _percent(row: Mapping[str, float], key: str = "mean") -> str:
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def _mean(averaged: Mapping[str, float | None] | None, key: str) -> str | None:
+    if averaged is None or (mean := averaged[key]) is None:
+        return None
+    # Unknown where a benchmark has one problem only.
+    se = averaged["se"]
+    return f"{100 * mean:.1f}" + ("" if se is None else f" (SE {100 * se:.1f})")
+
+
 def _write_page(
     plan: Plan, results: Mapping[str, Sequence[ProblemResult]], report: Report
 ) -> None:
-    """The rollouts page: hard problems first, and wrong and truncated responses."""
-    groups = []
-    for asked in plan.asked:
-        name = asked.benchmark.name
-        golds = {p.problem_id: p.answer for p in asked.benchmark.problems}
-        for r in results[name]:
-            samples = sorted(
-                [*r.greedy[:1], *r.sampled], key=lambda s: (s.correct, s.terminated)
-            )[:_PAGE_SAMPLES]
-            groups.append(
-                [_record(plan, name, r, s, golds[r.problem_id]) for s in samples]
+    """The rollouts page: hard problems first, with some responses of each kind."""
+    problems = [
+        (asked.benchmark.name, result, for_the_page(result))
+        for asked in plan.asked
+        for result in results[asked.benchmark.name]
+    ]
+    problems.sort(key=lambda p: sum(s.correct for s in p[2]) / len(p[2]))
+    groups = [
+        [
+            # Those that are not shown need no texts of their tokens.
+            _record(
+                plan, name, result, s, shown=i < _PAGE_PROBLEMS and j < _PAGE_SAMPLES
             )
-    groups.sort(key=lambda g: sum(bool(r.correct) for r in g) / len(g))
+            for j, s in enumerate(samples)
+        ]
+        for i, (name, result, samples) in enumerate(problems)
+    ]
     write_rollouts_page(
         groups,
         report.folder / "report.html",
         title=f"Evaluation of {plan.policy.model}",
         meta={name: _headline(figures) for name, figures in report.metrics.items()},
         max_groups=_PAGE_PROBLEMS,
+        max_responses=_PAGE_SAMPLES,
     )
 
 
@@ -266,27 +276,37 @@ def _headline(figures: Figures) -> str:
     return ", ".join(parts)
 
 
+def for_the_page(result: ProblemResult) -> list[Sample]:
+    """All responses; the first few are some of each kind, wrong and truncated first."""
+
+    def kind(sample: Sample) -> tuple[bool, bool, bool]:
+        reasoning = result.reasoning_of(sample)
+        return sample.correct, sample.terminated, reasoning == "right"
+
+    samples = sorted([*result.greedy[:1], *result.sampled], key=kind)
+    kinds = [list(alike) for _, alike in itertools.groupby(samples, kind)]
+    dealt = [s for some in itertools.zip_longest(*kinds) for s in some if s is not None]
+    return sorted(dealt[:_PAGE_SAMPLES], key=kind) + dealt[_PAGE_SAMPLES:]
+
+
 def _record(
-    plan: Plan, benchmark: str, result: ProblemResult, sample: Sample, gold: str | None
+    plan: Plan, benchmark: str, result: ProblemResult, sample: Sample, *, shown: bool
 ) -> ResponseRecord:
-    ids = list(sample.token_ids)
+    ids, name = list(sample.token_ids), result.problem.problem_id
     metadata: dict[str, Any] = {
-        "problem": f"{benchmark} {result.problem_id}",
+        "problem": f"{benchmark} {name}",
         "decoding": f"{sample.decoding} {sample.number}",
     }
-    verdicts = result.verdicts.reasoning.get(place(sample))
-    if verdicts is not None:
-        is_judged = place(sample) not in result.verdicts.not_judged
-        is_right = is_reasoning_right(verdicts, "majority")
-        metadata["reasoning"] = (
-            "not judged" if not is_judged else "right" if is_right else "wrong"
-        )
+    if reasoning := result.reasoning_of(sample):
+        metadata["reasoning"] = reasoning
     return ResponseRecord(
-        group_id=f"{benchmark}/{result.problem_id}",
-        prompt=result.prompt,
-        answer=gold,
+        group_id=f"{benchmark}/{name}",
+        prompt=result.problem.prompt,
+        answer=result.problem.answer,
         response_text=sample.text,
-        response_tokens=plan.tokenizer.batch_decode([[i] for i in ids]),
+        response_tokens=(
+            plan.tokenizer.batch_decode([[i] for i in ids]) if shown else None
+        ),
         token_ids=ids,
         step_spans=plan.splitter.step_spans(np.array(ids, np.int64)),
         step_rewards=result.verdicts.step_scores.get(place(sample)),

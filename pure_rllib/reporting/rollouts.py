@@ -45,6 +45,7 @@ def write_rollouts_page(
     meta: Mapping[str, Any] | None = None,
     *,
     max_groups: int = 48,
+    max_responses: int | None = None,
     max_tokens: int = 400_000,
 ) -> Path:
     """Writes groups of responses as one self-contained HTML file.
@@ -56,6 +57,7 @@ def write_rollouts_page(
         title: heading of the page.
         meta: facts about the run, shown under the heading.
         max_groups: groups kept per iteration, the first ones.
+        max_responses: responses kept per group, the first ones; None: all.
         max_tokens: response tokens kept in all (a token takes about 20 bytes); groups
             are taken from all iterations in turn until it is used up, at least one
             each. The page says how many of how many groups it shows.
@@ -73,7 +75,11 @@ def write_rollouts_page(
         raise ValueError("`groups` (empty) must have a group: there is nothing to show")
     if any(not group for g in by_iteration.values() for group in g):
         raise ValueError("`groups` must not have empty groups; leave them out")
-    counts = _fit(by_iteration, max_groups, max_tokens)
+    kept = {
+        iteration: [group[:max_responses] for group in all_groups]
+        for iteration, all_groups in by_iteration.items()
+    }
+    counts = _fit(kept, max_groups, max_tokens)
     pages = [
         {
             "iteration": iteration,
@@ -83,9 +89,14 @@ def write_rollouts_page(
                     "id": group[0].group_id,
                     "prompt": group[0].prompt,
                     "answer": group[0].answer,
-                    "responses": [_response_data(record) for record in group],
+                    "size": len(group),
+                    "verified": sum(r.correct is not None for r in group),
+                    "correct": sum(r.correct is True for r in group),
+                    "responses": [_response_data(record) for record in shown],
                 }
-                for group in all_groups[: counts[iteration]]
+                for group, shown in zip(
+                    all_groups[: counts[iteration]], kept[iteration], strict=False
+                )
             ],
         }
         for iteration, all_groups in by_iteration.items()
@@ -94,6 +105,7 @@ def write_rollouts_page(
     # What no response has gets no place on the page: there was nobody to give it.
     has = {
         "rewards": any(r.step_rewards is not None for r in records),
+        "reasoning": any("reasoning" in r.metadata for r in records),
         "verdicts": any(r.correct is not None for r in records),
         "advantages": any(r.advantages is not None for r in records),
     }

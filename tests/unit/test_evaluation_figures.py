@@ -3,6 +3,7 @@
 Tests are named by the required behaviours R7 ... of evaluations.
 """
 
+import json
 import math
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pure_rllib.evaluation.judges import (
     suspicious,
 )
 from pure_rllib.evaluation.measure import ProblemResult, average, measure, warnings_of
+from pure_rllib.evaluation.report import Report, for_the_page, without_nan
 from pure_rllib.evaluation.samples import LineFile, ProblemVerdicts, Sample
 from pure_rllib.evaluation.settings import (
     JudgeSettings,
@@ -71,8 +73,7 @@ def result(
         c: i for i, c in enumerate(dict.fromkeys(c for c in classes if c is not None))
     }
     return ProblemResult(
-        problem_id=str(problem),
-        prompt=f"problem {problem}",
+        Problem(f"problem {problem}", "1", str(problem)),
         greedy=[sample(problem, 0, outcomes[0], decoding="greedy", **kwargs)],
         sampled=made,
         verdicts=ProblemVerdicts(
@@ -115,6 +116,31 @@ def test_reasoning_by_hand_and_as_bounds() -> None:
     assert cot["cot_pass_at_k"]["majority"]["2"]["mean"] == 0.5
 
 
+def test_the_page_shows_some_of_each_kind_and_wrong_ones_first() -> None:
+    outcomes = [R, R, R, R, *[W] * 20]
+    right, wrong = [True], [False]
+    verdicts: dict[str, list[bool | None]] = {
+        f"sampled-{i}": [*(wrong if i == 2 else right)] for i in range(4)
+    }
+    of_problem = result(0, outcomes, verdicts)
+    samples = for_the_page(of_problem)
+    assert len(samples) == 25
+    shown = samples[:8]
+    assert [s.correct for s in shown] == sorted(s.correct for s in shown)
+    assert "wrong" in {of_problem.reasoning_of(s) for s in shown}
+    assert "right" in {of_problem.reasoning_of(s) for s in shown}
+
+
+def test_an_average_over_a_single_problem_has_no_error(tmp_path: Path) -> None:
+    one = measure([result(0, [R, W])], judge=None, seed=0)
+    two = measure([result(0, [R, W]), result(1, [R, R])], judge=None, seed=0)
+    metrics = {"one": one, "two": two}
+    data = {"metrics": metrics, "average": average(metrics), "warnings": []}
+    text = json.dumps(without_nan(data))
+    table = Report(tmp_path, json.loads(text)).table()
+    assert table.splitlines()[-1].split()[:4] == ["average", "-", "100.0", "62.5"]
+
+
 def test_r7_truncated_responses_stand_beside_the_score() -> None:
     rows = [result(i, [R], terminated=i > 1) for i in range(10)]
     figures = measure(rows, judge=None, seed=0)
@@ -127,7 +153,7 @@ def test_r7_truncated_responses_stand_beside_the_score() -> None:
 
 def test_r8_a_missing_sample_is_no_wrong_one() -> None:
     rows = result(0, [R, W])
-    short = ProblemResult("0", "p", rows.greedy, rows.sampled[:1], rows.verdicts)
+    short = ProblemResult(rows.problem, rows.greedy, rows.sampled[:1], rows.verdicts)
     with pytest.raises(ValueError):
         measure([rows, short], judge=None, seed=0)
 

@@ -188,6 +188,13 @@ def test_page_is_bounded_and_says_so(tmp_path):
     path = write_rollouts_page(iterations, tmp_path / "x.html", "A run", max_tokens=500)
     _, pages = read(path)
     assert all(1 <= len(p["groups"]) < 4 for p in pages)
+    groups = make_groups(2)
+    path = write_rollouts_page(groups, tmp_path / "x.html", "A run", max_responses=3)
+    _, (page,) = read(path)
+    for group, shown in zip(groups, page["groups"], strict=True):
+        assert len(shown["responses"]) == 3 and shown["size"] == len(group)
+        assert shown["correct"] == sum(r.correct is True for r in group)
+    assert page["summary"]["responses"] == sum(map(len, groups))
 
 
 @pytest.mark.parametrize(
@@ -215,8 +222,13 @@ def test_the_page_knows_what_there_is(tmp_path):
         (data,) = re.findall(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)
         return json.loads(data)["has"]
 
-    everything = {"rewards": True, "verdicts": True, "advantages": True}
+    everything = {
+        **{"rewards": True, "verdicts": True, "advantages": True},
+        "reasoning": False,
+    }
     assert written() == everything
+    judged = written(step_rewards=None, metadata={"reasoning": "wrong"})
+    assert judged == everything | {"rewards": False, "reasoning": True}
     assert written(step_rewards=None) == everything | {"rewards": False}
     assert written(outcome=None) == everything | {"verdicts": False}
     assert written(advantages=None) == everything | {"advantages": False}
