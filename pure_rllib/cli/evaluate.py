@@ -31,6 +31,14 @@ setting of the sections policy, sampling and judge: docs/evaluation.md lists the
 _SECTIONS = ("policy", "sampling", "judge")
 _KEYS = ("benchmarks", "data_dir", "problems", "env", "env_config", "limit")
 _OUTLINE = ("run", "description", *_SECTIONS, *_KEYS)
+_RULES = {
+    **dict.fromkeys((*_SECTIONS, "env_config"), dict[str, Any]),
+    "benchmarks": list[str],
+    "problems": list[str | dict[str, Any]],
+    "data_dir": str,
+    "env": str,
+}
+"""What is looked into here; the other values are checked where they are used."""
 
 
 def add_command(commands: Any) -> None:
@@ -128,6 +136,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def asked_for(options: argparse.Namespace) -> tuple[Spec, Path]:
     """Returns what is to be evaluated, as plain data, and the folder of its files."""
+    from pure_rllib.setting_types import check_setting
+
     if options.resume is not None:
         if options.policy is not None or options.out is not None:
             raise ValueError(
@@ -145,6 +155,9 @@ def asked_for(options: argparse.Namespace) -> tuple[Spec, Path]:
         spec, name = _named(options.policy)
         out = Path(options.out or _free(Path("evaluations", name)))
     _apply(options, spec)
+    for key, rule in _RULES.items():
+        if spec.get(key) is not None:
+            check_setting(key, spec[key], rule)
     return spec, out
 
 

@@ -53,7 +53,7 @@ def read_rows(
     if not taken:
         raise ValueError(
             f"The data set {source} (0 rows) must hold at least one row; because there "
-            "is nothing to train on. Set another source."
+            "is nothing to ask. Set another source."
         )
     return taken
 

@@ -73,7 +73,7 @@ class ListProblems:
         if not self._problems:
             raise ValueError(
                 "`problems` (empty) must hold at least one problem; because there is "
-                "nothing to train on. Set another source."
+                "nothing to ask. Set another source."
             )
         self.num_answers = sum(p.answer is not None for p in self._problems)
 

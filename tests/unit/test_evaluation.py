@@ -21,7 +21,8 @@ from pure_rllib.evaluation.benchmarks import (
     environment_benchmark,
     file_benchmark,
 )
-from pure_rllib.evaluation.plan import Plan, differences, make_plan
+from pure_rllib.evaluation.plan import Plan, make_plan
+from pure_rllib.evaluation.record import differences
 from pure_rllib.evaluation.settings import (
     PolicySettings,
     SamplingSettings,
@@ -265,6 +266,9 @@ def test_wrong_judges(
         ("POLICY --env {a} --set sampling.template=qwen2_5_math", "chat template"),
         ("POLICY --env {a} --set policy.generator=sglang", "generator"),
         ("POLICY --env {a} --set policy.generator_kwargs.x=1", "unknown keys ['x']"),
+        ("POLICY --env {a} --set judge=checker", "`judge` ('checker') must be a map"),
+        ("POLICY --set benchmarks=gsm8k", "`benchmarks` ('gsm8k') must be a list"),
+        ("POLICY --env {a} --limit 0", "`limit` (0) must be >= 1"),
         ("POLICY --env {a} --samples 0 --set sampling.greedy=false", "samples"),
         ("no/such/folder --env {a}", "no/such/folder"),
         ("run --env {a}", "policy/"),
