@@ -21,7 +21,7 @@ from typing import Any
 import ray
 
 from pure_rllib.evaluation.benchmarks import environment_benchmark, load_benchmark
-from pure_rllib.evaluation.engines import Engine, EngineSettings
+from pure_rllib.evaluation.engines import Engine
 from pure_rllib.evaluation.plan import make_plan
 from pure_rllib.evaluation.run import evaluate, started_ray
 from pure_rllib.evaluation.settings import PolicySettings, SamplingSettings
@@ -84,16 +84,10 @@ def compare_rates(
     policy: PolicySettings, benchmarks: Any, sampling: SamplingSettings, rounds: int
 ) -> None:
     plan = make_plan(policy, benchmarks, sampling, None)
-    settings = EngineSettings.of(
-        policy,
-        model=plan.folder,
-        pad_token_id=plan.pad_token_id,
-        eos_token_ids=plan.eos_token_ids,
-        max_model_len=plan.max_model_len,
-    )
+    settings = plan.engine
     actor_class: Any = ray.remote(MeasuredEngine)
     engine = actor_class.options(
-        num_cpus=settings.num_cpus, num_gpus=settings.num_gpus
+        num_cpus=policy.num_cpus, num_gpus=settings.num_gpus
     ).remote(settings)
     requests = [one.request(key, sampling) for one in plan.asked for key in one.keys]
     rates: dict[str, list[float]] = {"vllm.LLM.generate": [], "engine": []}

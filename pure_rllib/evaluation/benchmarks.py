@@ -21,6 +21,7 @@ from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.rewards.base import StepScorer, Verifier
 from pure_rllib.rollouts.env_summary import token_env_of
+from pure_rllib.setting_types import Count, check_setting
 
 _BENCHMARK_SAMPLES = 8
 """Samples per problem where no card says otherwise."""
@@ -64,8 +65,14 @@ class Benchmark:
         rows = [(p.problem_id, p.prompt, p.answer, p.history) for p in self.problems]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
+    @property
+    def num_trained(self) -> int:
+        """Problems that are training prompts."""
+        return sum(p.prompt in self.training_prompts for p in self.problems)
+
     def first(self, limit: int | None) -> "Benchmark":
         """Returns the benchmark with so many first problems."""
+        check_setting("limit", limit, Count | None)
         return replace(self, problems=list(self.problems)[:limit])
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pure_rllib.evaluation.figure import pass_at_k_figure
+from pure_rllib.evaluation.figure import Curve, curves_of, pass_at_k_figure
 from pure_rllib.evaluation.paired import compare_greedy, compare_sampled, holm
-from pure_rllib.evaluation.plan import differences
+from pure_rllib.evaluation.record import differences
 from pure_rllib.evaluation.report import PROBLEMS_FILE, Report, read_report
 from pure_rllib.reporting.tables import format_table
 from pure_rllib.whole_folder import write_text
@@ -35,7 +35,7 @@ def compare(
         force: compare what was asked differently all the same.
 
     Returns:
-        What the file holds, and a table for a console.
+        What the file holds, and tables for a console.
 
     Raises:
         ValueError: the evaluations were asked different problems, or (without `force`)
@@ -57,7 +57,11 @@ def compare(
             "same."
         )
     (base, base_reports), *others = reports.items()
-    found: dict[str, Any] = {"unequal_settings": unequal, "comparisons": {}}
+    found: dict[str, Any] = {
+        "unequal_settings": unequal,
+        "policies": {label: _curves(rs) for label, rs in reports.items()},
+        "comparisons": {},
+    }
     for label, of_label in others:
         found["comparisons"][f"{label} - {base}"] = _pair(base_reports, of_label)
     out = Path(out)
@@ -65,7 +69,13 @@ def compare(
     write_text(out / COMPARISON_FILE, json.dumps(found, indent=1) + "\n")
     drawn = {label: [r.figures for r in rs] for label, rs in reports.items()}
     pass_at_k_figure(drawn, out / "pass_at_k.png")
-    return found, _table(found)
+    return found, _tables(found)
+
+
+def _curves(reports: Sequence[Report]) -> dict[str, dict[str, Curve]]:
+    """By benchmark: pass@k and CoT-Pass@K of one policy."""
+    first, *_ = metrics = [report.metrics for report in reports]
+    return {name: curves_of([m[name] for m in metrics]) for name in first}
 
 
 def _unequal_settings(reports: Sequence[Report]) -> list[str]:
@@ -146,7 +156,22 @@ def _problems(report: Report) -> dict[str, _Rows]:
     return found
 
 
-def _table(found: Mapping[str, Any]) -> str:
+def _tables(found: Mapping[str, Any]) -> str:
+    """The policies' curves, and their differences."""
+    curves = [
+        (label, name, figure, curve)
+        for label, by_benchmark in found["policies"].items()
+        for name, figures in by_benchmark.items()
+        for figure, curve in figures.items()
+    ]
+    sizes = sorted({k for *_, curve in curves for k in curve}, key=int)
+    shares = [
+        [
+            *named,
+            *(f"{100 * curve[k]['mean']:.1f}" if k in curve else "-" for k in sizes),
+        ]
+        for *named, curve in curves
+    ]
     rows = []
     for label, by_benchmark in found["comparisons"].items():
         for name, kinds in by_benchmark.items():
@@ -159,5 +184,9 @@ def _table(found: Mapping[str, Any]) -> str:
                     what = "sign flips"
                 cells = [shown, f"{row['p']:.4f}", f"{row['p_holm']:.4f}", what]
                 rows.append([label, name, kind, *cells])
+    policies = ["policy", "benchmark", "figure", *(f"k={k}" for k in sizes)]
     headers = ["comparison", "benchmark", "responses", "difference", "p", "p (Holm)"]
-    return format_table([*headers, "test"], rows)
+    tables = [format_table([*headers, "test"], rows)]
+    if shares:
+        tables.insert(0, format_table(policies, shares))
+    return "\n\n".join(tables)

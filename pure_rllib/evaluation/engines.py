@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -21,8 +21,6 @@ _LOGGER = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 3
 """How often work is asked for whose engine was lost: once, and twice again."""
 _SEND_EVERY_S = 0.25
-DEFAULT_BATCH = 32
-"""Rows that the transformers generator decodes at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,46 +28,27 @@ class EngineSettings:
     """How an engine is made.
 
     Attributes:
-        model: a local folder.
-        generator: "transformers" or "vllm".
-        dtype: see `PolicySettings`.
-        trust_remote_code: likewise.
-        generator_kwargs: likewise.
-        num_cpus: likewise.
-        num_gpus: likewise; decided.
+        policy: its settings; the model is a local folder.
         pad_token_id: fills the left of shorter prompts.
         eos_token_ids: the ids that end a response.
         max_model_len: tokens of the longest prompt and response together.
     """
 
-    model: str
-    generator: str
-    dtype: str
-    trust_remote_code: bool
-    generator_kwargs: Mapping[str, Any]
-    num_cpus: float
-    num_gpus: float
+    policy: PolicySettings
     pad_token_id: int
     eos_token_ids: Sequence[int]
     max_model_len: int
 
-    @classmethod
-    def of(cls, policy: PolicySettings, **found: Any) -> "EngineSettings":
-        """Makes them of a policy's settings and what was found in its folder."""
-        names = ("generator", "dtype", "trust_remote_code", "num_cpus")
-        chosen = {name: getattr(policy, name) for name in names}
-        kwargs = dict(policy.generator_kwargs)
-        if policy.generator == "transformers":
-            kwargs["max_batch_size"] = cls.batch_size(policy)
-        num_gpus = policy.num_gpus
-        if num_gpus is None:
-            num_gpus = default_gpus(kwargs.get("tensor_parallel_size", 1))
-        return cls(**chosen, generator_kwargs=kwargs, num_gpus=num_gpus, **found)
+    @property
+    def tensor_parallel_size(self) -> int:
+        """Parts that the model is in."""
+        return int(self.policy.generator_kwargs.get("tensor_parallel_size", 1))
 
-    @staticmethod
-    def batch_size(policy: PolicySettings) -> int:
-        """Rows that a transformers engine decodes at once."""
-        return int(policy.generator_kwargs.get("max_batch_size", DEFAULT_BATCH))
+    @property
+    def num_gpus(self) -> float:
+        """Of one engine; to be asked for where Ray runs."""
+        chosen = self.policy.num_gpus
+        return default_gpus(self.tensor_parallel_size) if chosen is None else chosen
 
 
 def default_gpus(wanted: int = 1) -> float:
@@ -85,38 +64,40 @@ class Engine:
     """
 
     def __init__(self, settings: EngineSettings):
-        self._settings = settings
+        self._settings, policy = settings, settings.policy
+        kwargs = dict(policy.generator_kwargs)
+        if policy.generator == "transformers":
+            kwargs["max_batch_size"] = policy.batch_size
         self._generator = make_generator(
-            settings.generator,
+            policy.generator,
             {
-                "model": settings.model,
-                "dtype": settings.dtype,
+                "model": policy.model,
+                "dtype": policy.dtype,
                 "attn_implementation": None,
-                "trust_remote_code": settings.trust_remote_code,
+                "trust_remote_code": policy.trust_remote_code,
                 "seed": 0,
             },
-            settings.generator_kwargs,
+            kwargs,
             pad_token_id=settings.pad_token_id,
             eos_token_ids=settings.eos_token_ids,
             max_model_len=settings.max_model_len,
         )
         if isinstance(self._generator, VLLMGenerator):
-            self._generator.load_folder(Path(settings.model))
+            self._generator.load_folder(Path(policy.model))
 
     def facts(self) -> dict[str, Any]:
         """Returns what of this engine can change a response."""
+        policy = self._settings.policy
         libraries = ["torch", "transformers"]
-        if self._settings.generator == "vllm":
+        if policy.generator == "vllm":
             libraries.append("vllm")
         has_gpu = torch.cuda.is_available()
         return {
-            "generator": self._settings.generator,
+            "generator": policy.generator,
             # Not by the packages' names: builds of vLLM are called otherwise.
             "versions": {n: import_module(n).__version__ for n in libraries},
-            "dtype": self._settings.dtype,
-            "tensor_parallel_size": self._settings.generator_kwargs.get(
-                "tensor_parallel_size", 1
-            ),
+            "dtype": policy.dtype,
+            "tensor_parallel_size": self._settings.tensor_parallel_size,
             "device": torch.cuda.get_device_name() if has_gpu else "CPU",
         }
 
@@ -127,7 +108,7 @@ class Engine:
             blocks: vLLM has all of them at once and makes its own batches; transformers
                 decodes one after the other.
         """
-        is_vllm = self._settings.generator == "vllm"
+        is_vllm = self._settings.policy.generator == "vllm"
         if is_vllm:
             blocks = [[request for block in blocks for request in block]]
         ready: list[Finished] = []
@@ -153,24 +134,21 @@ class EnginePool:
 
     def __init__(self, settings: EngineSettings, num_engines: int):
         self._settings = settings
-        for kind, each in (("CPU", settings.num_cpus), ("GPU", settings.num_gpus)):
+        self._resources = {"CPU": settings.policy.num_cpus, "GPU": settings.num_gpus}
+        for kind, each in self._resources.items():
             there = ray.cluster_resources().get(kind, 0.0)
             if num_engines * each > there:
                 _LOGGER.warning(
                     "%d engines want %g %ss and Ray has %g: some wait until there are "
                     "more.",
-                    num_engines,
-                    num_engines * each,
-                    kind,
-                    there,
+                    *(num_engines, num_engines * each, kind, there),
                 )
         self._actors = [self._start() for _ in range(num_engines)]
 
     def _start(self) -> Any:
+        cpus, gpus = self._resources.values()
         actor_class: Any = ray.remote(Engine)
-        return actor_class.options(
-            num_cpus=self._settings.num_cpus, num_gpus=self._settings.num_gpus
-        ).remote(self._settings)
+        return actor_class.options(num_cpus=cpus, num_gpus=gpus).remote(self._settings)
 
     def facts(self) -> dict[str, Any]:
         """Returns what of the engines can change a response.

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pure_rllib.reporting.plots import PALETTE, save_figure
 
@@ -13,7 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_Curve = Mapping[str, Mapping[str, float]]
+Curve = dict[str, dict[str, float]]
+"""k -> mean, low and high."""
 
 
 def pass_at_k_figure(
@@ -63,52 +63,64 @@ def pass_at_k_figure(
             axis.xaxis.set_major_formatter("{x:g}")
             axis.set_xlabel("samples, k")
             axis.set_ylabel("problems solved by one of k")
-            axis.set_ylim(0, 1)
-            axis.legend(loc="best")
-        for axis in list(axes)[len(names) :]:
+            axis.set_ylim(-0.02, 1.02)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        for axis in figure.axes[len(names) :]:
             axis.set_visible(False)
         if not names:
             figure.text(0.5, 0.5, "only greedy responses: no pass@k", ha="center")
 
-    return save_figure(draw, path, size=(5.0 * columns, 4.2 * rows))
+    return save_figure(
+        draw, path, size=(5.0 * columns, 4.2 * rows + 0.2 * len(policies))
+    )
 
 
 def _draw_policy(
     axis: "Axes", label: str, parts: Sequence[Mapping[str, Any]], colour: str
 ) -> None:
+    # Bands over seeds may be wide, and lie over each other.
+    alpha = 0.12 if len(parts) == 1 else 0.05
+    for name, curve in curves_of(parts).items():
+        style = "--" if name.startswith("cot") else "-"
+        named = f"{label}, CoT [{parts[0]['cot']['judge']}]" if style == "--" else label
+        sizes = [int(k) for k in curve]
+        middle, low, high = (
+            [row[key] for row in curve.values()] for key in ("mean", "low", "high")
+        )
+        axis.plot(sizes, middle, style, color=colour, marker="o", ms=3, label=named)
+        axis.fill_between(sizes, low, high, color=colour, alpha=alpha, linewidth=0.8)
+
+
+def curves_of(parts: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+    """One policy's curves on one benchmark, each k with `mean`, `low` and `high`.
+
+    Args:
+        parts: figures of its evaluations; of several, of other training seeds, the
+            mean is the median and the ends are the lowest and the highest.
+
+    Returns:
+        `pass@k` and `cot_pass@k`, where every evaluation has it.
+    """
+    found: dict[str, Curve] = {}
     if all("sampled" in part for part in parts):
-        curves = [part["sampled"]["pass_at_k"] for part in parts]
-        _draw(axis, curves, None, colour, label=label)
+        found["pass@k"] = _over_seeds([p["sampled"]["pass_at_k"] for p in parts])
     if all("cot" in part for part in parts):
         rules = [part["cot"]["cot_pass_at_k"] for part in parts]
-        several = rules[0]["any"] != rules[0]["all"]
-        band = (rules[0]["all"], rules[0]["any"]) if several else None
-        curves = [rule["majority"] for rule in rules]
-        judge = parts[0]["cot"]["judge"]
-        _draw(axis, curves, band, colour, label=f"{label}, CoT [{judge}]", style="--")
+        curve = _over_seeds([rule["majority"] for rule in rules])
+        (one, *others) = rules
+        if not others and one["any"] != one["all"]:
+            for k, row in curve.items():
+                row |= {"low": one["all"][k]["mean"], "high": one["any"][k]["mean"]}
+        found["cot_pass@k"] = curve
+    return found
 
 
-def _draw(
-    axis: "Axes",
-    curves: Sequence[_Curve],
-    band: tuple[_Curve, _Curve] | None,
-    colour: str,
-    *,
-    label: str,
-    style: str = "-",
-) -> None:
-    sizes = [int(k) for k in curves[0]]
-    means = np.array([_values(curve, "mean") for curve in curves])
-    if len(curves) > 1:
-        low, high = means.min(axis=0), means.max(axis=0)
-    elif band is not None:
-        low, high = (np.array(_values(curve, "mean")) for curve in band)
-    else:
-        low, high = (np.array(_values(curves[0], end)) for end in ("low", "high"))
-    middle = np.median(means, axis=0)
-    axis.plot(sizes, middle, style, color=colour, marker="o", ms=3, label=label)
-    axis.fill_between(sizes, low, high, color=colour, alpha=0.13, linewidth=0)
-
-
-def _values(curve: _Curve, key: str) -> list[float]:
-    return [row[key] for row in curve.values()]
+def _over_seeds(curves: Sequence[Mapping[str, Mapping[str, float]]]) -> Curve:
+    if len(curves) == 1:
+        return {k: dict(row) for k, row in curves[0].items()}
+    found = {}
+    for k in curves[0]:
+        means = [curve[k]["mean"] for curve in curves]
+        found[k] = {"mean": median(means), "low": min(means), "high": max(means)}
+    return found

@@ -327,15 +327,10 @@ def _language_model_judge(
     context = context_of(policy_config(folder)) or NO_LIMIT
     eos = [tokenizer.eos_token_id]
     limit = settings.generator_kwargs.get("max_model_len", context)
-    engine = EngineSettings.of(
-        PolicySettings(
-            model=folder,
-            generator=settings.generator,
-            dtype=settings.dtype,
-            generator_kwargs=settings.generator_kwargs,
-            num_gpus=settings.num_gpus,
-        ),
-        model=folder,
+    names = ("generator", "dtype", "generator_kwargs", "num_gpus")
+    chosen = {name: getattr(settings, name) for name in names}
+    engine = EngineSettings(
+        policy=PolicySettings(model=folder, **chosen),
         pad_token_id=pad_id(tokenizer, eos),
         eos_token_ids=eos,
         max_model_len=min(context, limit),

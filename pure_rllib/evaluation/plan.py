@@ -1,21 +1,20 @@
 """What an evaluation will ask, checked and written down before anything is sampled."""
 
-import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from pure_rllib import __version__
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.order import sample_seed
 from pure_rllib.data.prompts import PromptTemplate, make_template
 from pure_rllib.envs.token_env import eos_ids, pad_id
 from pure_rllib.evaluation.benchmarks import Benchmark
+from pure_rllib.evaluation.engines import EngineSettings
+from pure_rllib.evaluation.record import record_of, weights_sha256
 from pure_rllib.evaluation.samples import SampleKey
 from pure_rllib.evaluation.settings import (
     DEFAULT_BUDGET,
@@ -31,7 +30,6 @@ from pure_rllib.rewards.base import Verifier
 from pure_rllib.rewards.prm.scoring import context_of
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
 
-_HASH_BYTES = 2**24
 NO_LIMIT = 2**31
 """Of tokens, where a model names no context: as good as without end."""
 
@@ -126,18 +124,18 @@ class Plan:
     odd_golds: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     @property
-    def max_model_len(self) -> int:
-        """Tokens of the longest prompt and response together."""
-        return max(
-            len(prompt) + asked.budget(i)
-            for asked in self.asked
-            for i, prompt in enumerate(asked.prompts)
+    def engine(self) -> EngineSettings:
+        """How an engine for it is made."""
+        return EngineSettings(
+            policy=replace(self.policy, model=self.folder),
+            pad_token_id=pad_id(self.tokenizer, self.eos_token_ids),
+            eos_token_ids=self.eos_token_ids,
+            max_model_len=max(
+                len(prompt) + asked.budget(i)
+                for asked in self.asked
+                for i, prompt in enumerate(asked.prompts)
+            ),
         )
-
-    @property
-    def pad_token_id(self) -> int:
-        """Fills the left of shorter prompts."""
-        return pad_id(self.tokenizer, self.eos_token_ids)
 
 
 def make_plan(
@@ -186,10 +184,10 @@ def make_plan(
         _check_context(asked, plan)
         _check_golds(asked, plan)
         _check_overlap(asked, plan)
-    hashes = {"weights": weights_sha256(folder), "tokenizer": _hash_of(tokenizer)}
+    hashes = {"weights": weights_sha256(folder)}
     if judge is not None:
         hashes |= _check_judge(judge, hashes["weights"], plan)
-    plan.record = _record(plan, hashes)
+    plan.record = record_of(plan, hashes)
     return plan
 
 
@@ -358,12 +356,8 @@ def _check_golds(asked: Asked, plan: Plan) -> None:
         )
 
 
-def _num_trained(benchmark: Benchmark) -> int:
-    return sum(p.prompt in benchmark.training_prompts for p in benchmark.problems)
-
-
 def _check_overlap(asked: Asked, plan: Plan) -> None:
-    if num := _num_trained(asked.benchmark):
+    if num := asked.benchmark.num_trained:
         plan.warnings.append(
             f"{asked.benchmark.name}: {num} of {len(asked.prompts)} problems are "
             "training prompts of the policy"
@@ -398,81 +392,3 @@ def _is_same_model(name: str, judge: str, judge_sha256: str) -> bool:
         return True
     folder = Path(resolve_model(name))
     return folder.is_dir() and weights_sha256(folder) == judge_sha256
-
-
-def weights_sha256(folder: str | Path) -> str:
-    """Hashes a model's safetensors, by name and content."""
-    found = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        found.update(path.name.encode())
-        with path.open("rb") as file:
-            while data := file.read(_HASH_BYTES):
-                found.update(data)
-    return found.hexdigest()
-
-
-def _hash_of(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend else json.dumps(sorted(tokenizer.get_vocab()))
-    return _sha256([text, tokenizer.chat_template])
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _record(plan: Plan, hashes: Mapping[str, str]) -> dict[str, Any]:
-    policy = plan.policy
-    names = ("model", "generator", "dtype", "trust_remote_code", "generator_kwargs")
-    return {
-        "pure_rllib": __version__,
-        # How many engines there are, and on what, changes no response.
-        "policy": {name: getattr(policy, name) for name in names},
-        "sampling": asdict(plan.sampling),
-        "judge": None if plan.judge is None else asdict(plan.judge),
-        "hashes": dict(hashes),
-        "eos_token_ids": plan.eos_token_ids,
-        "benchmarks": {a.benchmark.name: _record_of(a, plan) for a in plan.asked},
-    }
-
-
-def _record_of(asked: Asked, plan: Plan) -> dict[str, Any]:
-    first = list(asked.prompts[0])
-    return {
-        "source": asked.benchmark.source,
-        "notes": list(asked.benchmark.notes),
-        "gold_fixes": dict(asked.benchmark.gold_fixes),
-        "num_problems": len(asked.prompts),
-        "num_training_prompts": _num_trained(asked.benchmark),
-        "data_sha256": asked.benchmark.data_sha256,
-        "num_samples": asked.num_sampled,
-        "max_response_tokens": asked.max_response_tokens,
-        "template": {**asdict(asked.template)},
-        "prompts_sha256": _sha256([list(ids) for ids in asked.prompts]),
-        "first_prompt": {"ids": first, "text": plan.tokenizer.decode(first)},
-    }
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lists what differs between the records of two plans: `key: old -> new`.
-
-    Where files lie is left out: their hashes say what is in them.
-    """
-    flat_old, flat_new = _flat(old), _flat(new)
-    return [
-        f"{key}: {flat_old.get(key, 'not set')!r:.200} -> "
-        f"{flat_new.get(key, 'not set')!r:.200}"
-        for key in {**flat_old, **flat_new}
-        if flat_old.get(key, "not set") != flat_new.get(key, "not set")
-        and not key.endswith((".source", ".model"))
-    ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -4,19 +4,19 @@ import itertools
 import json
 import os
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 import numpy as np
 import ray
 
 from pure_rllib.envs.vector import ResponseJudge
 from pure_rllib.evaluation.benchmarks import Benchmark, load_benchmark
-from pure_rllib.evaluation.engines import EnginePool, EngineSettings
+from pure_rllib.evaluation.engines import EnginePool
 from pure_rllib.evaluation.estimators import vote_classes
 from pure_rllib.evaluation.judges import (
     JudgeTask,
@@ -25,12 +25,8 @@ from pure_rllib.evaluation.judges import (
     SameValue,
     make_judges,
 )
-from pure_rllib.evaluation.plan import (
-    Asked,
-    Plan,
-    differences,
-    make_plan,
-)
+from pure_rllib.evaluation.plan import Asked, Plan, make_plan
+from pure_rllib.evaluation.record import differences
 from pure_rllib.evaluation.report import Report, write_report
 from pure_rllib.evaluation.samples import (
     BenchmarkFiles,
@@ -50,6 +46,7 @@ from pure_rllib.whole_folder import remove_leftovers, write_text
 
 SETTINGS_FILE = "settings.json"
 _JUDGED_TOGETHER = 16
+_T = TypeVar("_T")
 
 
 class _Task(NamedTuple):
@@ -120,20 +117,21 @@ def _store(
     folder: Path, plan: Plan, command: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Writes what `--resume` compares with, before anything else; or reads it."""
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
+    if not (folder / SETTINGS_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        stored: dict[str, Any] = {"command": command, "record": plan.record}
-        stored["engines"] = []
-        write_text(path, json.dumps(stored, indent=1) + "\n")
+        new = {"command": command, "record": plan.record, "engines": list[Any]()}
+        _write_settings(folder, new)
     for one in (folder, folder / "samples"):
         remove_leftovers(one)
     return _read_settings(folder)
 
 
+def _write_settings(folder: Path, stored: Mapping[str, Any]) -> None:
+    write_text(folder / SETTINGS_FILE, json.dumps(stored, indent=1) + "\n")
+
+
 def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / SETTINGS_FILE
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
     return found
 
 
@@ -199,7 +197,7 @@ def started_ray(policy: PolicySettings) -> Iterator[None]:
 
 
 class _Evaluation:
-    """Samples on engines; verifies and judges beside that; writes what it is told.
+    """Samples on engines; verifies and judges beside that, in a thread each.
 
     Args:
         plan: what is asked.
@@ -215,12 +213,16 @@ class _Evaluation:
         self._tasks = [
             _Task(i, key) for i, asked in enumerate(plan.asked) for key in asked.keys
         ]
-        self._judges: list[ReasoningJudge | None] = [None] * len(plan.asked)
         # How many samples of a problem are still to come.
-        self._missing: dict[tuple[int, int], int] = defaultdict(int)
-        for task in self._tasks:
-            key = (task.benchmark, task.key.problem)
-            self._missing[key] += task.key not in self._files[task.benchmark].samples
+        self._missing = Counter(
+            (task.benchmark, task.key.problem)
+            for task in self._tasks
+            if self._is_missing(task)
+        )
+        self._judges: list[ReasoningJudge | None] = [None] * len(plan.asked)
+        # A slow judge must not keep samples from being written.
+        self._verifying, self._judging = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._futures: deque[Future[None]] = deque()
 
     def run(self, stored: dict[str, Any]) -> Report:
         """Asks for what is missing, and writes the report.
@@ -229,79 +231,63 @@ class _Evaluation:
             stored: content of the settings' file; engines are added to it.
         """
         with ExitStack() as stack:
-            # One thread each; a slow judge must not keep samples from being written.
-            verify, judge = (
-                stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2)
-            )
-            for executor in (verify, judge):
+            for executor in (self._verifying, self._judging):
                 stack.callback(executor.shutdown, cancel_futures=True)
-            if any(len(f.verdicts) < len(a.prompts) for f, a in self._pairs()):
+            unjudged = self._unjudged()
+            if unjudged:
                 self._judges = make_judges(self._plan, stack)
-            bar = stack.enter_context(
-                ProgressBar(
-                    len(self._tasks), first=self._num_done(), stream=self._stream
-                )
+            bar = ProgressBar(
+                len(self._tasks), first=self._num_done(), stream=self._stream
             )
-            if self._num_done() < len(self._tasks):
-                pool = self._engines(stack)
+            stack.enter_context(bar)
+            # Whole already, but the process was stopped before they were judged.
+            left = [one for one in unjudged if not self._missing[one]]
+            for i in range(0, len(left), _JUDGED_TOGETHER):
+                self._have_judged(left[i : i + _JUDGED_TOGETHER])
+            if self._missing.total():
+                pool = EnginePool(self._plan.engine, self._plan.policy.engines)
+                stack.callback(pool.stop)
                 facts = pool.facts()
                 if facts not in stored["engines"]:
                     stored["engines"].append(facts)
-                    text = json.dumps(stored, indent=1) + "\n"
-                    write_text(self._folder / SETTINGS_FILE, text)
-                self._sample(pool, verify, judge, bar)
-            self._judge_rest()
+                    _write_settings(self._folder, stored)
+                self._sample(pool, bar)
+            while self._futures:
+                self._futures.popleft().result()
+                bar.show(self._num_done())
         for files in self._files:
             files.finish()
         return write_report(
             self._plan, self._folder, self._files, engines=stored["engines"]
         )
 
-    def _pairs(self) -> Iterator[tuple[BenchmarkFiles, Asked]]:
-        return zip(self._files, self._plan.asked, strict=True)
+    def _unjudged(self) -> list[tuple[int, int]]:
+        """Returns benchmark and number of each problem without verdicts."""
+        return [
+            (i, problem)
+            for i, (files, asked) in enumerate(
+                zip(self._files, self._plan.asked, strict=True)
+            )
+            for problem in range(len(asked.prompts))
+            if problem not in files.verdicts
+        ]
 
     def _num_done(self) -> int:
-        return len(self._tasks) - sum(self._missing.values())
+        return len(self._tasks) - self._missing.total()
 
-    def _engines(self, stack: ExitStack) -> EnginePool:
-        plan = self._plan
-        settings = EngineSettings.of(
-            plan.policy,
-            model=plan.folder,
-            pad_token_id=plan.pad_token_id,
-            eos_token_ids=plan.eos_token_ids,
-            max_model_len=plan.max_model_len,
-        )
-        pool = EnginePool(settings, plan.policy.engines)
-        stack.callback(pool.stop)
-        return pool
+    def _is_missing(self, task: _Task) -> bool:
+        return task.key not in self._files[task.benchmark].samples
 
-    def _sample(
-        self,
-        pool: EnginePool,
-        verify: ThreadPoolExecutor,
-        judge: ThreadPoolExecutor,
-        bar: ProgressBar,
-    ) -> None:
-        """Has the engines sample, and everything verified, judged and written."""
+    def _sample(self, pool: EnginePool, bar: ProgressBar) -> None:
+        """Has the engines sample, and what comes verified and judged beside that."""
         blocks = self._blocks()
         tasks = [task for block in blocks for task, _ in block]
-        verifying: list[Future[list[tuple[_Task, Sample]]]] = []
-        judging: list[Future[list[tuple[int, ProblemVerdicts]]]] = []
-        requests = [[request for _, request in block] for block in blocks]
-        for finished in itertools.chain(pool.sample(requests), [None]):
-            if finished is not None:
-                answers = [(tasks[one.number], one) for one in finished]
-                verifying.append(verify.submit(self._verify, answers))
-            # Once all is sampled there is nothing left to do beside waiting.
-            while verifying and (finished is None or verifying[0].done()):
-                whole = self._write(verifying.pop(0).result())
-                judging += [judge.submit(self._judge, whole)] if whole else []
-                bar.show(self._num_done())
-            while judging and judging[0].done():
-                self._write_verdicts(judging.pop(0).result())
-        for future in judging:
-            self._write_verdicts(future.result())
+        for finished in pool.sample([[r for _, r in block] for block in blocks]):
+            answers = [(tasks[one.number], one) for one in finished]
+            self._futures.append(self._verifying.submit(self._verify, answers))
+            while self._futures and self._futures[0].done():
+                self._futures.popleft().result()
+            bar.show(self._num_done())
 
     def _blocks(self) -> list[list[tuple[_Task, Request]]]:
         """What is asked for: blocks of tasks with their requests, each for one engine.
@@ -326,119 +312,94 @@ class _Evaluation:
         )
         if plan.policy.generator == "vllm":
             return [[pair] for pair in requests if self._is_missing(pair[0])]
-        size = EngineSettings.batch_size(plan.policy)
         blocks = []
         for _, alike in itertools.groupby(requests, lambda pair: pair[1].params):
             rows = iter(alike)
-            while block := list(itertools.islice(rows, size)):
+            while block := list(itertools.islice(rows, plan.policy.batch_size)):
                 blocks.append(block)
         return [b for b in blocks if any(self._is_missing(task) for task, _ in b)]
 
-    def _is_missing(self, task: _Task) -> bool:
-        return task.key not in self._files[task.benchmark].samples
-
-    def _verify(
-        self, answers: Sequence[tuple[_Task, Finished]]
-    ) -> list[tuple[_Task, Sample]]:
-        """Verifies responses; timeouts and errors are tried once more."""
-        samples = []
-        for benchmark, group in itertools.groupby(
-            sorted(answers, key=lambda pair: pair[0]), lambda pair: pair[0].benchmark
-        ):
-            pairs = list(group)
-            asked = self._plan.asked[benchmark]
-            judge = ResponseJudge(
-                self._plan.tokenizer, self._plan.splitter, None, asked.verifier
-            )
-            problems = [asked.benchmark.problems[t.key.problem] for t, _ in pairs]
-            with self._verifiers:
-                judged, _ = judge.judge(
-                    problems, [], [one.token_ids for _, one in pairs], score=False
-                )
-            for (task, one), problem, found in zip(
-                pairs, problems, judged, strict=True
-            ):
-                verdict = found.verdict
-                if verdict is not None and verdict.outcome in ("timeout", "error"):
-                    with self._verifiers:
-                        verdict = judge.verify_one(problem, found.text)
-                key = task.key
-                request = asked.request(key, self._plan.sampling)
-                sample = Sample(
-                    problem=key.problem,
-                    problem_id=problem.problem_id,
-                    decoding=key.decoding,
-                    number=key.number,
-                    seed=request.seed,
-                    token_ids=one.token_ids.tolist(),
-                    terminated=one.terminated,
-                    text=found.text,
-                    answer=None if verdict is None else verdict.answer,
-                    outcome=None if verdict is None else verdict.outcome,
-                )
-                samples.append((task, sample))
-        return samples
-
-    def _write(self, found: Sequence[tuple[_Task, Sample]]) -> list[tuple[int, int]]:
-        """Writes new samples; returns the problems that are whole now."""
+    def _verify(self, answers: Sequence[tuple[_Task, Finished]]) -> None:
+        """Verifies and writes new samples, and has problems judged that are whole."""
         whole = []
-        for benchmark, group in itertools.groupby(
-            [pair for pair in found if self._is_missing(pair[0])],
-            lambda pair: pair[0].benchmark,
+        for benchmark, found in _by_benchmark(
+            (task.benchmark, (task.key, one))
+            for task, one in answers
+            if self._is_missing(task)
         ):
-            samples = [sample for _, sample in group]
+            samples = self._samples(self._plan.asked[benchmark], found)
             self._files[benchmark].add_samples(samples)
             for sample in samples:
                 self._missing[benchmark, sample.problem] -= 1
                 if not self._missing[benchmark, sample.problem]:
                     whole.append((benchmark, sample.problem))
-        return whole
+        if whole:
+            self._have_judged(whole)
 
-    def _judge(
-        self, problems: Sequence[tuple[int, int]]
-    ) -> list[tuple[int, ProblemVerdicts]]:
+    def _samples(
+        self, asked: Asked, found: Sequence[tuple[SampleKey, Finished]]
+    ) -> list[Sample]:
+        """Verifies responses; timeouts and errors are tried once more."""
+        plan = self._plan
+        judge = ResponseJudge(plan.tokenizer, plan.splitter, None, asked.verifier)
+        problems = [asked.benchmark.problems[key.problem] for key, _ in found]
+        with self._verifiers:
+            judged, _ = judge.judge(problems, [], [one.token_ids for _, one in found])
+        samples = []
+        for (key, one), problem, response in zip(found, problems, judged, strict=True):
+            verdict = response.verdict
+            if verdict is not None and verdict.outcome in ("timeout", "error"):
+                with self._verifiers:
+                    verdict = judge.verify_one(problem, response.text)
+            sample = Sample(
+                **key._asdict(),
+                problem_id=problem.problem_id,
+                seed=asked.request(key, plan.sampling).seed,
+                token_ids=one.token_ids.tolist(),
+                terminated=one.terminated,
+                text=response.text,
+                answer=None if verdict is None else verdict.answer,
+                outcome=None if verdict is None else verdict.outcome,
+            )
+            samples.append(sample)
+        return samples
+
+    def _have_judged(self, problems: Sequence[tuple[int, int]]) -> None:
+        self._futures.append(self._judging.submit(self._judge, problems))
+
+    def _judge(self, problems: Sequence[tuple[int, int]]) -> None:
         """Judges the reasoning, and puts answers into classes, of whole problems."""
-        verdicts = []
-        for benchmark, group in itertools.groupby(sorted(problems), lambda p: p[0]):
-            tasks = [self._judge_task(benchmark, problem) for _, problem in group]
+        for benchmark, numbers in _by_benchmark(problems):
+            asked, files = self._plan.asked[benchmark], self._files[benchmark]
+            tasks = [
+                JudgeTask(
+                    asked.benchmark.problems[number],
+                    asked.prompts[number],
+                    [files.samples[key] for key in asked.keys_of(number)],
+                )
+                for number in numbers
+            ]
             judge = self._judges[benchmark]
             found = judge.judge(tasks) if judge else [Reasoning() for _ in tasks]
-            same = SameValue(self._plan.asked[benchmark].verifier)
-            for task, reasoning in zip(tasks, found, strict=True):
-                sampled = [s for s in task.samples if s.decoding == "sampled"]
+            same = SameValue(asked.verifier)
+            verdicts = []
+            for number, reasoning in zip(numbers, found, strict=True):
+                answers = [files.samples[k].answer for k in asked.sampled_keys(number)]
                 with self._verifiers:
-                    classes = vote_classes([s.answer for s in sampled], same)
+                    classes = vote_classes(answers, same)
                 one = ProblemVerdicts(
-                    problem=task.samples[0].problem,
+                    problem=number,
                     classes=classes,
                     reasoning=reasoning.verdicts,
                     not_judged=reasoning.not_judged,
                     step_scores=reasoning.step_scores,
                 )
-                verdicts.append((benchmark, one))
-        return verdicts
+                verdicts.append(one)
+            files.add_verdicts(verdicts)
 
-    def _judge_task(self, benchmark: int, problem: int) -> JudgeTask:
-        asked, samples = self._plan.asked[benchmark], self._files[benchmark].samples
-        return JudgeTask(
-            asked.benchmark.problems[problem],
-            asked.prompts[problem],
-            [samples[key] for key in asked.keys_of(problem)],
-        )
 
-    def _write_verdicts(self, found: Sequence[tuple[int, ProblemVerdicts]]) -> None:
-        for benchmark, group in itertools.groupby(found, lambda pair: pair[0]):
-            self._files[benchmark].add_verdicts([one for _, one in group])
-
-    def _judge_rest(self) -> None:
-        """Judges what an evaluation that was stopped had sampled and not judged."""
-        rest = iter(
-            [
-                (benchmark, problem)
-                for benchmark, asked in enumerate(self._plan.asked)
-                for problem in range(len(asked.prompts))
-                if problem not in self._files[benchmark].verdicts
-            ]
-        )
-        while some := list(itertools.islice(rest, _JUDGED_TOGETHER)):
-            self._write_verdicts(self._judge(some))
+def _by_benchmark(pairs: Iterable[tuple[int, _T]]) -> Iterable[tuple[int, list[_T]]]:
+    found: dict[int, list[_T]] = {}
+    for benchmark, one in pairs:
+        found.setdefault(benchmark, []).append(one)
+    return found.items()

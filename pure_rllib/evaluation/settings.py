@@ -14,11 +14,13 @@ from pure_rllib.setting_types import (
     NonNegativeFloat,
     PositiveFloat,
     check_fields,
+    check_setting,
 )
 
 DEFAULT_TEMPLATE = "pure_paper"
 DEFAULT_BUDGET = 3000
 """Response tokens, as published."""
+_BATCH_SIZE = 32
 _TopP = Annotated[FiniteFloat, Field(gt=0, le=1)]
 _Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _Settings = TypeVar("_Settings")
@@ -52,6 +54,11 @@ class PolicySettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows that the transformers generator decodes at once."""
+        return int(self.generator_kwargs.get("max_batch_size", _BATCH_SIZE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +153,7 @@ def settings_of(
     Raises:
         ValueError: an unknown key, a missing one, or a value out of its range.
     """
+    check_setting(section, values, dict[str, Any])
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(

@@ -201,9 +201,8 @@ def test_r12_other_settings_are_refused_by_name(
 
 def test_an_engine_that_is_killed_loses_no_sample() -> None:
     folder = resolve_model(POLICY)
-    settings = EngineSettings.of(
-        PolicySettings(model=folder, generator_kwargs={"max_batch_size": 2}),
-        model=folder,
+    settings = EngineSettings(
+        policy=PolicySettings(model=folder, generator_kwargs={"max_batch_size": 2}),
         pad_token_id=0,
         eos_token_ids=[1],
         max_model_len=64,
@@ -306,7 +305,12 @@ def test_compare(tmp_path: Path, whole: tuple[Path, Report], capsys: Any) -> Non
     row = found["comparisons"]["second - first"]["arithmetic"]
     assert row["greedy"]["p_holm"] == row["greedy"]["p"]
     assert row["sampled"]["difference"] < 0
-    assert "sign flips" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "sign flips" in shown and "k=4" in shown
+    curves = found["policies"]["first"]["arithmetic"]
+    assert (
+        list(curves) == ["pass@k", "cot_pass@k"] and list(curves["pass@k"])[-1] == "4"
+    )
     assert (out / "pass_at_k.png").stat().st_size > 10_000
     unequal = tmp_path / "unequal"
     run(unequal, sampling={**SAMPLING, "temperature": 0.5})
