@@ -7,7 +7,7 @@ judges are never mixed: a metric names its judge, as `cot_pass@8[prm:NAME>0]` do
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from pure_rllib.envs.token_env import pad_id
 from pure_rllib.envs.vector import ResponseJudge
 from pure_rllib.evaluation.engines import EnginePool, EngineSettings, default_gpus
 from pure_rllib.evaluation.plan import NO_LIMIT, Plan, local_folder
-from pure_rllib.evaluation.samples import Sample, place
+from pure_rllib.evaluation.samples import ProblemVerdicts, Sample, place
 from pure_rllib.evaluation.settings import JudgeSettings, PolicySettings
 from pure_rllib.generation.base import Request, SamplingParams
 from pure_rllib.hacking.flags import HackLimits, flag_group
@@ -75,20 +75,9 @@ class JudgeTask:
         """The samples whose answer is right."""
         return [sample for sample in self.samples if sample.correct]
 
-
-@dataclass(slots=True)
-class Reasoning:
-    """What a judge said of one problem's right samples, by their place.
-
-    Attributes:
-        verdicts: True for right reasoning; None could not be read, and is no yes.
-        not_judged: places of those that were too long for the judge.
-        step_scores: of a judge of steps, `[S]` each.
-    """
-
-    verdicts: dict[str, list[bool | None]] = field(default_factory=dict)
-    not_judged: list[str] = field(default_factory=list)
-    step_scores: dict[str, list[float]] = field(default_factory=dict)
+    def verdicts(self) -> ProblemVerdicts:
+        """Returns the problem's, to be filled in."""
+        return ProblemVerdicts(problem=self.samples[0].problem)
 
 
 class ReasoningJudge(Protocol):
@@ -96,8 +85,8 @@ class ReasoningJudge(Protocol):
 
     name: str
 
-    def judge(self, tasks: Sequence[JudgeTask]) -> list[Reasoning]:
-        """Judges the right samples of each problem."""
+    def judge(self, tasks: Sequence[JudgeTask]) -> list[ProblemVerdicts]:
+        """Judges the right samples of each problem; says nothing of `classes`."""
 
 
 def are_steps_right(scores: Sequence[float], threshold: float) -> bool:
@@ -131,13 +120,13 @@ class StepJudge:
         self._scorer, self._threshold, self._is_exact = scorer, threshold, is_exact
         self._steps = ResponseJudge(tokenizer, splitter, scorer, None)
 
-    def judge(self, tasks: Sequence[JudgeTask]) -> list[Reasoning]:
+    def judge(self, tasks: Sequence[JudgeTask]) -> list[ProblemVerdicts]:
         """See `ReasoningJudge.judge`."""
         # One by one: what shares a batch must be the same in a resumed evaluation.
         return [self._judge(task) for task in tasks]
 
-    def _judge(self, task: JudgeTask) -> Reasoning:
-        right, found = task.right, Reasoning()
+    def _judge(self, task: JudgeTask) -> ProblemVerdicts:
+        right, found = task.right, task.verdicts()
         if not right:
             return found
         before = counts_of(self._scorer)["overlong"]
@@ -159,7 +148,7 @@ class StepJudge:
                 and where not in suspects
             )
             found.step_scores[where] = scores
-            found.verdicts[where] = [None if where in found.not_judged else is_right]
+            found.reasoning[where] = [None if where in found.not_judged else is_right]
         return found
 
 
@@ -188,34 +177,34 @@ class LanguageModelJudge:
         self._params = SamplingParams(settings.max_verdict_tokens, settings.temperature)
         self._splitter = splitter
 
-    def judge(self, tasks: Sequence[JudgeTask]) -> list[Reasoning]:
+    def judge(self, tasks: Sequence[JudgeTask]) -> list[ProblemVerdicts]:
         """See `ReasoningJudge.judge`."""
-        found = [Reasoning() for _ in tasks]
+        found = [task.verdicts() for task in tasks]
         blocks: list[list[Request]] = []
-        asked: list[tuple[Reasoning, str]] = []
-        for task, reasoning in zip(tasks, found, strict=True):
+        asked: list[tuple[ProblemVerdicts, str]] = []
+        for task, of_problem in zip(tasks, found, strict=True):
             suspects, block = suspicious(task, self._splitter), []
             for sample in task.right:
                 where, ids = place(sample), self._question(task.problem, sample)
                 count = self._settings.verdicts
                 if where in suspects:
-                    reasoning.verdicts[where] = [False] * count
+                    of_problem.reasoning[where] = [False] * count
                 elif len(ids) > self._max_question:
-                    reasoning.verdicts[where] = [None] * count
-                    reasoning.not_judged.append(where)
+                    of_problem.reasoning[where] = [None] * count
+                    of_problem.not_judged.append(where)
                 else:
-                    reasoning.verdicts[where] = []
+                    of_problem.reasoning[where] = []
                     seeds = [ticket_seed(sample.seed, 0, i) for i in range(count)]
                     block += [Request(ids, self._params, seed) for seed in seeds]
-                    asked += [(reasoning, where)] * count
+                    asked += [(of_problem, where)] * count
             blocks.append(block)
         verdicts: dict[int, bool | None] = {}
         for finished in self._engines.sample([block for block in blocks if block]):
             for one in finished:
                 text = self._tokenizer.decode(one.token_ids, skip_special_tokens=True)
                 verdicts[one.number] = read_verdict(text)
-        for number, (reasoning, where) in enumerate(asked):
-            reasoning.verdicts[where].append(verdicts[number])
+        for number, (of_problem, where) in enumerate(asked):
+            of_problem.reasoning[where].append(verdicts[number])
         return found
 
     def _question(self, problem: Problem, sample: Sample) -> list[int]:
@@ -258,22 +247,10 @@ def judge_name(settings: JudgeSettings) -> str:
     return f"{settings.kind}:{name}{limit}"
 
 
-class SameValue:
-    """Compares answers by a verifier, in both directions: it is not symmetric.
-
-    Args:
-        verifier: the benchmark's.
-    """
-
-    def __init__(self, verifier: Verifier):
-        self._verifier = verifier
-
-    def __call__(self, first: str, second: str) -> bool:
-        """Whether each answer is right where the other one is the gold answer."""
-        verdicts = self._verifier.verify(
-            [first, second], [rf"\boxed{{{second}}}", rf"\boxed{{{first}}}"]
-        )
-        return all(verdict.outcome == "correct" for verdict in verdicts)
+def same_value(verifier: Verifier, first: str, second: str) -> bool:
+    """Whether each answer is right where the other is gold: it is not symmetric."""
+    golds, texts = [first, second], [rf"\boxed{{{one}}}" for one in (second, first)]
+    return all(v.outcome == "correct" for v in verifier.verify(golds, texts))
 
 
 def make_judges(plan: Plan, stack: ExitStack) -> list[ReasoningJudge | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 
 from pure_rllib.credit.steps import StepSplitter
@@ -162,6 +163,9 @@ def make_plan(
     folder = local_folder(policy.model, "policy.model")
     config = policy_config(folder, trust_remote_code=policy.trust_remote_code)
     text_config = config.get_text_config()
+    if policy.dtype == "auto":
+        dtype: Any = str(config.dtype or torch.float32).removeprefix("torch.")
+        policy = replace(policy, dtype=dtype)
     tokenizer = _load_tokenizer(folder, policy.trust_remote_code)
     # One for all: its workers and its cache are shared.
     shared = MathVerifier(num_workers=max(1, min(8, (os.cpu_count() or 1) // 4)))

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
@@ -20,17 +21,15 @@ from pure_rllib.evaluation.engines import EnginePool
 from pure_rllib.evaluation.estimators import vote_classes
 from pure_rllib.evaluation.judges import (
     JudgeTask,
-    Reasoning,
     ReasoningJudge,
-    SameValue,
     make_judges,
+    same_value,
 )
 from pure_rllib.evaluation.plan import Asked, Plan, make_plan
 from pure_rllib.evaluation.record import differences
 from pure_rllib.evaluation.report import Report, write_report
 from pure_rllib.evaluation.samples import (
     BenchmarkFiles,
-    ProblemVerdicts,
     Sample,
     SampleKey,
 )
@@ -380,22 +379,15 @@ class _Evaluation:
                 for number in numbers
             ]
             judge = self._judges[benchmark]
-            found = judge.judge(tasks) if judge else [Reasoning() for _ in tasks]
-            same = SameValue(asked.verifier)
-            verdicts = []
-            for number, reasoning in zip(numbers, found, strict=True):
-                answers = [files.samples[k].answer for k in asked.sampled_keys(number)]
+            found = judge.judge(tasks) if judge else [t.verdicts() for t in tasks]
+            for one in found:
+                keys = asked.sampled_keys(one.problem)
+                answers = [files.samples[key].answer for key in keys]
                 with self._verifiers:
-                    classes = vote_classes(answers, same)
-                one = ProblemVerdicts(
-                    problem=number,
-                    classes=classes,
-                    reasoning=reasoning.verdicts,
-                    not_judged=reasoning.not_judged,
-                    step_scores=reasoning.step_scores,
-                )
-                verdicts.append(one)
-            files.add_verdicts(verdicts)
+                    one.classes = vote_classes(
+                        answers, partial(same_value, asked.verifier)
+                    )
+            files.add_verdicts(found)
 
 
 def _by_benchmark(pairs: Iterable[tuple[int, _T]]) -> Iterable[tuple[int, list[_T]]]:

@@ -7,7 +7,7 @@ last line is dropped, and the rest is asked for again.
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -70,7 +70,7 @@ class Sample:
         return self.outcome == "correct"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ProblemVerdicts:
     """What needs all samples of a problem.
 
@@ -84,10 +84,10 @@ class ProblemVerdicts:
     """
 
     problem: int
-    classes: Sequence[int | None]
-    reasoning: dict[str, list[bool | None]]
-    not_judged: Sequence[str] = ()
-    step_scores: dict[str, list[float]]
+    classes: list[int | None] = field(default_factory=list)
+    reasoning: dict[str, list[bool | None]] = field(default_factory=dict)
+    not_judged: list[str] = field(default_factory=list)
+    step_scores: dict[str, list[float]] = field(default_factory=dict)
 
 
 def place(sample: Sample) -> str:
@@ -171,36 +171,35 @@ def write_parquet(
     import pyarrow
     import pyarrow.parquet
 
+    text, number = pyarrow.string(), pyarrow.int64()
+    columns = {
+        "benchmark": text,
+        "problem_id": text,
+        "decoding": text,
+        "sample": number,
+        "seed": number,
+        "text": text,
+        "tokens": number,
+        "token_ids": pyarrow.list_(pyarrow.int32()),
+        "finish": text,
+        "answer": text,
+        "outcome": text,
+        "verdicts": pyarrow.list_(pyarrow.bool_()),
+    }
     rows = [
-        {
+        asdict(sample)
+        | {
             "benchmark": name,
-            "problem_id": sample.problem_id,
-            "decoding": sample.decoding,
             "sample": sample.number,
-            "seed": sample.seed,
-            "text": sample.text,
             "tokens": len(sample.token_ids),
-            "token_ids": list(sample.token_ids),
             "finish": "stop" if sample.terminated else "length",
-            "answer": sample.answer,
-            "outcome": sample.outcome,
             "verdicts": verdicts,
         }
         for name, samples in by_benchmark.items()
         for sample, verdicts in samples
     ]
-    text, number = pyarrow.string(), pyarrow.int64()
-    kinds = {
-        **dict.fromkeys(("benchmark", "problem_id", "decoding"), text),
-        **dict.fromkeys(("sample", "seed"), number),
-        "text": text,
-        "tokens": number,
-        "token_ids": pyarrow.list_(pyarrow.int32()),
-        **dict.fromkeys(("finish", "answer", "outcome"), text),
-        "verdicts": pyarrow.list_(pyarrow.bool_()),
-    }
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(kinds.items()))
+    table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns.items()))
     pyarrow.parquet.write_table(table, partial)
     os.replace(partial, path)
     return path

@@ -7,6 +7,7 @@ inspect_ai, scipy) or by definition; the files name it. The folder is named by
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from pure_rllib.evaluation.estimators import (
     standard_error,
     vote_classes,
 )
-from pure_rllib.evaluation.judges import SameValue, are_steps_right
+from pure_rllib.evaluation.judges import are_steps_right, same_value
 from pure_rllib.evaluation.paired import (
     compare_greedy,
     compare_sampled,
@@ -114,7 +115,7 @@ def verifier() -> Iterator[MathVerifier]:
 @pytest.mark.parametrize("case", cases("vote_classes"))
 def test_r15_votes_are_by_value(case: dict[str, Any], verifier: MathVerifier) -> None:
     answers = case["inputs"]["answers"]
-    classes = vote_classes(answers, SameValue(verifier))
+    classes = vote_classes(answers, partial(same_value, verifier))
     groups: dict[Any, list[int]] = {}
     for sample, one in enumerate(classes):
         groups.setdefault(one, []).append(sample)

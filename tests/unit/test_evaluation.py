@@ -144,6 +144,7 @@ def test_r3_every_setting_that_can_change_a_score_is_recorded(policy: str) -> No
     assert asked["first_prompt"]["ids"] and len(asked["data_sha256"]) == 64
     assert set(record["hashes"]) == {"weights", "tokenizer"}
     assert {"temperature", "top_p", "seed"} <= set(record["sampling"])
+    assert record["policy"]["dtype"] == "float32"  # the checkpoint's, by name
     assert json.loads(json.dumps(record)) == record
 
 

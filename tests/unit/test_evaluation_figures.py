@@ -268,9 +268,9 @@ def test_texts_that_game_judges_are_wrong(
     scorer = FunctionScorer(lambda prompt, steps: [1.0] * len(steps))
     judge = StepJudge(scorer, "prm:x>0", tokenizer, splitter)
     (found,) = judge.judge([task])
-    assert found.verdicts == {"sampled-0": [True], "sampled-1": [False]}
+    assert found.reasoning == {"sampled-0": [True], "sampled-1": [False]}
     exact = StepJudge(scorer, "checker", tokenizer, splitter, is_exact=True)
-    assert exact.judge([task])[0].verdicts["sampled-1"] == [True]
+    assert exact.judge([task])[0].reasoning["sampled-1"] == [True]
 
 
 def test_the_worst_step_decides_and_equal_is_wrong(
@@ -281,7 +281,7 @@ def test_the_worst_step_decides_and_equal_is_wrong(
     for threshold, expected in ((0.2, True), (0.25, False)):
         judge = StepJudge(scorer, "prm:x", tokenizer, splitter, threshold=threshold)
         (found,) = judge.judge([task])
-        assert found.verdicts == {"sampled-0": [expected]}
+        assert found.reasoning == {"sampled-0": [expected]}
         assert found.step_scores["sampled-0"] == [0.9, 0.25]
 
 
@@ -298,7 +298,7 @@ def test_chains_over_the_judges_context_are_not_judged(
     task = task_of(tokenizer, GOOD, "Well, let us see what this is. " + GOOD)
     (found,) = StepJudge(Short(), "prm:x", tokenizer, splitter).judge([task])
     assert found.not_judged == ["sampled-1"]
-    assert found.verdicts == {"sampled-0": [True], "sampled-1": [None]}
+    assert found.reasoning == {"sampled-0": [True], "sampled-1": [None]}
 
 
 def test_settings_name_their_section() -> None:
