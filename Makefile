@@ -13,8 +13,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 ENGINES := .venv/.engines
-# Fast tests share nothing but what a file sets up. Slow ones have both cores each:
-# they start clusters, and measure what is late.
+# Tests share nothing but what a file sets up; most slow ones wait for something that was
+# stopped or killed, in a Ray cluster of their process.
 PARALLEL := -n 2 --dist loadfile
 PYTHON ?=
 PIP_FLAGS ?=
@@ -32,7 +32,7 @@ train: $(STAMP) ## Install if needed, then train the embedded default (minutes, 
 
 test: $(ENGINES) ## Install if needed, then run every test, the fast ones first
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
 check: $(STAMP) ## Lint, format, types and the fast tests
 	@$(BIN)/ruff check .

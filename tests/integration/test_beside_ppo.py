@@ -20,6 +20,8 @@ from ray.rllib.utils.test_utils import check_train_results_new_api_stack
 from pure_rllib.algorithms import PUREConfig
 from tests.integration.conftest import TINY_POLICY, built, flat
 
+# Both are built, trained and evaluated before the first question.
+pytestmark = pytest.mark.slow
 ARITHMETIC: dict[str, Any] = {
     "process_rewards": "exact",
     "max_response_tokens": 16,

@@ -1,6 +1,7 @@
 """What holds for the files of the repository as a whole."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -85,14 +86,10 @@ def test_the_root_shows_rooms_of_the_package_through_links() -> None:
         assert link.readlink() == Path("pure_rllib") / name and link.is_dir()
 
 
-def test_metrics_page_is_the_generated_one() -> None:
-    printed = subprocess.run(
-        [sys.executable, "-m", "pure_rllib.reporting.metrics"],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules:RuntimeWarning")
+def test_metrics_page_is_the_generated_one(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_module("pure_rllib.reporting.metrics", run_name="__main__")
+    printed = capsys.readouterr().out
     assert (REPO / "docs/metrics.md").read_text(encoding="utf-8") == printed, (
         "run: python -m pure_rllib.reporting.metrics > docs/metrics.md"
     )

@@ -87,6 +87,7 @@ def test_gymnasiums_own_wrappers_go_on_working() -> None:
     assert token_env_of(Named(made), "made") is made.unwrapped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [

@@ -75,6 +75,7 @@ def test_nothing_to_draw_is_refused(tmp_path):
         study_figure({"min": [[]]}, [], tmp_path / "x.png")
 
 
+@pytest.mark.slow
 def test_import_loads_no_matplotlib():
     code = "import sys, pure_rllib.reporting.plots; print('matplotlib' in sys.modules)"
     out = subprocess.run(
