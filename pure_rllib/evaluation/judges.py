@@ -18,7 +18,7 @@ from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.boxed import last_box
 from pure_rllib.data.order import ticket_seed
 from pure_rllib.data.problems import Problem
-from pure_rllib.envs.token_env import pad_id
+from pure_rllib.envs.token_env import eos_ids, pad_id
 from pure_rllib.envs.vector import ResponseJudge
 from pure_rllib.evaluation.engines import EnginePool, EngineSettings, default_gpus
 from pure_rllib.evaluation.plan import NO_LIMIT, Plan, local_folder
@@ -302,7 +302,7 @@ def _language_model_judge(
     folder = local_folder(settings.model, "judge.model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     context = context_of(policy_config(folder)) or NO_LIMIT
-    eos = [tokenizer.eos_token_id]
+    eos = sorted(eos_ids(tokenizer))
     limit = settings.generator_kwargs.get("max_model_len", context)
     names = ("generator", "dtype", "generator_kwargs", "num_gpus")
     chosen = {name: getattr(settings, name) for name in names}

@@ -254,6 +254,11 @@ def warnings_of(name: str, figures: Figures) -> list[str]:
             f"{name}: {cot['num_not_judged']} of {cot['num_judged']} chains were too "
             "long for the judge and count as not right"
         )
+    if cot.get("num_unreadable"):
+        found.append(
+            f"{name}: {cot['num_unreadable']} verdicts of the judge could not be read "
+            "and count as no yes; raise judge.max_verdict_tokens, or take another judge"
+        )
     return found
 
 

@@ -112,6 +112,7 @@ def test_reasoning_by_hand_and_as_bounds() -> None:
     assert cot["name"] == "cot_pass@4[lm:x]"
     assert cot["reasoning_given_answer"] == {"any": 1.0, "majority": 0.5, "all": 0.0}
     assert cot["answer_correct"] == 0.5 and cot["num_unreadable"] == 3
+    assert any("3 verdicts" in text for text in warnings_of("x", figures))
     # d = 1 of 4: 1 - C(3,2) / C(4,2) = 1/2
     assert cot["cot_pass_at_k"]["majority"]["2"]["mean"] == 0.5
 
