@@ -36,6 +36,7 @@ from pure_rllib.whole_folder import write_text
 
 REPORT_FILE = "evaluation.json"
 PROBLEMS_FILE = "problems.csv"
+_GREEDY, _SAMPLED = "greedy [95%]", "avg@n [95%]"
 _PAGE_PROBLEMS = 100
 _PAGE_SAMPLES = 8
 
@@ -65,23 +66,17 @@ class Report:
 
     def table(self) -> str:
         """Lays the figures out for a console."""
-        judged = next((f["cot"] for f in self.metrics.values() if "cot" in f), None)
-        rows = [
-            _row(name, figures, judged is not None)
-            for name, figures in self.metrics.items()
-        ]
+        rows = [_row(name, figures) for name, figures in self.metrics.items()]
+        headers = list(rows[0])
         if averaged := self.figures["average"]:
-            cells = [
-                _mean(averaged.get(part), key)
-                for part, key in (("greedy", "accuracy"), ("sampled", "avg"))
-            ]
-            num_blank = 5 if judged is None else 6
-            rows.append(["average", None, *cells, *[None] * num_blank])
-        headers = ["benchmark", "problems", "greedy [95%]", "avg@n [95%]", "pass@n"]
-        headers += ["maj@n", "no answer", "truncated", "tokens"]
-        if judged is not None:
-            headers.append(f"cot_pass@n[{judged['judge']}]")
-        return format_table(headers, rows)
+            rows.append(
+                {
+                    "benchmark": "average",
+                    _GREEDY: _mean(averaged.get("greedy"), "accuracy"),
+                    _SAMPLED: _mean(averaged.get("sampled"), "avg"),
+                }
+            )
+        return format_table(headers, [[row.get(h) for h in headers] for row in rows])
 
 
 def read_report(folder: str | Path) -> Report:
@@ -202,24 +197,27 @@ def _problems_csv(
     return text.getvalue()
 
 
-def _row(name: str, figures: Figures, is_judged: bool) -> list[Any]:
+def _row(name: str, figures: Figures) -> dict[str, Any]:
+    """A benchmark's line of the table, by column; None where nothing was asked."""
     greedy, sampled = figures.get("greedy"), figures.get("sampled")
     texts = sampled or greedy or {}
     n = str(sampled["num_samples"]) if sampled else ""
-    row = [
-        name,
-        figures["num_problems"],
-        _percent(greedy, "accuracy") if greedy else "-",
-        f"{_percent(sampled, 'avg')} n={n}" if sampled else "-",
-        _percent(sampled["pass_at_k"][n]) if sampled else "-",
-        _percent(sampled["maj_at_k"][n]) if sampled else "-",
-        f"{100 * texts['no_answer_share']:.1f}%",
-        f"{100 * texts['truncated_share']:.1f}%",
-        f"{texts['mean_tokens']:.0f}",
-    ]
-    if is_judged:
+    row = {
+        "benchmark": name,
+        "problems": figures["num_problems"],
+        _GREEDY: _percent(greedy, "accuracy") if greedy else None,
+        _SAMPLED: f"{_percent(sampled, 'avg')} n={n}" if sampled else None,
+        "pass@n": _percent(sampled["pass_at_k"][n]) if sampled else None,
+        "maj@n": _percent(sampled["maj_at_k"][n]) if sampled else None,
+        "no answer": f"{100 * texts['no_answer_share']:.1f}%",
+        "truncated": f"{100 * texts['truncated_share']:.1f}%",
+        "tokens": f"{texts['mean_tokens']:.0f}",
+    }
+    if "cot" in figures:
         curve = figures["cot"]["cot_pass_at_k"]["majority"]
-        row.append(_percent(list(curve.values())[-1]))
+        row[f"cot_pass@n[{figures['cot']['judge']}]"] = _percent(
+            list(curve.values())[-1]
+        )
     return row
 
 
@@ -256,24 +254,22 @@ def _write_page(
         ]
         for i, (name, result, samples) in enumerate(problems)
     ]
+    meta = {}
+    for name, figures in report.metrics.items():
+        _, *cells = [
+            f"{key} {cell}" for key, cell in _row(name, figures).items() if cell
+        ]
+        meta[name] = ", ".join(cells)
+    if report.warnings:
+        meta["warnings"] = "; ".join(report.warnings)
     write_rollouts_page(
         groups,
         report.folder / "report.html",
         title=f"Evaluation of {plan.policy.model}",
-        meta={name: _headline(figures) for name, figures in report.metrics.items()},
+        meta=meta,
         max_groups=_PAGE_PROBLEMS,
         max_responses=_PAGE_SAMPLES,
     )
-
-
-def _headline(figures: Figures) -> str:
-    parts = []
-    if "greedy" in figures:
-        parts.append(f"greedy {_percent(figures['greedy'], 'accuracy')}")
-    if "sampled" in figures:
-        sampled = figures["sampled"]
-        parts.append(f"avg@{sampled['num_samples']} {_percent(sampled, 'avg')}")
-    return ", ".join(parts)
 
 
 def for_the_page(result: ProblemResult) -> list[Sample]:
