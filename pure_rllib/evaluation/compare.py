@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,13 +58,13 @@ def compare(
             "same."
         )
     (base, base_reports), *others = reports.items()
+    # First, as they refuse what is of other problems.
+    comparisons = {f"{label} - {base}": _pair(base_reports, rs) for label, rs in others}
     found: dict[str, Any] = {
         "unequal_settings": unequal,
         "policies": {label: _curves(rs) for label, rs in reports.items()},
-        "comparisons": {},
+        "comparisons": comparisons,
     }
-    for label, of_label in others:
-        found["comparisons"][f"{label} - {base}"] = _pair(base_reports, of_label)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / COMPARISON_FILE, json.dumps(found, indent=1) + "\n")
@@ -98,7 +99,7 @@ def _pair(a: Sequence[Report], b: Sequence[Report]) -> dict[str, Any]:
     """The differences b - a by benchmark, with Holm's p over the benchmarks."""
     rows_a, rows_b = ([_problems(r) for r in reports] for reports in (a, b))
     found: dict[str, Any] = {}
-    for name in rows_a[0]:
+    for name in dict.fromkeys(name for rows in [*rows_a, *rows_b] for name in rows):
         of_a, of_b = (
             [rows.get(name, {}) for rows in side] for side in (rows_a, rows_b)
         )
@@ -120,11 +121,11 @@ def _pair(a: Sequence[Report], b: Sequence[Report]) -> dict[str, Any]:
     return found
 
 
-_Rows = dict[str, tuple[float | None, float | None]]
+_Rows = dict[tuple[str, int], tuple[float | None, float | None]]
 
 
 def _differences(
-    prompts: Sequence[str], a: Sequence[_Rows], b: Sequence[_Rows]
+    prompts: Sequence[tuple[str, int]], a: Sequence[_Rows], b: Sequence[_Rows]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     greedy, sampled = (
@@ -145,14 +146,21 @@ def _differences(
 
 
 def _problems(report: Report) -> dict[str, _Rows]:
-    """By benchmark and problem text: greedy right or not, and the share of samples."""
+    """By benchmark and problem text: greedy right or not, and the share of samples.
+
+    A text that is asked more than once is numbered.
+    """
     found: dict[str, _Rows] = {}
+    seen = Counter[tuple[str, str]]()
     with (report.folder / PROBLEMS_FILE).open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             greedy = float(row["greedy"]) if row["greedy"] else None
             n = int(row["n"])
             share = int(row["c"]) / n if n else None
-            found.setdefault(row["benchmark"], {})[row["prompt"]] = (greedy, share)
+            name, prompt = row["benchmark"], row["prompt"]
+            key = (prompt, seen[name, prompt])
+            seen[name, prompt] += 1
+            found.setdefault(name, {})[key] = (greedy, share)
     return found
 
 
@@ -182,8 +190,11 @@ def _tables(found: Mapping[str, Any]) -> str:
                 else:
                     shown += f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
                     what = "sign flips"
-                cells = [shown, f"{row['p']:.4f}", f"{row['p_holm']:.4f}", what]
-                rows.append([label, name, kind, *cells])
+                ps = [
+                    f"{row[p]:.4f}" if row[p] >= 1e-4 else "<0.0001"
+                    for p in ("p", "p_holm")
+                ]
+                rows.append([label, name, kind, shown, *ps, what])
     policies = ["policy", "benchmark", "figure", *(f"k={k}" for k in sizes)]
     headers = ["comparison", "benchmark", "responses", "difference", "p", "p (Holm)"]
     tables = [format_table([*headers, "test"], rows)]

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.problems import Problem
+from pure_rllib.evaluation.compare import compare
 from pure_rllib.evaluation.estimators import majority_at_k, pass_at_k, sample_sizes
 from pure_rllib.evaluation.judges import (
     QUESTION,
@@ -140,6 +141,27 @@ def test_an_average_over_a_single_problem_has_no_error(tmp_path: Path) -> None:
     text = json.dumps(without_nan(data))
     table = Report(tmp_path, json.loads(text)).table()
     assert table.splitlines()[-1].split()[:4] == ["average", "-", "100.0", "62.5"]
+
+
+def test_problems_of_one_side_only_are_refused(tmp_path: Path) -> None:
+    def written(name: str, *lines: str) -> list[Path]:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "evaluation.json").write_text('{"settings": {}, "metrics": {}}')
+        heads = "benchmark,problem_id,greedy,n,c,d,prompt\n"
+        (folder / "problems.csv").write_text(heads + "".join(f"{x}\n" for x in lines))
+        return [folder]
+
+    one = written("one", "x,0,1,4,4,,same", "x,1,0,4,0,,same")
+    other = written("other", "x,0,1,4,4,,same", "x,1,1,4,2,,same")
+    found, _ = compare({"one": one, "other": other}, tmp_path / "out")
+    row = found["comparisons"]["other - one"]["x"]
+    assert row["greedy"]["only_b"] == 1 and row["sampled"]["difference"] == 0.25
+    more = written("more", *["x,0,1,4,4,,same"] * 2, "y,0,1,4,4,,another")
+    fewer = written("fewer", "x,0,1,4,4,,same")
+    for a, b in ((one, more), (more, one), (one, fewer)):
+        with pytest.raises(ValueError, match="must have the same problems"):
+            compare({"a": a, "b": b}, tmp_path / "out", force=True)
 
 
 def test_r7_truncated_responses_stand_beside_the_score() -> None:
