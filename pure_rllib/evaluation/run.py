@@ -221,7 +221,8 @@ class _Evaluation:
         self._judges: list[ReasoningJudge | None] = [None] * len(plan.asked)
         # A slow judge must not keep samples from being written.
         self._verifying, self._judging = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self._futures: deque[Future[None]] = deque()
+        self._verified: deque[Future[None]] = deque()
+        self._judged: deque[Future[None]] = deque()
 
     def run(self, stored: dict[str, Any]) -> Report:
         """Asks for what is missing, and writes the report.
@@ -251,9 +252,7 @@ class _Evaluation:
                     stored["engines"].append(facts)
                     _write_settings(self._folder, stored)
                 self._sample(pool, bar)
-            while self._futures:
-                self._futures.popleft().result()
-                bar.show(self._num_done())
+            self._collect(bar, wait=True)
         for files in self._files:
             files.finish()
         return write_report(
@@ -283,10 +282,16 @@ class _Evaluation:
         tasks = [task for block in blocks for task, _ in block]
         for finished in pool.sample([[r for _, r in block] for block in blocks]):
             answers = [(tasks[one.number], one) for one in finished]
-            self._futures.append(self._verifying.submit(self._verify, answers))
-            while self._futures and self._futures[0].done():
-                self._futures.popleft().result()
-            bar.show(self._num_done())
+            self._verified.append(self._verifying.submit(self._verify, answers))
+            self._collect(bar)
+
+    def _collect(self, bar: ProgressBar, *, wait: bool = False) -> None:
+        """Raises what went wrong in the threads, and shows how far they are."""
+        # Those that verify first: they submit what is judged.
+        for futures in (self._verified, self._judged):
+            while futures and (wait or futures[0].done()):
+                futures.popleft().result()
+                bar.show(self._num_done())
 
     def _blocks(self) -> list[list[tuple[_Task, Request]]]:
         """What is asked for: blocks of tasks with their requests, each for one engine.
@@ -364,7 +369,7 @@ class _Evaluation:
         return samples
 
     def _have_judged(self, problems: Sequence[tuple[int, int]]) -> None:
-        self._futures.append(self._judging.submit(self._judge, problems))
+        self._judged.append(self._judging.submit(self._judge, problems))
 
     def _judge(self, problems: Sequence[tuple[int, int]]) -> None:
         """Judges the reasoning, and puts answers into classes, of whole problems."""
