@@ -193,7 +193,7 @@ def _check_evaluation(config: Any) -> None:
 def _check_model_config(model_config: Mapping[str, Any]) -> None:
     from pure_rllib.models.llm_rl_module import MODEL_CONFIG_DEFAULTS
 
-    added = {"temperature", "with_reference", "seed"}
+    added = {"temperature", "with_reference", "packing", "seed"}
     unknown = set(model_config) - set(MODEL_CONFIG_DEFAULTS) - added
     if unknown:
         raise ValueError(

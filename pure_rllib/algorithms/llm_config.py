@@ -121,6 +121,7 @@ class LLMConfig(AlgorithmConfig):
         self.max_weight_lag = 0
         # .learners()
         self.deepspeed: Mapping[str, Any] | None = None
+        self.packing: bool | str = "auto"
         self.collective_timeout_s = 1800.0
         self.weight_transport = "auto"
         # .evaluation()
@@ -278,7 +279,8 @@ class LLMConfig(AlgorithmConfig):
             kl_coeff: weight of the KL to the reference policy; 0.0 loads none.
             kl_estimator: "k1", "k2" or "k3".
             entropy_coeff: weight of an entropy bonus.
-            micro_batch_tokens: tokens, padding included, per forward and backward pass.
+            micro_batch_tokens: tokens, padding included, per forward and backward pass;
+                with `packing`, a prompt that responses share counts once.
             lr_warmup_updates: optimiser steps over which `lr` rises from 0.
             adam_betas: of AdamW.
             adam_epsilon: of AdamW.
@@ -303,6 +305,7 @@ class LLMConfig(AlgorithmConfig):
         self,
         *,
         deepspeed: Mapping[str, Any] | None = NotProvided,
+        packing: bool | Literal["auto"] = NotProvided,
         collective_timeout_s: PositiveFloat = NotProvided,
         weight_transport: WeightTransport = NotProvided,
         **kwargs: Any,
@@ -313,6 +316,9 @@ class LLMConfig(AlgorithmConfig):
             deepspeed: settings of DeepSpeed's ZeRO under DeepSpeed's names: `stage` 1,
                 2 or 3, `offload_optimizer`, `offload_param`, and sizes of buckets; see
                 docs/engines.md. None: each learner holds a replica.
+            packing: rows pass through the policy as one without padding, in which a
+                group's prompt stands once. "auto": where the policy can, else padded,
+                and the log says why; True refuses such a policy; False: padded.
             collective_timeout_s: how long a learner may wait for another, in seconds,
                 before the run ends with an error that says where.
             weight_transport: how weights get to env runners: "files" (Ray's object
@@ -483,6 +489,7 @@ class LLMConfig(AlgorithmConfig):
             **super()._model_config_auto_includes,
             "temperature": self.temperature,
             "with_reference": self.kl_coeff > 0.0,
+            "packing": self.packing,
             "seed": self.seed or 0,
         }
 

@@ -17,6 +17,7 @@ from ray.rllib.utils.annotations import override
 
 from pure_rllib.models import columns
 from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.flat_attention import takes_flat_rows
 from pure_rllib.models.logprobs import LOGP, MEAN_LOGP
 
 _READS = (
@@ -67,7 +68,13 @@ class _ModelLogps(ConnectorV2):
         with self._model(module) as model:
             device = next(model.parameters()).device
             pieces = list(
-                micro_batches(whole, self.micro_batch_tokens, device, columns=_READS)
+                micro_batches(
+                    whole,
+                    self.micro_batch_tokens,
+                    device,
+                    columns=_READS,
+                    packing=takes_flat_rows(model),
+                )
             )
             passes = [
                 partial(module.token_outputs, model, one, self.outputs)

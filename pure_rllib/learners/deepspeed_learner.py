@@ -27,8 +27,9 @@ from pure_rllib.learners.deepspeed_settings import check_dtype
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.learners.zero_weights import ZeroPolicy
 from pure_rllib.models import columns
-from pure_rllib.models.batching import num_micro_batches
+from pure_rllib.models.batching import cut_rows
 from pure_rllib.models.export import CPU, MAX_SHARD_BYTES, export_policy
+from pure_rllib.models.flat_attention import takes_flat_rows
 from pure_rllib.models.llm_rl_module import ENTROPY
 from pure_rllib.models.logprobs import sequence_logps
 
@@ -95,7 +96,14 @@ class DeepSpeedLearner(LLMTorchLearner):
     def _accumulate(
         self, batch: dict[str, Any], rows: Tensor, *, is_first: bool
     ) -> Tensor:
-        mine = num_micro_batches(batch, self.config.micro_batch_tokens, rows)
+        mine = len(
+            cut_rows(
+                batch,
+                self.config.micro_batch_tokens,
+                rows,
+                packing=takes_flat_rows(self._policy),
+            )
+        )
         most = max_over_learners(mine, "number of micro-batches")
         total = super()._accumulate(batch, rows, is_first=is_first)
         for _ in range(most - mine):

@@ -64,6 +64,18 @@ class LearnerStats:
         """Adds `[B, T]` values to a mean over the tokens of the mask."""
         self.add(name, float(values.detach()[mask].sum()), float(mask.sum()))
 
+    def add_passed(self, micro_batch: Mapping[str, Any]) -> None:
+        """Adds how many tokens of a pass are padding, or pass for others too."""
+        num_prompt = float(micro_batch[columns.PROMPT_LENS].sum())
+        num_real = num_prompt + float(micro_batch[columns.RESPONSE_LENS].sum())
+        row = micro_batch.get(columns.FLAT_ROW)
+        padded = micro_batch[columns.INPUT_IDS]
+        num_passed = padded.numel() if row is None else row.token_ids.numel()
+        self.add("tokens/padding_share", max(0.0, num_passed - num_real), num_passed)
+        self.add(
+            "tokens/prompt_saved_share", max(0.0, num_real - num_passed), num_prompt
+        )
+
     def add_loss(self, sums: Mapping[str, Any]) -> None:
         """Adds what `clipped_policy_loss` reports of one micro-batch."""
         count = float(sums["num_tokens"])

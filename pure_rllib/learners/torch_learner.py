@@ -51,6 +51,7 @@ from pure_rllib.models.export import (
     export_policy,
     untied_tensors,
 )
+from pure_rllib.models.flat_attention import takes_flat_rows
 from pure_rllib.models.llm_rl_module import ENTROPY
 from pure_rllib.models.logprobs import sequence_logps
 from pure_rllib.models.lora import has_lora, lora_merged, merged_tensors, save_merged
@@ -284,8 +285,13 @@ class LLMTorchLearner(TorchLearner):
         """Adds up the gradients of all micro-batches; returns the loss."""
         total = torch.zeros(())
         for _, micro_batch in micro_batches(
-            batch, self.config.micro_batch_tokens, self._device, rows
+            batch,
+            self.config.micro_batch_tokens,
+            self._device,
+            rows,
+            packing=takes_flat_rows(self._policy),
         ):
+            self._stats.add_passed(micro_batch)
             output = self._forward(micro_batch)
             if is_first:
                 add_first_gaps(self._stats, micro_batch, output[Columns.ACTION_LOGP])

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure_rllib.models.columns import INPUT_IDS, PROMPT_LENS, RESPONSE_LENS
+from pure_rllib.models.columns import (
+    FLAT_ROW,
+    GROUP_ID,
+    INPUT_IDS,
+    PROMPT_LENS,
+    RESPONSE_LENS,
+)
+from pure_rllib.models.flat_rows import lay_out, pack_rows
+
+_LAYOUT = (INPUT_IDS, PROMPT_LENS, RESPONSE_LENS, GROUP_ID)
 
 
 def token_budget_batches(
@@ -40,12 +49,20 @@ def token_budget_batches(
     return batches
 
 
-def num_micro_batches(
-    batch: dict[str, Any], micro_batch_tokens: int, rows: Tensor
-) -> int:
-    """Returns how many micro-batches `micro_batches` makes of these rows."""
-    row_lens = (batch[PROMPT_LENS][rows] + batch[RESPONSE_LENS][rows]).tolist()
-    return len(token_budget_batches(row_lens, micro_batch_tokens, longest_first=True))
+def cut_rows(
+    batch: dict[str, Any], micro_batch_tokens: int, rows: Tensor, *, packing: bool
+) -> list[Tensor]:
+    """Returns the indices of the rows of each micro-batch; see `micro_batches`."""
+    if packing:
+        pieces = pack_rows(
+            {name: batch[name][rows] for name in _LAYOUT}, micro_batch_tokens
+        )
+    else:
+        row_lens = batch[PROMPT_LENS][rows] + batch[RESPONSE_LENS][rows]
+        pieces = token_budget_batches(
+            row_lens.tolist(), micro_batch_tokens, longest_first=True
+        )
+    return [rows[piece] for piece in pieces]
 
 
 def micro_batches(
@@ -54,19 +71,22 @@ def micro_batches(
     device: torch.device,
     rows: Tensor | None = None,
     columns: Collection[str] | None = None,
-) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    *,
+    packing: bool = False,
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Yields `(rows, columns)` of each micro-batch, cut to its longest row.
 
-    Longest rows come first.
+    Those that take most memory come first.
 
     Args:
         batch: the train batch's columns, on the CPU.
-        micro_batch_tokens: see `token_budget_batches`.
+        micro_batch_tokens: see `pack_rows` and `token_budget_batches`.
         device: where the micro-batch is moved.
         rows: `[n]` indices of the rows to use; None means all.
         columns: names of the columns to take; None means all tensors of the batch.
             `[B, L]` and `[B, T]` are cut to the micro-batch's longest row and longest
             response, others are taken whole.
+        packing: rows pass as one flat row, the added column `FLAT_ROW`.
 
     Raises:
         KeyError: the batch lacks a column.
@@ -84,22 +104,22 @@ def micro_batches(
         )
     if rows is None:
         rows = torch.arange(len(batch[PROMPT_LENS]))
-    response_lens = batch[RESPONSE_LENS][rows]
-    row_lens = batch[PROMPT_LENS][rows] + response_lens
-    for piece in token_budget_batches(
-        row_lens.tolist(), micro_batch_tokens, longest_first=True
-    ):
-        index = rows[piece]
+    response_lens = batch[RESPONSE_LENS]
+    row_lens = batch[PROMPT_LENS] + response_lens
+    for index in cut_rows(batch, micro_batch_tokens, rows, packing=packing):
         # A response has as many tokens as steps, so that a `[B, S]` that happens to
         # be T wide loses nothing but padding.
         width_of = {
-            batch[INPUT_IDS].shape[1]: int(row_lens[piece].max()),
-            batch[Columns.ACTIONS].shape[1]: int(response_lens[piece].max()),
+            batch[INPUT_IDS].shape[1]: int(row_lens[index].max()),
+            batch[Columns.ACTIONS].shape[1]: int(response_lens[index].max()),
         }
-        cut = {}
+        cut: dict[str, Any] = {}
         for name in columns:
             column = batch[name]
             if column.ndim > 1:
                 column = column[:, : width_of.get(column.shape[1])]
             cut[name] = column[index].to(device, non_blocking=True)
+        if packing:
+            row = lay_out({name: batch[name][index] for name in _LAYOUT})
+            cut[FLAT_ROW] = row.to(device)
         yield index, cut

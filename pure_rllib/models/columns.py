@@ -53,6 +53,9 @@ CORRECTION_WEIGHT = "correction_weight"
 REF_LOGP = "ref_logp"
 """`[B, T]` float32: log-probabilities under the reference policy; 0.0 off mask."""
 
+FLAT_ROW = "flat_row"
+"""The micro-batch's rows as one `FlatRow`, no tensor. Absent where rows are padded."""
+
 
 def response_mask(rows: Mapping[str, Tensor]) -> Tensor:
     """Returns `[B, T]` bool, True on all response tokens, the loss's or not.

@@ -3,7 +3,8 @@
 B rows, L columns, T response tokens.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from pure_rllib.models import columns
+from pure_rllib.models.flat_attention import set_flat_attention, takes_flat_rows
 from pure_rllib.models.loading import load_policy
 from pure_rllib.models.logprobs import ENTROPY as ENTROPY
 from pure_rllib.models.logprobs import LOGP, check_chunked_logps, response_logps
@@ -25,6 +27,8 @@ from pure_rllib.models.lora import (
     load_adapter,
     lora_off,
 )
+
+logger = logging.getLogger(__name__)
 
 MODEL_CONFIG_DEFAULTS: dict[str, Any] = {
     "model": None,
@@ -53,13 +57,13 @@ class LLMRLModule(TorchRLModule):
     """A policy, and its frozen start as the reference policy if a KL term needs one.
 
     Reads `model_config` (`MODEL_CONFIG_DEFAULTS`), to which the algorithm adds
-    `temperature`, `with_reference` and `seed`.
+    `temperature`, `with_reference`, `packing` and `seed`.
 
     In training, `forward_train(batch, outputs=...)` reads columns `INPUT_IDS`,
-    `PROMPT_LENS`, `ACTIONS` and `LOSS_MASK` and writes what `outputs` names, `[B, T]`
-    each: `ACTION_LOGP`, `ENTROPY` or `MEAN_LOGP` (default: the first two). To act one
-    token at a time, as RLlib's own env runners do, it reads an observation of
-    `TokenEnv` and writes logits.
+    `PROMPT_LENS`, `ACTIONS`, `LOSS_MASK` and, with `packing`, `FLAT_ROW`, and writes
+    what `outputs` names, `[B, T]` each: `ACTION_LOGP`, `ENTROPY` or `MEAN_LOGP`
+    (default: the first two). To act one token at a time, as RLlib's own env runners
+    do, it reads an observation of `TokenEnv` and writes logits.
     """
 
     @override(TorchRLModule)
@@ -74,6 +78,8 @@ class LLMRLModule(TorchRLModule):
         self.autocast_dtype = None if autocast is None else getattr(torch, autocast)
         self.policy = self._load(settings) if given is None else given
         check_chunked_logps(self.policy)
+        if given is None and not self.inference_only:
+            self._set_packing(settings)
         if given is None and settings["gradient_checkpointing"]:
             self.policy.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -93,6 +99,32 @@ class LLMRLModule(TorchRLModule):
             add_lora(self.policy, settings["lora"], settings.get("seed", 0))
         elif settings.get("with_reference") and not self.inference_only:
             self.reference = self._load(settings).requires_grad_(False)
+            if takes_flat_rows(self.policy):
+                set_flat_attention(self.reference)
+
+    def _set_packing(self, settings: Mapping[str, Any]) -> None:
+        """Has the policy take flat rows if that is asked for and it can.
+
+        Raises:
+            ValueError: it cannot, and `packing` is True.
+        """
+        packing = settings.get("packing", False)
+        if not packing:
+            return
+        if settings["attn_implementation"] is None:
+            reason = set_flat_attention(self.policy)
+        else:
+            reason = f"`attn_implementation` ({settings['attn_implementation']}) is set"
+        if reason is None:
+            return
+        name = type(self.policy).__name__
+        if packing == "auto":
+            logger.warning("Rows are padded for %s, not packed: %s.", name, reason)
+            return
+        raise ValueError(
+            f'`packing` (True) must be False or "auto" for {name}, because {reason}. '
+            'Set `.learners(packing="auto")`.'
+        )
 
     @staticmethod
     def _load(settings: dict[str, Any]) -> Any:
@@ -131,7 +163,7 @@ class LLMRLModule(TorchRLModule):
         return self.token_outputs(self.policy, batch, outputs)
 
     def token_outputs(
-        self, model: Any, batch: dict[str, Tensor], outputs: Collection[str] = (LOGP,)
+        self, model: Any, batch: dict[str, Any], outputs: Collection[str] = (LOGP,)
     ) -> dict[str, Tensor]:
         """What `model` thinks of the tokens of the batch's responses.
 
@@ -140,7 +172,7 @@ class LLMRLModule(TorchRLModule):
         Args:
             model: `self.policy` or `self.reference`.
             batch: columns `INPUT_IDS` `[B, L]`, `PROMPT_LENS` `[B]`, `ACTIONS` and
-                `LOSS_MASK` `[B, T]`.
+                `LOSS_MASK` `[B, T]`; `FLAT_ROW` where rows are packed.
             outputs: see `chunked_logps`.
 
         Returns:
@@ -153,6 +185,7 @@ class LLMRLModule(TorchRLModule):
             batch[columns.PROMPT_LENS],
             batch[Columns.ACTIONS],
             batch[Columns.LOSS_MASK],
+            flat_row=batch.get(columns.FLAT_ROW),
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
             outputs=outputs,

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pure_rllib.models.flat_attention import flat_inputs
+from pure_rllib.models.flat_rows import FlatRow
+
 LOGP, ENTROPY, MEAN_LOGP = "action_logp", "entropy", "mean_logp"
 """What can be asked for of each token: its log-probability (the name is RLlib's), the
 entropy in nats of the distribution that it was drawn from, and the mean of the
@@ -194,6 +197,7 @@ def response_logps(
     response_ids: Tensor,
     loss_mask: Tensor,
     *,
+    flat_row: FlatRow | None = None,
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
     outputs: Collection[str] = (LOGP,),
@@ -213,6 +217,8 @@ def response_logps(
         prompt_lens: `[B]` int64, tokens of each prompt, >= 1.
         response_ids: `[B, T]` int64; ignored where the mask is False.
         loss_mask: `[B, T]` bool, True on the tokens to be scored.
+        flat_row: the same rows in one, which the model then takes in place of
+            `input_ids`; see `set_flat_attention`.
         temperature: > 0, the sampling temperature.
         chunk_tokens: see `chunked_logps`.
         outputs: see `chunked_logps`.
@@ -224,13 +230,18 @@ def response_logps(
         `[B, T]` float32 for each of `outputs`; 0.0 where the mask is False.
     """
     is_mixed = autocast_dtype is not None
+    inputs = {"input_ids": input_ids} if flat_row is None else flat_inputs(flat_row)
     with torch.autocast(input_ids.device.type, autocast_dtype, enabled=is_mixed):
-        hidden = _decoder(model)(input_ids=input_ids, use_cache=False)[0]
+        hidden = _decoder(model)(**inputs, use_cache=False)[0]
     if is_mixed:
         hidden = hidden.to(autocast_dtype)
     rows, times = loss_mask.nonzero(as_tuple=True)
     # The token at response position t is predicted one position earlier.
-    selected = hidden[rows, prompt_lens[rows] - 1 + times]
+    before = prompt_lens[rows] - 1 + times
+    if flat_row is None:
+        selected = hidden[rows, before]
+    else:
+        selected = hidden[0, flat_row.places[rows, before]]
     head = model.get_output_embeddings()
 
     def score(selected: Tensor) -> dict[str, Tensor]:

@@ -263,6 +263,12 @@ correction/masked_share [share, 0 to 1]
     Such responses / responses with a loss token.
 
 # Speed
+tokens/padding_share [share, 0 to 1]
+    Padding among the tokens that pass through the policy in updates; 0 if packed.
+    Padding / tokens that passed, over all micro-batches.
+tokens/prompt_saved_share [share, 0 to 1]
+    Prompt tokens that need not pass, as another row of the group has the same ones.
+    Such tokens / prompt tokens of all rows in updates; 0 if padded.
 throughput/sampled_tokens_per_s [tokens/s]
     Speed of sampling.
     Response tokens / seconds/sample.
