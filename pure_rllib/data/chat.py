@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 Messages = Sequence[Mapping[str, Any]]
 
-# With a backslash: where a list is printed as Python writes it, it is doubled.
-_SYSTEM, _PROBLEM = r"system\marker", r"problem\marker"
 _WAY_OUT = (
     'Set `prompt_template` to "plain" or another one without `chat`, or give the '
     "tokenizer another chat template."
@@ -42,62 +40,39 @@ class ChatForm:
     def of(
         cls,
         tokenizer: "PreTrainedTokenizerBase",
+        roles: Sequence[str],
         *,
-        has_system: bool,
-        variables: Mapping[str, Any],
+        variables: Mapping[str, Any] | None = None,
+        may_merge: bool = True,
+        way_out: str = _WAY_OUT,
     ) -> "ChatForm":
-        """Finds the first form in which a system message and a problem both arrive.
+        """Finds the first form in which the messages of some roles all arrive.
 
         Args:
             tokenizer: with a chat template.
-            has_system: whether there are system messages.
+            roles: of the messages, in their order; the last one is the user's.
             variables: passed to the template.
+            may_merge: whether a system message may be put into the user's; not for
+                models that were trained to judge one form of prompt.
+            way_out: ends the error.
 
         Raises:
             ValueError: there is no chat template, none of the forms arrives, or the
                 template has no such variable.
         """
+        variables = variables or {}
         key = json.dumps(
-            [tokenizer.chat_template, has_system, variables],
+            [tokenizer.chat_template, list(roles), variables, may_merge],
             sort_keys=True,
             default=str,
         )
         known = _forms.setdefault(tokenizer, {})
         if key not in known:
-            known[key] = cls._find(tokenizer, has_system, variables)
+            _check_template(tokenizer, variables)
+            merges = (False, True) if may_merge and roles[0] == "system" else (False,)
+            forms = [cls(b, m, variables) for m in merges for b in (False, True)]
+            known[key] = _first_that_arrives(forms, roles, tokenizer, way_out)
         return known[key]
-
-    @classmethod
-    def _find(
-        cls,
-        tokenizer: "PreTrainedTokenizerBase",
-        has_system: bool,
-        variables: Mapping[str, Any],
-    ) -> "ChatForm":
-        _check_template(tokenizer, variables)
-        messages = [{"role": "user", "content": _PROBLEM}]
-        if has_system:
-            messages.insert(0, {"role": "system", "content": _SYSTEM})
-        forms = [
-            cls(has_blocks, merges_system, variables)
-            for merges_system in ((False, True) if has_system else (False,))
-            for has_blocks in (False, True)
-        ]
-        reason = "it shows them in no form"
-        for form in forms:
-            try:
-                rendered = form._rendered(messages, tokenizer)
-            except _ERRORS as error:
-                reason = f"it says: {error}"
-                continue
-            if all(message["content"] in rendered for message in messages):
-                form._say_what_is_unusual(messages, rendered, tokenizer)
-                return form
-        shown = "a system message and a problem" if has_system else "a problem"
-        raise ValueError(
-            f"The chat template of the tokenizer {tokenizer.name_or_path!r} must show "
-            f"{shown}; because the policy would not see it; {reason}. {_WAY_OUT}"
-        )
 
     def render(self, messages: Messages, tokenizer: "PreTrainedTokenizerBase") -> str:
         """Writes messages as the template does, up to the assistant's turn.
@@ -112,11 +87,10 @@ class ChatForm:
         try:
             return self._rendered(messages, tokenizer)
         except _ERRORS as error:
-            roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
-                f"The messages of a problem (roles {roles}) must fit the chat template "
-                f"of the tokenizer {tokenizer.name_or_path!r}; because it says: "
-                f"{error}. Change the rows, or: {_WAY_OUT}"
+                f"The messages of a problem (roles {_listed(messages)}) must fit the "
+                f"chat template of the tokenizer {tokenizer.name_or_path!r}; because "
+                f"it says: {error}. Change the rows, or: {_WAY_OUT}"
             ) from error
 
     def _rendered(
@@ -142,25 +116,6 @@ class ChatForm:
         assert isinstance(rendered, str), f"Rendered to {type(rendered)}, not text."
         return rendered
 
-    def _say_what_is_unusual(
-        self, messages: Messages, rendered: str, tokenizer: "PreTrainedTokenizerBase"
-    ) -> None:
-        name = tokenizer.name_or_path
-        if self.merges_system:
-            warnings.warn(
-                f"The chat template of {name!r} has no system message: it is put "
-                "before the user's text.",
-                stacklevel=2,
-            )
-        if rendered == self._rendered(messages, tokenizer, add_generation_prompt=False):
-            warnings.warn(
-                f"The chat template of {name!r} has no generation prompt: the policy "
-                "goes on behind the mark that ends the user's message. Unless it was "
-                "trained so, give the tokenizer a chat template that reads "
-                "`add_generation_prompt`.",
-                stacklevel=2,
-            )
-
 
 # What `raise_exception`, a message of an unexpected form, or a variable that is one of
 # the call's own arguments raise in a template.
@@ -184,3 +139,59 @@ def _check_template(
                 f"of {tokenizer.name_or_path!r}; because it would have no effect. "
                 "Leave it out."
             )
+
+
+def _first_that_arrives(
+    forms: Sequence[ChatForm],
+    roles: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    way_out: str,
+) -> ChatForm:
+    # With a backslash: where a list is printed as Python writes it, it is doubled.
+    messages = [
+        {"role": r, "content": rf"message{i}\marker"} for i, r in enumerate(roles)
+    ]
+    reason = ""
+    for form in forms:
+        try:
+            rendered = form._rendered(messages, tokenizer)
+        except _ERRORS as error:
+            reason = reason or f"it says: {error}"
+            continue
+        dropped = [m for m in messages if m["content"] not in rendered]
+        if not dropped:
+            _say_what_is_unusual(form, messages, rendered, tokenizer)
+            return form
+        reason = reason or f"it drops that of the {_listed(dropped)}"
+    shown = f"messages of {_listed(messages)}" if len(messages) > 1 else "a problem"
+    raise ValueError(
+        f"The chat template of the tokenizer {tokenizer.name_or_path!r} must show "
+        f"{shown}; because the model would not see all; {reason}. {way_out}"
+    )
+
+
+def _listed(messages: Messages) -> str:
+    return ", ".join(message["role"] for message in messages)
+
+
+def _say_what_is_unusual(
+    form: ChatForm,
+    messages: Messages,
+    rendered: str,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> None:
+    name = tokenizer.name_or_path
+    if form.merges_system:
+        warnings.warn(
+            f"The chat template of {name!r} has no system message: it is put "
+            "before the user's text.",
+            stacklevel=2,
+        )
+    if rendered == form._rendered(messages, tokenizer, add_generation_prompt=False):
+        warnings.warn(
+            f"The chat template of {name!r} has no generation prompt: the model "
+            "goes on behind the mark that ends the user's message. Unless it was "
+            "trained so, give the tokenizer a chat template that reads "
+            "`add_generation_prompt`.",
+            stacklevel=2,
+        )

@@ -86,7 +86,8 @@ class PromptTemplate:
             ValueError: it does not; see `ChatForm`.
         """
         if self.chat:
-            self._chat_form(tokenizer, has_system=self.system is not None)
+            roles = ["user"] if self.system is None else ["system", "user"]
+            ChatForm.of(tokenizer, roles, variables=self.template_kwargs)
 
     def encode(
         self, problem: str | Problem, tokenizer: "PreTrainedTokenizerBase"
@@ -140,15 +141,9 @@ class PromptTemplate:
             self._check_one_system(problem)
             messages.insert(0, {"role": "system", "content": self.system})
         messages.append({"role": "user", "content": text})
-        form = self._chat_form(tokenizer, has_system=messages[0]["role"] == "system")
+        roles = [message["role"] for message in messages]
+        form = ChatForm.of(tokenizer, roles, variables=self.template_kwargs)
         return form.render(messages, tokenizer)
-
-    def _chat_form(
-        self, tokenizer: "PreTrainedTokenizerBase", *, has_system: bool
-    ) -> ChatForm:
-        return ChatForm.of(
-            tokenizer, has_system=has_system, variables=self.template_kwargs
-        )
 
     def _check_no_history(self, problem: Problem) -> None:
         if problem.history:

@@ -193,7 +193,7 @@ def test_a_chat_prompt_is_what_the_template_gives(name):
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{{ raise_exception('no system') }}", "it refuses them: no system"),
+        ("{{ raise_exception('no system') }}", "it says: no system"),
         ("{{ messages[1].content }}", "it drops that of the system"),
         ("{{ messages[0].content }}", "it drops that of the user"),
     ],

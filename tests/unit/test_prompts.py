@@ -210,6 +210,21 @@ def test_messages_before_a_problem_are_shown():
 
 
 @pytest.mark.parametrize(
+    ("chat_template", "dropped"),
+    [
+        (DROPPING.replace("'system'", "'developer'"), "developer"),
+        (EACH.replace("messages", "messages[-1:]") + START, "developer, assistant"),
+    ],
+)
+def test_messages_that_a_template_drops_are_refused(chat_template, dropped):
+    tokenizer = byte_tokenizer(bos=False)
+    tokenizer.chat_template = chat_template
+    first = ({"role": "developer", "content": "D"}, *HISTORY[1:])
+    with pytest.raises(ValueError, match=f"it drops that of the {dropped}. Set `pro"):
+        PromptTemplate(chat=True).encode(Problem("x", history=first), tokenizer)
+
+
+@pytest.mark.parametrize(
     "template",
     [
         PromptTemplate("<s>{problem}</s>"),

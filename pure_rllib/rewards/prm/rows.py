@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jinja2 import TemplateError
 
 from pure_rllib.credit.steps import StepSplitter, own_bos_id
+from pure_rllib.data.chat import ChatForm
 from pure_rllib.data.encoding import encode_plain, encode_shielded, shield
 from pure_rllib.data.prompts import PromptTemplate, make_template
 from pure_rllib.rewards.base import ScoringRequest
@@ -362,13 +362,7 @@ def render_chat(tokenizer: Any, message: str, system: str | None = None) -> str:
     messages = [{"role": "user", "content": message}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-    except (TemplateError, TypeError) as error:
-        raise _chat_error(tokenizer, system, f"it refuses them: {error}") from error
-    return str(rendered)
+    return _chat_form(tokenizer, system).render(messages, tokenizer)
 
 
 def check_chat(tokenizer: Any, system: str | None = None) -> None:
@@ -377,21 +371,17 @@ def check_chat(tokenizer: Any, system: str | None = None) -> None:
     Raises:
         ValueError: it refuses or drops a message.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        return
-    rendered = render_chat(tokenizer, "2+2?", system)
-    for role, text in (("user", "2+2?"), ("system", system or "")):
-        if text.strip() not in rendered:
-            raise _chat_error(tokenizer, system, f"it drops that of the {role}")
+    if getattr(tokenizer, "chat_template", None):
+        _chat_form(tokenizer, system)
 
 
-def _chat_error(tokenizer: Any, system: str | None, reason: str) -> ValueError:
-    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-    return ValueError(
-        f"The chat template of the reward model's tokenizer ({name}) must show the "
-        f"messages that it is given, because they ask the model; {reason}. Set "
-        f"`system` ({system!r:.80}) to None if it is the system message, as in "
-        'prm_format={"name": ..., "system": None}, or another template.'
+def _chat_form(tokenizer: Any, system: str | None) -> ChatForm:
+    return ChatForm.of(
+        tokenizer,
+        ["user"] if system is None else ["system", "user"],
+        may_merge=False,
+        way_out=f"Set `system` ({system!r:.80}) to None if it is the system message, "
+        'as in prm_format={"name": ..., "system": None}, or give it another template.',
     )
 
 
