@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,9 @@ def _as_row(value: Any, path: Path, place: str) -> Mapping[str, Any]:
 def _read_json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            if number == 1 and line.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
+                yield from _read_json(path)  # one list, in a file of another name
+                return
             if line.strip():
                 text = _decode(line, path, number).rstrip()
                 yield _as_row(_parse(text, path, number), path, f"line {number}")

@@ -116,8 +116,8 @@ def load_problems(
         prompt_field: holds the problem; by default the first that has values of
             `question`, `problem`, `prompt`, `messages`.
         answer_field: holds the gold answer; by default the first that has values of
-            `answer`, `final_answer`, `gold`, `reward_model.ground_truth`; without any,
-            all answers are unknown.
+            `answer`, `final_answer`, `gold`, `ground_truth`,
+            `reward_model.ground_truth`; without any, all answers are unknown.
         id_field: names the problem; by default the first that has values of
             `problem_id`, `unique_id`, `id`, `idx`, else the row's number.
         answer_from_solution: the field of a worked solution whose last box (MATH) is

@@ -7,7 +7,10 @@ from typing import Any
 from pure_rllib.data.boxed import last_box
 
 PROMPT_FIELDS = ("question", "problem", "prompt", "messages")
-ANSWER_FIELDS = ("answer", "final_answer", "gold", "reward_model.ground_truth")
+ANSWER_FIELDS = (
+    *("answer", "final_answer", "gold", "ground_truth"),
+    "reward_model.ground_truth",
+)
 ID_FIELDS = ("problem_id", "unique_id", "id", "idx")
 # What programs write, in any case, for a value that is not there.
 _UNKNOWN_ANSWERS = ("", "null", "nan")

@@ -118,6 +118,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
         # TRL's, plain and conversational
         ({"prompt": "1+1?", "answer": 2}, {}),
         ({"prompt": [USER], "solution": "2"}, {"answer_field": "solution"}),
+        ({"prompt": [USER], "ground_truth": "2"}, {}),
         ({"messages": [USER], "gold": ["2"]}, {}),
         # OpenAI's content blocks
         (
@@ -211,9 +212,17 @@ def test_headings_are_no_answers(tmp_path: Path, solution: object, answer: str |
     assert load_problems(path, answer_from_solution="s")[0].answer == answer
 
 
-def test_json_lines_under_another_name(tmp_path: Path):
-    (tmp_path / "p.json").write_text('{"question": "a"}\n\n{"question": "b"}\n')
-    assert [p.prompt for p in load_problems(tmp_path / "p.json")] == ["a", "b"]
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.json", '{"question": "a"}\n\n{"question": "b"}\n'),
+        ("p.jsonl", '[{"question": "a"}, {"question": "b"}]'),
+        ("p.jsonl", '\ufeff[\n  {"question": "a"},\n  {"question": "b"}\n]\n'),
+    ],
+)
+def test_json_under_another_name(tmp_path: Path, name: str, text: str):
+    (tmp_path / name).write_text(text)
+    assert [p.prompt for p in load_problems(tmp_path / name)] == ["a", "b"]
 
 
 def test_ids_become_unique():
