@@ -1,6 +1,5 @@
 """Solving a problem as a Markov decision process whose actions are tokens."""
 
-import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.problems import Problem, ProblemSource
 from pure_rllib.data.prompts import PromptTemplate, make_template
 from pure_rllib.envs.vector import BLANK_RESPONSE_REWARD, ResponseJudge
-from pure_rllib.models.loading import named_eos_ids
+from pure_rllib.models.ends import added_eos_ids, eos_ids, pad_id
 from pure_rllib.rewards.base import StepScorer, Verifier
 from pure_rllib.setting_types import Count, check_setting
 
@@ -165,7 +164,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
             model: folder, hub id or config of the policy.
         """
         if not self._has_own_eos_ids:
-            self.eos_token_ids |= _named_eos_ids(model, self.tokenizer)
+            self.eos_token_ids |= added_eos_ids(model, self.tokenizer)
 
     @property
     def splitter(self) -> StepSplitter:
@@ -307,59 +306,3 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         input_ids[: len(tokens)] = tokens
         attention_mask[: len(tokens)] = 1
         return {"input_ids": input_ids, "attention_mask": attention_mask}
-
-
-def eos_ids(
-    tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int] | None = None
-) -> frozenset[int]:
-    """Returns what ends a response: the given ids, or all that the files name.
-
-    Args:
-        tokenizer: the policy's; its folder's config and generation config count too.
-        eos_token_ids: in place of what is found.
-
-    Raises:
-        ValueError: there is no such id.
-    """
-    if eos_token_ids is not None:
-        ids = frozenset(int(i) for i in eos_token_ids)
-    else:
-        # Chat models often end a turn with another token than their tokenizer names.
-        own, folder = tokenizer.eos_token_id, tokenizer.name_or_path
-        ids = frozenset() if own is None else frozenset([int(own)])
-        ids |= _named_eos_ids(folder, tokenizer) if folder else frozenset()
-    if not ids:
-        raise ValueError(
-            "`eos_token_ids` (None) must name at least one id, because the tokenizer "
-            "has no end-of-sequence token. Set `env_config={'eos_token_ids': [...]}`."
-        )
-    return ids
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int]) -> int:
-    """Returns what fills shorter rows; without a padding token an id that ends them."""
-    pad = tokenizer.pad_token_id
-    return min(eos_token_ids) if pad is None else int(pad)
-
-
-def _named_eos_ids(
-    model: str | Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> frozenset[int]:
-    """The ids of `named_eos_ids` that are no words; says which ones are.
-
-    A config that was made without its tokenizer has its class's default there, an id
-    that may stand for any word.
-    """
-    named = named_eos_ids(model)
-    words = named - tokenizer.added_tokens_decoder.keys()
-    if words:
-        shown = ", ".join(
-            f"{i} ({tokenizer.convert_ids_to_tokens(i)!r})" for i in sorted(words)
-        )
-        warnings.warn(
-            f"Responses do not end at eos_token_id {shown} of the config of {model}, "
-            "because it is none of the tokenizer's added tokens. Set `eos_token_ids` "
-            "if they should.",
-            stacklevel=2,
-        )
-    return named - words

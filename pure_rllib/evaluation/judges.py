@@ -18,7 +18,6 @@ from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.boxed import last_box
 from pure_rllib.data.order import ticket_seed
 from pure_rllib.data.problems import Problem
-from pure_rllib.envs.token_env import eos_ids, pad_id
 from pure_rllib.envs.vector import ResponseJudge
 from pure_rllib.evaluation.engines import EnginePool, EngineSettings, default_gpus
 from pure_rllib.evaluation.plan import NO_LIMIT, Plan, local_folder
@@ -26,6 +25,7 @@ from pure_rllib.evaluation.samples import ProblemVerdicts, Sample, place
 from pure_rllib.evaluation.settings import JudgeSettings, PolicySettings
 from pure_rllib.generation.base import Request, SamplingParams
 from pure_rllib.hacking.flags import HackLimits, flag_group
+from pure_rllib.models.ends import eos_ids, pad_id
 from pure_rllib.models.loading import policy_config
 from pure_rllib.rewards.base import StepScorer, Verifier, counts_of
 from pure_rllib.rewards.make import make_step_scorer

@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.order import sample_seed
 from pure_rllib.data.prompts import PromptTemplate, make_template
-from pure_rllib.envs.token_env import eos_ids, pad_id
 from pure_rllib.evaluation.benchmarks import Benchmark
 from pure_rllib.evaluation.engines import EngineSettings
 from pure_rllib.evaluation.record import record_of, weights_sha256
@@ -26,6 +25,7 @@ from pure_rllib.evaluation.settings import (
 )
 from pure_rllib.generation.base import Request, SamplingParams
 from pure_rllib.generation.make_generator import check_generator
+from pure_rllib.models.ends import eos_ids, pad_id
 from pure_rllib.models.loading import check_model_folder, policy_config, resolve_model
 from pure_rllib.rewards.base import Verifier
 from pure_rllib.rewards.prm.scoring import context_of

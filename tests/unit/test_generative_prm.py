@@ -271,3 +271,17 @@ def test_words_need_not_be_one_token_where_they_are_sampled():
     votes: dict[str, Sequence | int] = {"num_votes": 1, "temperature": 0}
     loader = GenerativeLoader(CONFIG, TOKENIZER, votes=votes)
     assert loader.votes == VoteSettings(num_votes=1, temperature=0)
+
+
+def test_a_judge_ends_where_its_own_files_say(tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    folder, model = tmp_path / "judge", make_model(vocab_size=len(tokenizer))
+    turn, eos = tokenizer.convert_tokens_to_ids("<|turn|>"), tokenizer.eos_token_id
+    model.generation_config.eos_token_id = [turn, eos]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    prm = GenerativeLoader(str(folder), TOKENIZER, votes={"num_votes": 1})()
+    assert isinstance(prm.judge, VoteJudge)
+    assert isinstance(prm.judge.generator, TransformersGenerator)
+    assert prm.judge.generator.eos_token_ids == tuple(sorted({turn, eos}))

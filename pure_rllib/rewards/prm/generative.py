@@ -16,6 +16,7 @@ from pure_rllib.generation.make_generator import (
     make_generator,
 )
 from pure_rllib.generation.vllm_generator import VLLMGenerator
+from pure_rllib.models.ends import eos_ids
 from pure_rllib.models.loading import check_model_folder, load_policy, policy_config
 from pure_rllib.rewards.base import ScoringRequest, counts_of
 from pure_rllib.rewards.prm.checkpoint import default_device
@@ -290,7 +291,7 @@ class GenerativeLoader:
             {"model": self.model, "seed": 0, **self.load_options},
             self.generator_kwargs,
             pad_token_id=pad,
-            eos_token_ids=[self.tokenizer.eos_token_id],
+            eos_token_ids=eos_ids(self.tokenizer),
             max_model_len=max_model_len,
             device=default_device(self.device),
         )
