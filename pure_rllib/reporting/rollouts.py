@@ -245,25 +245,35 @@ def rollout_table(
         max_rows: rows kept, the first ones.
 
     Returns:
-        A table, to be logged with `run.log({"rollouts": table})`.
+        A table, to be logged with `run.log({"rollouts": table})`; without the columns
+        of rewards where no response has any.
     """
     import wandb
 
-    table = wandb.Table(columns=list(TABLE_COLUMNS), allow_mixed_types=True)
-    for record in itertools.islice(records, max_rows):
-        rewards = record.step_rewards
-        table.add_data(
-            iteration,
-            record.prompt,
-            record.response_text,
-            record.answer,
-            record.extracted_answer,
-            record.outcome,
-            None if rewards is None else " ".join(f"{r:+.2f}" for r in rewards),
-            record.min_reward,
-            record.num_tokens,
-        )
-    return table
+    records = list(itertools.islice(records, max_rows))
+    rows = [_table_row(record, iteration) for record in records]
+    columns = list(TABLE_COLUMNS)
+    if not any(record.step_rewards is not None for record in records):
+        columns = [c for c in columns if c not in ("step rewards", "min reward")]
+    data = [[row[column] for column in columns] for row in rows]
+    return wandb.Table(columns=columns, data=data, allow_mixed_types=True)
+
+
+def _table_row(record: ResponseRecord, iteration: int) -> dict[str, Any]:
+    rewards = record.step_rewards
+    return {
+        "iteration": iteration,
+        "prompt": record.prompt,
+        "response": record.response_text,
+        "answer": record.answer,
+        "extracted": record.extracted_answer,
+        "verdict": record.outcome,
+        "step rewards": None
+        if rewards is None
+        else " ".join(f"{r:+.2f}" for r in rewards),
+        "min reward": record.min_reward,
+        "tokens": record.num_tokens,
+    }
 
 
 def _number(value: float | None) -> float | None:

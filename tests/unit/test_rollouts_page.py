@@ -243,6 +243,9 @@ def test_table_for_wandb():
     row = dict(zip(TABLE_COLUMNS, table.data[0], strict=True))
     assert row["iteration"] == 3 and row["response"] == records[0].response_text
     assert row["min reward"] == min(records[0].step_rewards)
+    unscored = [replace(record, step_rewards=None) for record in records]
+    columns = rollout_table(unscored, iteration=3).columns
+    assert set(TABLE_COLUMNS).difference(columns) == {"step rewards", "min reward"}
 
 
 @pytest.mark.slow
