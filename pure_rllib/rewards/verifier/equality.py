@@ -5,6 +5,7 @@ others by their relative error at a precision that fits their digits; formulas w
 variables at several points, then by SymPy's algebra.
 """
 
+import functools
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -90,10 +91,30 @@ def ratio(first: Any, second: Any) -> Any:
 
 
 def _digits(first: Any, second: Any) -> int:
-    """Returns a precision at which no integer of the two expressions is lost."""
+    """Returns a precision at which no constant of the two expressions is lost."""
     numbers = first.atoms(sympy.Rational) | second.atoms(sympy.Rational)
     parts = [part for number in numbers for part in (number.p, number.q)]
-    return _DIGITS + 2 * sum(int(part).bit_length() * 3 // 10 for part in parts)
+    digits = 2 * sum(int(part).bit_length() * 3 // 10 for part in parts)
+    # `e^{100}` has few digits of its own, and yet 44 before the point.
+    powers = first.atoms(sympy.Pow, sympy.Function)
+    powers |= second.atoms(sympy.Pow, sympy.Function)
+    return _DIGITS + digits + sum(map(_magnitude, powers))
+
+
+@functools.lru_cache(maxsize=4096)
+def _magnitude(constant: Any) -> int:
+    """Returns how many digits a constant has before or behind the point."""
+    if not constant.is_number:
+        return 0
+    if constant.is_Pow and constant.exp.is_Rational and abs(constant.exp) <= 1:
+        # A root is no larger than what it is taken of.
+        return 0
+    size = abs(constant.evalf(15))
+    if not size.is_Float or not size:
+        return 0
+    # mpmath's binary exponent: the value itself may be beyond any float.
+    _, _, exponent, num_bits = size._mpf_
+    return abs(exponent + num_bits) * 3 // 10
 
 
 def _is_number(value: Any) -> bool:
