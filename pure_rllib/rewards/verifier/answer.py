@@ -18,8 +18,8 @@ _MARKS = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:think|s)>")
 _TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
 _CUE = re.compile(
     r"(?:\b(?:final\s+)?(?:answers?|results?|solutions?|values?|options?|choices?)\b"
-    r"(?:[^.\n:：=]{0,60}?(?:\bis\b|\bare\b|[:：=])(?:\s*[:：])?|\s*(?=\$|\\[(\[]))"
-    r"|(?:答案|结果)\s*(?:是|为|[:：])*)[ \t]*",
+    r"(?:[^.\n:：=]{0,60}?(?:\bis\b|\bare\b|[:：=])(?:\s*[:：])?|\s*(?=\$|\\[(\[]|\([A-Z]\)))"
+    r"|(?:答案|结果)\s*(?:是|为|[:：])*|答\s*[:：])[ \t]*",
     re.IGNORECASE,
 )
 _STATED = re.compile(
@@ -29,8 +29,16 @@ _FORMULA = re.compile(
     r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
 )
 _BRACKETED = re.compile(r"\[([^\[\]\n,;()]{1,40})\][.\s]*$")
+# What a text says the answer is not, or is above or below: no answer.
+_DENIED = re.compile(
+    r"(?:\b(?:not|nor|neither|never|than|least|most)|n't)\s+(?:(?:be|equal(?:\s+to)?)\s+)?"
+    r"(?:\$[^$]*\$|\S*\d\S*)|\bbetween\s+\S*\d\S*\s+and\s+\S*\d\S*",
+    re.IGNORECASE,
+)
 # A sentence ends before a space, so that 3.5 and "p.m." go on.
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z\[])|[。！？]|\n\s*\n")
+# A condition or a reason is no part of what is stated.
+_CLAUSE = re.compile(r",?\s+(?:when|if|where|for|since|because|as|which)\b")
 LINE_ENDS = re.compile("\r\n?|[\n\x0b\x0c\x85\u2028\u2029]")
 _NUMERAL = r"(?:\d[\d,.]*(?:[eE][+-]?\d+)?|\.\d+)"
 _NUMBER = re.compile(
@@ -49,6 +57,7 @@ _LEAD_IN = re.compile(
 _BOLD = re.compile(r"\s*\*{1,2}([^*\n]+)\*{1,2}")
 _DECORATION = re.compile(r"^(\*{1,3}|_{2}|`{1,3})(?=\S)(.+?)(?<=\S)\1$", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]{2,}")
+_NAME = re.compile(r"[A-Za-z]{4,}[.\s]*$")
 _ARTICLE = re.compile("[a-z]")
 _MAX_WORDS = 6
 _MAX_CANDIDATES = 12
@@ -96,7 +105,7 @@ def _candidates(text: str) -> Iterator[str]:
     if mark:
         yield behind.strip().split("\n")[0]
         return
-    text = text.rpartition("</think>")[2].strip()
+    text = _DENIED.sub(" ", text.rpartition("</think>")[2]).strip()
     cues = list(_CUE.finditer(text))
     final = [cue for cue in cues if "final" in cue[0].lower()]
     for cue in final[-1:] + cues[: -_MAX_CUES - 1 : -1]:
@@ -105,12 +114,10 @@ def _candidates(text: str) -> Iterator[str]:
     if _is_formula(text):
         yield text
         return
+    # Of a formula only the words are counted: `x = 6 or x = 7` has one.
+    num_words = len(text.split() if is_prose(text) else _WORD.findall(text))
     longest = 2 if is_prose(text) else _MAX_WORDS
-    if (
-        len(lines) == 1
-        and len(text.split()) <= longest
-        and not _ARTICLE.fullmatch(text)
-    ):
+    if len(lines) == 1 and num_words <= longest and not _ARTICLE.fullmatch(text):
         yield text
     if lines:
         found = _BRACKETED.search(lines[-1])
@@ -118,7 +125,8 @@ def _candidates(text: str) -> Iterator[str]:
             yield found[1]
         for match in list(_STATED.finditer(lines[-1]))[-1:]:
             for said in _statement(lines[-1][match.end() :]):
-                if not _WORD.match(said):
+                # Short words behind "is" go on with the sentence.
+                if _NAME.match(said) or not _WORD.match(said):
                     yield said
         if "=" in lines[-1] and not _FORMULA.search(lines[-1]):
             yield lines[-1].rpartition("=")[2]
@@ -145,7 +153,7 @@ def _statement(text: str) -> Iterator[str]:
     text = text.lstrip("*_ \t\n`")
     end = _SENTENCE_END.search(text)
     sentence = text[: end.start()] if end else text
-    line = LINE_ENDS.split(sentence)[0]
+    line = _CLAUSE.split(LINE_ENDS.split(sentence)[0])[0]
     if len(line.split()) <= 2 * _MAX_WORDS or not is_prose(line):
         yield line
         yield line.rpartition("`")[0]
