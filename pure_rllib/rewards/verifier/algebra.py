@@ -24,6 +24,7 @@ from pure_rllib.rewards.verifier.functions import (
     INVERSES,
     MATRICES,
     SHAPES,
+    TAKES_DEGREES,
     is_function,
 )
 from pure_rllib.rewards.verifier.latex import (
@@ -353,17 +354,20 @@ class _Formula(Cursor):
             top, bottom = (self._inside(self.argument()) for _ in range(2))
             return self._divided(top, bottom)
         if name == "sqrt":
-            degree = 2
+            degree = sympy.Integer(2)
             if self.next_is("["):
                 self.take()
                 degree = self._inside(self.enclosed("["))
             node = self.peek()
-            if node is not None and node.is_sign("("):
-                return sympy.root(self._atom(), degree)
-            if node is not None and node.kind == "number":
+            if node is not None and (node.is_sign("(") or node.kind == "number"):
                 # `\sqrt 12` without braces is meant as a whole.
-                return sympy.root(self._atom(), degree)
-            return sympy.root(self._inside(self.argument()), degree)
+                radicand = self._atom()
+            else:
+                radicand = self._inside(self.argument())
+            if degree.is_odd and radicand.is_negative:
+                # The root that is real: `\sqrt[3]{-8}` is -2.
+                return -sympy.root(-radicand, degree)
+            return sympy.root(radicand, degree)
         if name == "binom":
             return sympy.binomial(*(self._inside(self.argument()) for _ in range(2)))
         if name in BEYOND:
@@ -404,7 +408,7 @@ class _Formula(Cursor):
             power = self._inside(unwrap(self.argument(signed=True)), trig=False)
             if power == -1 and function in INVERSES:
                 function, power = INVERSES[function], None
-        trig = function in INVERSES
+        trig = function in TAKES_DEGREES
         if self.next_is("("):
             self.take()
             parts = split(self.enclosed("("), ",")

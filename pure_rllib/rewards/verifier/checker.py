@@ -19,7 +19,9 @@ from pure_rllib.rewards.verifier.answer import (
 )
 from pure_rllib.rewards.verifier.compare import BareLists, Comparison
 from pure_rllib.rewards.verifier.kinds.collection import Collection
+from pure_rllib.rewards.verifier.kinds.expression import Expression
 from pure_rllib.rewards.verifier.kinds.number import Number
+from pure_rllib.rewards.verifier.kinds.quantity import Quantity
 from pure_rllib.rewards.verifier.kinds.text import Text, letters_of
 from pure_rllib.rewards.verifier.latex import (
     BeyondError,
@@ -153,11 +155,15 @@ class Checker:
             return True
         if gold.beyond or found.beyond:
             return self._same_by_math_verify(gold, f"\\boxed{{{found.text}}}")
-        answers = found.answers
-        if gold.answers and isinstance(gold.answers[0], Number):
-            # The gold answer has no letters, so one behind a number is no variable.
-            answers += readings(found.text, letters=True).answers
-        if any(self._comparison.same(a, b) for a in gold.answers for b in answers):
+        golds, answers = gold.answers, found.answers
+        if golds and not _has_letters(golds[0]):
+            if any(map(_has_letters, answers)) or not answers:
+                # No letter of such an answer stands for a variable.
+                answers += readings(found.text, letters=True).answers
+        elif any(isinstance(a, Quantity) and a.unit is not None for a in answers):
+            # The answer has a unit beyond doubt: the gold answer's letters may be one.
+            golds += readings(gold.text, letters=True).answers
+        if any(self._comparison.same(a, b) for a in golds for b in answers):
             return True
         if any(isinstance(side, Text) for side in gold.answers + found.answers):
             letters = letters_of(gold.text)
@@ -180,6 +186,12 @@ def _is_numbers_in_lines(response: str) -> bool:
     """
     lines = LINE_ENDS.split(response.strip())
     return len(lines) > 1 and all(re.fullmatch(r"[\d\s./-]*", line) for line in lines)
+
+
+def _has_letters(answer: Answer) -> bool:
+    if isinstance(answer, Expression):
+        return bool(answer.value.free_symbols)
+    return not isinstance(answer, Number)
 
 
 def _is_mathematics(answer: Answer) -> bool:

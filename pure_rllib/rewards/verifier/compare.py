@@ -24,6 +24,7 @@ from pure_rllib.rewards.verifier.latex import UnreadableError
 from pure_rllib.rewards.verifier.read import Answer, Reader
 
 BareLists = Literal["set", "tuple"]
+_VECTORS = {"()", "[]", r"\langle\rangle"}
 _Value = Number | Quantity | Expression
 
 
@@ -121,21 +122,44 @@ class Comparison:
         """Compares a collection with what is none."""
         if isinstance(gold, Collection):
             if isinstance(answer, Matrix):
-                return gold.brackets == "()" and self._same_vector(gold.items, answer)
-            one = len(gold.items) == 1 or (gold.alternative and not gold.brackets)
-            return one and all(self.same(item, answer) for item in gold.items)
+                return self._same_entries(gold, answer)
+            values = _values(gold)
+            return bool(values) and all(self.same(item, answer) for item in values)
         assert isinstance(answer, Collection)
         if isinstance(gold, Matrix):
-            vector = answer.brackets in ("()", r"\langle\rangle")
-            return vector and self._same_vector(answer.items, gold)
-        one = len(answer.items) == 1 or (answer.alternative and not answer.brackets)
-        return one and all(self.same(gold, item) for item in answer.items)
+            return self._same_entries(answer, gold)
+        values = _values(answer)
+        if answer.brackets == "mod":
+            # The gold answer asks for the remainder alone.
+            first = answer.items[0]
+            values = (first.sides[-1] if isinstance(first, Relation) else first,)
+        return bool(values) and all(self.same(gold, item) for item in values)
 
-    def _same_vector(self, items: tuple[Answer, ...], matrix: Matrix) -> bool:
-        if 1 not in matrix.value.shape or len(matrix.value) != len(items):
+    def _same_entries(self, listed: Collection, matrix: Matrix) -> bool:
+        """Compares `(1,2)` with a row or a column, `[[1,2],[3,4]]` with a matrix."""
+        items, value = listed.items, matrix.value
+        if listed.brackets not in _VECTORS:
+            return False
+        if all(isinstance(item, Collection) for item in items):
+            return len(items) == value.rows and all(
+                self._same_entries(item, Matrix(value.row(i)))
+                for i, item in enumerate(items)
+            )
+        if 1 not in value.shape or len(value) != len(items):
             return False
         return all(
             isinstance(item, Number | Expression)
             and same_formula(item, Expression(entry))
-            for item, entry in zip(items, matrix.value, strict=True)
+            for item, entry in zip(items, value, strict=True)
         )
+
+
+def _values(collection: Collection) -> tuple[Answer, ...]:
+    """Returns what a collection that is one value may be: `{3}`, `2 or 4/2`, `3:4`."""
+    items = collection.items
+    if collection.brackets == "::" and len(items) == 2:
+        first, second = items
+        if isinstance(first, Number) and isinstance(second, Number) and second.value:
+            return (Number(first.exact / second.exact),)
+    alternative = collection.alternative and not collection.brackets
+    return items if len(items) == 1 or alternative else ()

@@ -19,7 +19,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ln": sympy.log, "lg": lambda x: sympy.log(x, 10), "sqrt": sympy.sqrt,
     "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling,
     "Re": sympy.re, "Im": sympy.im, "det": lambda m: m.det(), "cbrt": sympy.cbrt,
-    "min": sympy.Min, "max": sympy.Max, "arg": sympy.arg, "factorial": sympy.factorial,
+    "min": sympy.Min, "max": sympy.Max, "arg": sympy.arg,
+    "factorial": sympy.factorial,
+    "cis": lambda x: sympy.cos(x) + sympy.I * sympy.sin(x),
 }  # fmt: skip
 FUNCTION_NAMES = frozenset(FUNCTIONS) | {"np", "math", "pi"}
 INVERSES = {
@@ -27,6 +29,7 @@ INVERSES = {
     sympy.cot: sympy.acot, sympy.sec: sympy.asec, sympy.csc: sympy.acsc,
     sympy.sinh: sympy.asinh, sympy.cosh: sympy.acosh, sympy.tanh: sympy.atanh,
 }  # fmt: skip
+TAKES_DEGREES = {*INVERSES, FUNCTIONS["cis"]}
 CONSTANTS = {
     r"\pi": sympy.pi, r"\infty": sympy.oo, "pi": sympy.pi, "inf": sympy.oo,
     "infinity": sympy.oo, "Pi": sympy.pi, "PI": sympy.pi, "oo": sympy.oo,

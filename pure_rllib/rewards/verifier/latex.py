@@ -60,7 +60,7 @@ class Node:
         return self.kind in ("sign", "command") and self.text in signs.split()
 
 
-_THOUSANDS = r"(?:(?:\s*\{\s*,\s*\}|,\s*\\!|\\[,;:!])\s*\d{3}(?!\d))"
+_THOUSANDS = r"(?:(?:\s*\{\s*,\s*\}|,\s*\\!|\\[,;:! ])\s*\d{3}(?!\d))"
 _COMMAS = r"(?:,\d{3}(?![\d]))"
 _EXPONENT = r"(?:[eE][+-]?\d+(?![\dA-Za-z^_]|\.\d))?"
 _TOKEN = re.compile(

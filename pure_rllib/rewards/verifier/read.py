@@ -9,13 +9,19 @@ from typing import Any
 
 import sympy
 
+from pure_rllib.rewards.verifier.functions import APPLIED, CONSTANTS
 from pure_rllib.rewards.verifier.kinds.choice import Choice, read_choice
 from pure_rllib.rewards.verifier.kinds.collection import Collection
 from pure_rllib.rewards.verifier.kinds.expression import Expression, formula
 from pure_rllib.rewards.verifier.kinds.interval import Region, region_of
 from pure_rllib.rewards.verifier.kinds.matrix import Matrix
 from pure_rllib.rewards.verifier.kinds.number import Number, read_number
-from pure_rllib.rewards.verifier.kinds.quantity import SCALES, Quantity, split_unit
+from pure_rllib.rewards.verifier.kinds.quantity import (
+    SCALES,
+    Quantity,
+    is_scale,
+    split_unit,
+)
 from pure_rllib.rewards.verifier.kinds.relation import SIGNS, Relation
 from pure_rllib.rewards.verifier.kinds.text import Text, read_text
 from pure_rllib.rewards.verifier.latex import (
@@ -25,6 +31,7 @@ from pure_rllib.rewards.verifier.latex import (
     UnreadableError,
     tokens,
     unwrap,
+    written,
 )
 from pure_rllib.rewards.verifier.structure import (
     is_closed_by_last,
@@ -45,16 +52,24 @@ Answer = (
     | Choice
     | Text
 )
+_CASES = {"cases", "dcases", "rcases"}
 _LINES = {"aligned", "align", "gathered", "gather", "split", "eqnarray", "alignedat"}
+_CONDITIONALS = {"if", "for", "when", "where"}
 _CLOSING = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle"}
 _SET_SIGNS = r"\cup \cap \setminus"
+_RATIO = Node("sign", ":")
 _NUMBER_SETS = {
     r"\mathbbR": sympy.S.Reals, r"\mathbbZ": sympy.S.Integers,
     r"\mathbbN": sympy.S.Naturals, r"\mathbbQ": sympy.S.Rationals,
     r"\mathbbC": sympy.S.Complexes,
 }  # fmt: skip
+_HALVES = {
+    "+": sympy.Interval.open(0, sympy.oo), "-": sympy.Interval.open(-sympy.oo, 0),
+}  # fmt: skip
 _ALL_REALS = {"all reals", "all real numbers", "real numbers", "all real x", "reals"}
-_NOTHING = {"no solution", "no solutions", "empty set", "no real solutions", "none"}
+_NOTHING = re.compile(
+    r"no (?:real |such |integer )?(?:solution|root|value|number)s?|empty set|none"
+)
 
 
 class Reader:
@@ -80,15 +95,20 @@ class Reader:
         choice = read_choice(nodes)
         if choice is not None:
             return choice
-        if nodes[0].kind == "rows" and nodes[0].text in _LINES and len(nodes) == 1:
-            return self._lines(nodes[0])
+        if nodes[0].kind == "rows" and len(nodes) == 1:
+            if nodes[0].text in _CASES and set(nodes[0].widths) == {2}:
+                return self._cases(nodes[0])
+            if nodes[0].text in _LINES | _CASES:
+                return self._lines(nodes[0])
         items, alternative = list_items(nodes)
         if len(items) > 1:
             return self._list(items, alternative)
         variants = signed_variants(nodes)
         if len(variants) > 1:
             found = tuple(self.read(variant) for variant in variants)
-            return Collection("", found, alternative=True)
+            # Unequal to both, equal to either.
+            unequal = any(node.is_sign(r"\ne") for node in nodes)
+            return Collection("", found, alternative=not unequal)
         return self._bracketed(nodes) or self._relation(nodes) or self._single(nodes)
 
     def _trimmed(self, nodes: Nodes) -> Nodes:
@@ -108,6 +128,16 @@ class Reader:
             start += width
         return self._list([item for item in items if item], False)
 
+    def _cases(self, node: Node) -> Answer:
+        """Reads a function by cases as the set of its values with their conditions."""
+        pairs = []
+        for value, condition in zip(node.parts[::2], node.parts[1::2], strict=True):
+            while condition and condition[0].text.lower() in _CONDITIONALS:
+                condition = condition[1:]
+            parts = (self.read(value), self.read(condition))
+            pairs.append(Collection("()", parts))
+        return Collection(r"\{\}", tuple(pairs))
+
     def _list(self, items: list[Nodes], alternative: bool) -> Answer:
         found: list[Any] = []
         for item in items:
@@ -119,6 +149,8 @@ class Reader:
         )
 
     def _bracketed(self, nodes: Nodes) -> Answer | None:
+        if _is_point(nodes):
+            nodes = nodes[1:]
         opening, closing = nodes[0].text, nodes[-1].text
         if opening not in _CLOSING or not is_closed_by_last(nodes):
             return None
@@ -126,8 +158,8 @@ class Reader:
         if opening == r"\{" and closing == r"\}":
             condition = [i for i, n in enumerate(inner) if n.is_sign("| :")]
             if condition and len(inner) > condition[0] + 1:
-                region = region_of(self.read(inner[condition[0] + 1 :]))
-                return Region(region) if region is not None else None
+                at = condition[0]
+                return self._by_condition(inner[:at], inner[at + 1 :])
             if not inner:
                 return Collection(r"\{\}", ())
         parts = split(inner, ",")
@@ -150,7 +182,21 @@ class Reader:
             items += item.items if flat else [item]  # type: ignore[union-attr]
         return Collection(opening + closing, tuple(items))
 
+    def _by_condition(self, form: Nodes, condition: Nodes) -> Answer:
+        r"""Reads `\{x\in D \mid x>0\}` as a region, else a form and its condition."""
+        holds = self.read(condition)
+        region = region_of(holds)
+        if region is not None and form and form[0].kind == "letter":
+            if len(form) == 1:
+                return Region(region)
+            if form[1].is_sign(r"\in"):
+                return Region(sympy.Intersection(self._set(form[2:]), region))
+        return Collection(r"\{|\}", (self.read(form), holds))
+
     def _relation(self, nodes: Nodes) -> Answer | None:
+        congruence = _with_modulus(nodes)
+        if congruence is not None:
+            return Collection("mod", tuple(self.read(part) for part in congruence))
         sides = split(nodes, SIGNS)
         if len(sides) > 1:
             level_signs = [n.text for n in outer(nodes) if n.is_sign(SIGNS)]
@@ -165,7 +211,7 @@ class Reader:
             return Relation(
                 tuple(self._side(side) for side in sides), tuple(level_signs)
             )
-        sides = split(nodes, ":")
+        sides = split(tuple(_RATIO if _is_to(node) else node for node in nodes), ":")
         if len(sides) > 1 and all(sides):
             return Collection("::", tuple(self._part(side) for side in sides))
         if any(node.is_sign(_SET_SIGNS) for node in outer(nodes)):
@@ -217,6 +263,10 @@ class Reader:
                 return Region(_NUMBER_SETS[nodes[0].text])
             if nodes[0].text == r"\emptyset":
                 return Collection(r"\{\}", ())
+        if nodes[0].text in _NUMBER_SETS and len(nodes) == 3:
+            half = _HALVES.get(written(nodes[2:]))
+            if half is not None and nodes[1].is_sign("^ _"):
+                return Region(sympy.Intersection(_NUMBER_SETS[nodes[0].text], half))
         value = self._value(nodes)
         if value is not None:
             return value
@@ -224,7 +274,7 @@ class Reader:
         if words is not None and not _is_function(nodes):
             if words.words in _ALL_REALS:
                 return Region(sympy.S.Reals)
-            return Collection(r"\{\}", ()) if words.words in _NOTHING else words
+            return Collection(r"\{\}", ()) if _NOTHING.fullmatch(words.words) else words
         try:
             found = formula(nodes)
         except BeyondError:
@@ -252,10 +302,10 @@ class Reader:
             return self._percent(nodes[:-1])
         if [node.text.lower() for node in nodes[-2:]] == ["per", "cent"]:
             return self._percent(nodes[:-2])
-        if len(nodes) > 1 and last.text.lower().removesuffix("s") in SCALES:
-            scale = SCALES[last.text.lower().removesuffix("s")]
+        if len(nodes) > 1 and is_scale(last):
             number = read_number(nodes[:-1])
-            if number is not None and last.kind in ("word", "text"):
+            if number is not None:
+                scale = SCALES[last.text.lower().removesuffix("s")]
                 return Number(number.value * scale)
         found = split_unit(nodes, letters=self.letters)
         if found is None:
@@ -265,7 +315,7 @@ class Reader:
         value = self._value(found[0]) or formula(found[0])
         if not isinstance(value, Number | Expression):
             return None
-        return Quantity(value, found[1])
+        return Quantity(value, *found[1:])
 
     def _percent(self, nodes: Nodes) -> Answer | None:
         if not nodes:
@@ -298,6 +348,35 @@ def _in_words(nodes: Nodes) -> Nodes:
     return tuple(found)
 
 
+def _with_modulus(nodes: Nodes) -> tuple[Nodes, Nodes] | None:
+    r"""Cuts off a modulus: `\pmod 5`, `(\bmod 5)`; `17 \bmod 5` is a number."""
+    congruent = any(node.is_sign(r"\equiv") for node in nodes)
+    for at, node in enumerate(nodes):
+        if at and node.text in (r"\pmod", r"\mod", r"\bmod", "mod"):
+            opened = nodes[at - 1].is_sign("(")
+            if node.text == r"\bmod" and not (opened or congruent):
+                return None
+            left, right = nodes[: at - opened], nodes[at + 1 : len(nodes) - opened]
+            return (left, right) if left and right else None
+    return None
+
+
+def _is_point(nodes: Nodes) -> bool:
+    """Says whether a capital names coordinates, as in `P(2,3)`."""
+    name = nodes[0].kind == "letter" and nodes[0].text.isupper()
+    return (
+        name
+        and nodes[0].text not in APPLIED
+        and is_closed_by_last(nodes[1:])
+        and len(split(nodes[2:-1], ",")) > 1
+        and any(node.kind == "number" for node in nodes)
+    )
+
+
+def _is_to(node: Node) -> bool:
+    return node.kind in ("word", "text") and node.text == "to"
+
+
 def _named_value(nodes: Nodes) -> Expression | None:
     """Reads a whole side such as `y(2)` or `P(A)` as the name of a value."""
     primes = sum(node.is_sign("'") for node in nodes)
@@ -314,4 +393,9 @@ def _named_value(nodes: Nodes) -> Expression | None:
 
 
 def _is_function(nodes: Nodes) -> bool:
-    return any(node.is_sign("( ^ _ = /") for node in nodes)
+    """Says whether upright words go into a formula: `\text{MR}-\text{MC}`."""
+    words = [node.text for node in nodes if node.kind in ("word", "text")]
+    if set(words) <= CONSTANTS.keys():
+        return True
+    signs = "( ^ _ = / -" if all(map(str.isupper, words)) else "( ^ _ = /"
+    return any(node.is_sign(signs) for node in nodes)

@@ -154,8 +154,8 @@ def _unit_of(node: Node, letters: bool, beside: bool) -> str | None:
         known = beside or (letters and is_si_symbol(node.text))
         return unit_named(node.text) if known else None
     if node.kind == "word":
-        # Two letters in a row may be variables; spaced from the number they are not.
-        definite = len(node.text) > 2 or node.spaced
+        # Two letters in a row may be variables: `\frac{3}{2} mg`.
+        definite = len(node.text) > 2
         return unit_named(node.text) if letters or definite else None
     return None
 

@@ -25,6 +25,8 @@ class Choice:
 
 def read_choice(nodes: Nodes) -> Choice | None:
     """Reads `C`, `(C)`, `C)`, `(C) 12`, `C. 12`, `C: 12`; None for all else."""
+    if nodes and nodes[0].text.lower() in ("option", "choice"):
+        nodes = nodes[1:]
     if not nodes:
         return None
     opened = nodes[0].is_sign("(")

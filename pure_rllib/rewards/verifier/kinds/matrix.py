@@ -2,8 +2,8 @@ r"""Matrices and vectors: `pmatrix`, `bmatrix`, `array` and their like.
 
 - The same shape and the same entries; brackets, spacing of rows and a factor in front
   are a matter of style.
-- A column or a row takes the same entries as a tuple: `\binom{1}{2}` apart, a vector is
-  often written `(1, 2)`.
+- A column or a row takes the same entries as a tuple, since a vector is often written
+  `(1, 2)`; a matrix takes its rows as `[[1,2],[3,4]]`.
 """
 
 from dataclasses import dataclass

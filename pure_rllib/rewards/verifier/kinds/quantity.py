@@ -5,8 +5,9 @@ r"""Quantities: a value with a unit, a currency, a degree sign or the words it c
 - One side without a unit is a matter of style: `5` takes `5 cm`, `5 cm` takes `5`.
 - Words that are no unit say what is counted: `7 apples` is 7.
 - A letter is a unit where it cannot be a variable: upright behind a value, or, with a
-  space, behind the plain number of an answer to a gold answer without letters. `2 n`,
-  `4 m n` and `3mg` as gold answers are formulas and refuse the number alone.
+  space, behind a value without letters that answers a gold answer without letters.
+  `2 n`, `4 m n` and `\frac32 mg` as gold answers are formulas and refuse the number
+  alone; an answer whose unit is beyond doubt lets their letters be one.
 """
 
 import re
@@ -44,7 +45,8 @@ SCALES = {
 _NO_LABELS = re.compile(
     r"(?:and|or|to|not|if|when|mod|modulo|plus|minus|times|over|factorial|half|halves|"
     r"quarters?|\w+ths?|thirds?|remainder|none|no|than|is|are|was|but|percent|pct|"
-    r"hundreds?|thousands?|millions?|billions?|trillions?|dozens?)"
+    r"hundreds?|thousands?|millions?|billions?|trillions?|dozens?|"
+    r"squared|cubed)"
 )
 _OFFSET_UNITS = {"degree_Celsius", "degree_Fahrenheit"}
 _DEGREES = {"C": "degC", "F": "degF", "": "degree"}
@@ -57,13 +59,15 @@ class Quantity:
     Attributes:
         value: without the unit.
         unit: pint's; None if only words follow that are no unit.
+        label: these words.
     """
 
     value: Number | Expression
     unit: Any
+    label: str = ""
 
 
-def split_unit(nodes: Nodes, *, letters: bool) -> tuple[Nodes, Any, bool] | None:
+def split_unit(nodes: Nodes, *, letters: bool) -> tuple[Nodes, Any, str] | None:
     r"""Splits a value from the unit or the words behind it.
 
     Args:
@@ -72,25 +76,25 @@ def split_unit(nodes: Nodes, *, letters: bool) -> tuple[Nodes, Any, bool] | None
             answer to a gold answer without variables.
 
     Returns:
-        The value's nodes, pint's unit or None, and whether something was split off;
-        None where nothing behind the value can be a unit.
+        The value's nodes, pint's unit or None, and the words that are no unit; None
+        where nothing behind the value can be a unit.
     """
     sign = nodes[:1] if nodes and nodes[0].is_sign("+ -") else ()
     price = nodes[len(sign) :]
     if (len(price) > 1 and price[0].text in CURRENCIES) or _is_currency_word(price):
         name = CURRENCIES.get(price[0].text) or unit_named(price[0].text) or ""
         start = 2 if len(price) > 1 and price[1].is_sign(".") else 1
-        return (*sign, *price[start:]), registry().Unit(name), True
+        return (*sign, *price[start:]), registry().Unit(name), ""
     if len(nodes) > 1 and nodes[-1].text in CURRENCIES:
-        return nodes[:-1], registry().Unit(CURRENCIES[nodes[-1].text]), True
+        return nodes[:-1], registry().Unit(CURRENCIES[nodes[-1].text]), ""
+    plain = True
     for start in range(1, len(nodes)):
+        plain = plain and _is_plain(nodes[start - 1])
         if not _ends_value(nodes[start - 1]):
             continue
         degrees = _degrees(nodes[start:])
         if degrees is not None and not any(is_function(n) for n in nodes[:start]):
-            return nodes[:start], degrees, True
-        plain = all(n.kind == "number" or n.is_sign("/ + -") for n in nodes[:start])
-        plain |= nodes[start - 1].kind == "group" and nodes[0].is_sign(r"\frac")
+            return nodes[:start], degrees, ""
         tail = nodes[start:]
         if not plain and any(
             n.kind in ("letter", "word") and not n.upright for n in tail
@@ -100,7 +104,7 @@ def split_unit(nodes: Nodes, *, letters: bool) -> tuple[Nodes, Any, bool] | None
         spaced = letters and plain and tail[0].spaced
         unit = read_unit(tail, letters=spaced)
         if unit is not None:
-            return nodes[:start], unit, True
+            return nodes[:start], unit, ""
     return _split_label(nodes)
 
 
@@ -114,7 +118,22 @@ def _is_currency_word(nodes: Nodes) -> bool:
 
 
 def _ends_value(node: Node) -> bool:
-    return node.kind in ("number", "group", "letter") or node.is_sign(r") ] ! \pi")
+    ends = node.kind in ("number", "group", "letter") or node.is_sign(r") ] ! \pi")
+    return ends or is_scale(node)
+
+
+def is_scale(node: Node) -> bool:
+    """Says whether a node is "million" or its like."""
+    word = node.kind in ("word", "text")
+    return word and node.text.lower().removesuffix("s") in SCALES
+
+
+def _is_plain(node: Node) -> bool:
+    """Says whether a node of a value has no letters."""
+    if node.parts:
+        return all(_is_plain(inner) for part in node.parts for inner in part)
+    figures = node.kind == "number" or is_scale(node)
+    return figures or node.is_sign(r"/ + - ^ ( ) \cdot \times \frac \sqrt \pi")
 
 
 def _degrees(nodes: Nodes) -> Any:
@@ -128,7 +147,7 @@ def _degrees(nodes: Nodes) -> Any:
     return registry().Unit(_DEGREES[scale]) if scale in _DEGREES else None
 
 
-def _split_label(nodes: Nodes) -> tuple[Nodes, Any, bool] | None:
+def _split_label(nodes: Nodes) -> tuple[Nodes, Any, str] | None:
     """Splits off words that are no unit: upright ones, or spelled behind a number."""
     start = len(nodes)
     while start > 1 and _is_label(nodes[start - 1]):
@@ -144,7 +163,7 @@ def _split_label(nodes: Nodes) -> tuple[Nodes, Any, bool] | None:
         return None
     if any(word in CONSTANTS or word in FUNCTION_NAMES for word in words):
         return None
-    return nodes[:start], None, True
+    return nodes[:start], None, " ".join(words)
 
 
 def _is_label(node: Node) -> bool:

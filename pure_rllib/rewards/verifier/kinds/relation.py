@@ -4,13 +4,14 @@ r"""Relations: equations, definitions, inequalities and chains of them.
   and are taken by it. What is defined is a name, a product of names or a pair of them;
   `x^2+y^2=1` is no definition, so it is not 1.
 - An equation between constants must be true: `0=5` is never 5; `2+3=5` is.
-- Two equations are the same if one is a multiple of the other: `y=2x` is `2x-y=0`.
+- Two equations are the same if one is a multiple of the other: `y=2x` is `2x-y=0`,
+  and `y=6/x` is `xy=6`. The name of an argument is open: `f(t)=2t` is `f(x)=2x`.
   Names count: `x=5` is not `y=5`; a name's case does not, since nobody uses both.
 - Two inequalities are the same if they hold for the same values: see `interval`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -154,13 +155,37 @@ def same_relation(
 def _same_equation(
     gold: Relation, answer: Relation, same: Callable[[Any, Any], bool]
 ) -> bool:
+    answer = _with_arguments_of(gold, answer)
     names = [_name(side.sides[0]) for side in (gold, answer)]
     if names[0] and names[1] and names[0].lower() == names[1].lower():
         values = [defined_values(side, same) for side in (gold, answer)]
         return any(same(a, b) for a in values[0][-1:] for b in values[1])
-    return (
-        len(gold.sides) == len(answer.sides) == 2 and _ratio(gold, answer) is not None
+    if len(gold.sides) != 2 or len(answer.sides) != 2:
+        return False
+    return any(
+        _ratio(gold, answer, numerators) is not None for numerators in (False, True)
     )
+
+
+def _with_arguments_of(gold: Relation, answer: Relation) -> Relation:
+    """Writes `f(t)=2t` as `f(x)=2x` if the gold answer defines `f(x)`."""
+    if not all(isinstance(side, Expression) for side in (*gold.sides, *answer.sides)):
+        return answer
+    calls = [side.sides[0].value for side in (gold, answer)]
+    if not all(isinstance(call, AppliedUndef) for call in calls):
+        return answer
+    arguments = [call.args for call in calls]
+    if not all(arg.is_Symbol for args in arguments for arg in args):
+        return answer
+    if calls[0].func != calls[1].func or len(arguments[0]) != len(arguments[1]):
+        return answer
+    # Exchanged, since an `x` on the other side is another one.
+    names = {
+        **dict(zip(*arguments, strict=True)),
+        **dict(zip(*reversed(arguments), strict=True)),
+    }
+    sides = tuple(replace(s, value=s.value.xreplace(names)) for s in answer.sides)
+    return replace(answer, sides=sides)
 
 
 def _name(side: Any) -> str:
@@ -171,11 +196,22 @@ def _name(side: Any) -> str:
     return ""
 
 
-def _ratio(gold: Relation, answer: Relation) -> Any:
+def _ratio(gold: Relation, answer: Relation, numerators: bool = False) -> Any:
+    """Returns what one difference of sides is to be multiplied by to be the other.
+
+    Args:
+        gold: two sides.
+        answer: two sides.
+        numerators: whether the denominators of the differences are left out, which
+            does not change an equation: `y=6/x` is `xy=6`.
+    """
     sides = [*gold.sides[:2], *answer.sides[:2]]
     if not all(isinstance(side, Number | Expression) for side in sides):
         return None
     values = [value_of(side) for side in sides]
     if any(isinstance(value, sympy.MatrixBase) for value in values):
         return None
-    return ratio(values[0] - values[1], values[2] - values[3])
+    differences = [values[0] - values[1], values[2] - values[3]]
+    if numerators:
+        differences = [sympy.together(side).as_numer_denom()[0] for side in differences]
+    return ratio(*differences)
