@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+
 from pure_rllib.generation.make_generator import check_generator
 from pure_rllib.hacking.flags import check_caps
 from pure_rllib.hacking.monitor import check_monitor
@@ -30,6 +33,7 @@ def check_config(config: Any) -> None:
     if not isinstance(config.lr, list | tuple):
         check_setting("lr", config.lr, NonNegativeFloat)
     _check_kinds(config)
+    _check_one_module(config._rl_module_spec)
     _check_evaluation(config)
     if config.no_signal_groups != "keep" and config.groups_together() > 1:
         raise ValueError(
@@ -161,6 +165,16 @@ def _check_kinds(config: Any) -> None:
                 f"`{base.__name__}`, because that one {does}. Derive from it, or leave "
                 "it out."
             )
+
+
+def _check_one_module(spec: Any) -> None:
+    names = set(spec.rl_module_specs) if isinstance(spec, MultiRLModuleSpec) else set()
+    if names - {DEFAULT_MODULE_ID}:
+        raise ValueError(
+            f"`rl_module_spec` (modules {', '.join(sorted(names))}) must hold none but "
+            f"`{DEFAULT_MODULE_ID}`, because there is one module, the policy. Give its "
+            "RLModuleSpec alone."
+        )
 
 
 def _check_evaluation(config: Any) -> None:

@@ -1,6 +1,9 @@
-"""Which methods of RLlib's learners and modules a subclass may not override here."""
+"""Which methods of RLlib's classes a subclass may not override here."""
 
 from typing import Any
+
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.utils import force_list
 
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.models.llm_rl_module import LLMRLModule
@@ -50,6 +53,22 @@ NEVER_CALLED_OF_MODULE = frozenset(
 )
 """Of RLlib's modules: a generator samples responses, from the module's `policy`."""
 
+NEVER_CALLED_OF_CALLBACKS = frozenset(
+    {
+        "on_env_runners_recreated",
+        "on_evaluate_offline_start",
+        "on_evaluate_offline_end",
+        "on_offline_eval_runners_recreated",
+        # of RLlib's old API stack
+        "on_create_policy",
+        "on_learn_on_batch",
+        "on_postprocess_trajectory",
+        "on_sub_environment_created",
+        "on_workers_recreated",
+    }
+)
+"""Of RLlib's callbacks: env runners come back one by one, and nothing is offline."""
+
 
 def check_hooks(config: Any) -> None:
     """Checks that what own classes override will be called.
@@ -79,7 +98,7 @@ def check_hooks(config: Any) -> None:
         config.learner_class,
         base,
         unused,
-        "an update never calls them. Override `compute_loss_for_module` or "
+        "an update never calls that. Override `compute_loss_for_module` or "
         "`compute_losses` for the loss, `postprocess_gradients` or `apply_gradients` "
         "(not with `deepspeed`), `configure_optimizers_for_module`, or "
         "`before_gradient_based_update` and `after_gradient_based_update`; give "
@@ -94,6 +113,15 @@ def check_hooks(config: Any) -> None:
         "module's `policy`. Override `setup` for another policy, or `_forward_train` "
         "for what the loss gets.",
     )
+    for own in force_list(config.callbacks_class):
+        _check(
+            "callbacks_class",
+            own,
+            RLlibCallback,
+            NEVER_CALLED_OF_CALLBACKS,
+            "nothing here calls that. Override `on_train_result`, `on_sample_end` or "
+            "another event that acts; docs/rllib.md lists them.",
+        )
 
 
 def _check(

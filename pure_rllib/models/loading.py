@@ -176,7 +176,7 @@ def policy_config(
     """Returns the Hugging Face config of a policy, without its weights.
 
     Args:
-        model: a folder, a hub id, or a mapping that is itself a config and names its
+        model: a reference, or a mapping that is itself a config and names its
             `model_type`.
         trust_remote_code: allow code that comes with the model.
 
@@ -184,7 +184,9 @@ def policy_config(
         ValueError: the mapping names no `model_type` that transformers knows.
     """
     if isinstance(model, str):
-        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(
+            resolve_model(model), trust_remote_code=trust_remote_code
+        )
     settings = dict(model)
     model_type = settings.pop("model_type", None)
     if model_type is None:
@@ -206,8 +208,8 @@ def load_policy(
     """Loads a causal language model, on the CPU.
 
     Args:
-        model: a folder or hub id, or a config as for `policy_config`, which is given
-            random weights.
+        model: a reference, or a config as for `policy_config`, which is given random
+            weights.
         dtype: "float32", "bfloat16", "float16" or "auto" (the checkpoint's).
         attn_implementation: passed to Hugging Face; None lets it choose.
         trust_remote_code: allow code that comes with the model.
@@ -223,7 +225,10 @@ def load_policy(
         kwargs["attn_implementation"] = attn_implementation
     if isinstance(model, str):
         loaded = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, trust_remote_code=trust_remote_code, **kwargs
+            resolve_model(model),
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            **kwargs,
         )
         return loaded.eval()
     torch_dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -13,7 +14,12 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.learners.hooks import NEVER_CALLED, NEVER_CALLED_OF_MODULE
+from pure_rllib.algorithms.rllib_settings import ACTS
+from pure_rllib.learners.hooks import (
+    NEVER_CALLED,
+    NEVER_CALLED_OF_CALLBACKS,
+    NEVER_CALLED_OF_MODULE,
+)
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.models.llm_rl_module import LLMRLModule
 from pure_rllib.rollouts.callbacks import EVENTS
@@ -101,6 +107,16 @@ def test_a_modules_method_that_is_never_called_is_refused(name: str) -> None:
     config = make_tiny_config().rl_module(rl_module_spec=RLModuleSpec(module_class=own))
     with pytest.raises(ValueError, match=rf"Own.*`{name}`.*`setup`"):
         config.validate()
+
+
+def test_every_callback_of_rllib_acts_or_is_refused() -> None:
+    acting = {name for names in ACTS.values() for name in names.split()}
+    events = {name for name in vars(RLlibCallback) if name.startswith("on_")}
+    assert events - acting == NEVER_CALLED_OF_CALLBACKS
+    for name in NEVER_CALLED_OF_CALLBACKS:
+        own = type("Own", (RLlibCallback,), {name: lambda self, **_: None})
+        with pytest.raises(ValueError, match=rf"`callbacks_class` \(Own\).*`{name}`"):
+            make_tiny_config().callbacks([RLlibCallback, own]).validate()
 
 
 class Halved(LLMTorchLearner):

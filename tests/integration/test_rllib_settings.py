@@ -17,6 +17,7 @@ from ray.rllib.utils.metrics.stats import MeanStats
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.envs.arithmetic import ArithmeticEnv
 from pure_rllib.models.llm_rl_module import LLMRLModule
+from pure_rllib.models.loading import resolve_model
 from pure_rllib.rollouts.env_runner import LLMEnvRunner
 from tests.integration.conftest import (
     TINY_POLICY,
@@ -138,6 +139,17 @@ def test_a_model_in_the_modules_spec_is_everyones(tiny_config: PUREConfig) -> No
     config.env_runners(max_response_tokens=1000)
     with pytest.raises(ValueError, match=r"model's context \(256\)"):
         config.build_algo()
+
+
+def test_a_spec_without_a_model_means_the_environments(
+    tiny_config: PUREConfig,
+) -> None:
+    config = small(tiny_config).rl_module(
+        model_config={}, rl_module_spec=RLModuleSpec(module_class=LLMRLModule)
+    )
+    with built(config) as algo:
+        policy = algo.get_module().policy
+    assert policy.name_or_path == resolve_model("embedded:arithmetic-policy")
 
 
 def test_what_is_reported(tiny_config: PUREConfig) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
@@ -175,6 +176,15 @@ def test_defaults_may_be_written_down() -> None:
             "rl_module",
             {"rl_module_spec": RLModuleSpec(module_class=TorchRLModule)},
             r"`rl_module_spec.module_class` \(TorchRLModule\) must be a subclass of",
+        ),
+        (
+            "rl_module",
+            {
+                "rl_module_spec": MultiRLModuleSpec(
+                    rl_module_specs={"p0": RLModuleSpec()}
+                )
+            },
+            r"`rl_module_spec` \(modules p0\) must hold none but `default_policy`",
         ),
     ],
 )
