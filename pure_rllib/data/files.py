@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pure_rllib.models.hub import go_offline_without_hub
+
 FILE_SUFFIXES = (".json", ".jsonl", ".parquet")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -169,6 +171,7 @@ def _read_folder(path: Path, split: str) -> Iterable[Mapping[str, Any]]:
 def _read_hub(
     source: str, split: str, subset: str | None
 ) -> Iterable[Mapping[str, Any]]:
+    go_offline_without_hub()
     import datasets
 
     try:

@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import CONFIG_NAME
 from transformers.utils import GENERATION_CONFIG_NAME as GENERATION_CONFIG
 
+from pure_rllib.models.hub import go_offline_without_hub
+
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 EMBEDDED = "embedded:"
 _EMBEDDED_FOLDER = Path(__file__).parents[1] / "arithmetic" / "models"
@@ -35,6 +37,8 @@ def resolve_model(ref: str) -> str:
         ValueError: there is no embedded model of this name.
     """
     if not ref.startswith(EMBEDDED):
+        if not Path(ref).expanduser().exists():
+            go_offline_without_hub()
         return ref
     folders = {folder.name: folder for folder in sorted(_EMBEDDED_FOLDER.iterdir())}
     name = ref.removeprefix(EMBEDDED)
@@ -123,8 +127,7 @@ def read_config(files: ModelFiles, setting: str = "model") -> dict[str, Any]:
     try:
         return dict(PretrainedConfig.get_config_dict(files.path)[0])
     except OSError as error:
-        reason = f"there is no such folder, and the hub gives none: {error}".rstrip(".")
-        raise _folder_error(setting, files.path, reason) from error
+        raise _hub_error(setting, files.path, error) from error
 
 
 def _folder_error(setting: str, path: str, reason: str) -> ValueError:
@@ -133,6 +136,11 @@ def _folder_error(setting: str, path: str, reason: str) -> ValueError:
         f"and *.safetensors) or a hub id like owner/name; {reason}. Set `{setting}` to "
         "the folder that `save_pretrained` wrote."
     )
+
+
+def _hub_error(setting: str, path: str, error: OSError) -> ValueError:
+    reason = f"there is no such folder, and the hub gives none: {error}"
+    return _folder_error(setting, path, reason.rstrip("."))
 
 
 def named_eos_ids(model: str | Mapping[str, Any]) -> frozenset[int]:
@@ -181,12 +189,16 @@ def policy_config(
         trust_remote_code: allow code that comes with the model.
 
     Raises:
-        ValueError: the mapping names no `model_type` that transformers knows.
+        ValueError: there is no such model, or the mapping names no `model_type` that
+            transformers knows.
     """
     if isinstance(model, str):
-        return AutoConfig.from_pretrained(
-            resolve_model(model), trust_remote_code=trust_remote_code
-        )
+        try:
+            return AutoConfig.from_pretrained(
+                resolve_model(model), trust_remote_code=trust_remote_code
+            )
+        except OSError as error:
+            raise _hub_error("model", model, error) from error
     settings = dict(model)
     model_type = settings.pop("model_type", None)
     if model_type is None:

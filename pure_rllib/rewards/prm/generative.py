@@ -17,7 +17,12 @@ from pure_rllib.generation.make_generator import (
 )
 from pure_rllib.generation.vllm_generator import VLLMGenerator
 from pure_rllib.models.ends import eos_ids
-from pure_rllib.models.loading import check_model_folder, load_policy, policy_config
+from pure_rllib.models.loading import (
+    check_model_folder,
+    load_policy,
+    policy_config,
+    read_config,
+)
 from pure_rllib.rewards.base import ScoringRequest, counts_of
 from pure_rllib.rewards.prm.checkpoint import default_device
 from pure_rllib.rewards.prm.judges import (
@@ -231,6 +236,7 @@ class GenerativeLoader:
         is_folder = False
         if isinstance(model, str):
             files = check_model_folder(model, "prm")
+            read_config(files, "prm")
             model, is_folder = files.path, files.is_local
             tokenizer = AutoTokenizer.from_pretrained(
                 model, trust_remote_code=trust_remote_code
