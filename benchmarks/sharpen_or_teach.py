@@ -8,8 +8,8 @@ came out: docs/evaluation.md.
 
     python benchmarks/sharpen_or_teach.py [--out runs/sharpen_or_teach] [--seeds 0 1 2]
 
-Half an hour on two cores. What is finished in the folder is kept: after a stop, call it
-again.
+A quarter of an hour on two cores. What is finished in the folder is kept: after a stop,
+call it again.
 """
 
 import argparse
