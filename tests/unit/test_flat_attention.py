@@ -1,6 +1,7 @@
 """Flat rows through models of many families, against each row alone."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -223,3 +224,34 @@ def test_a_model_that_differs_is_found_by_its_hidden_states() -> None:
     reason = set_flat_attention(policy)
     assert reason is not None and "from those of rows alone" in reason
     assert not takes_flat_rows(policy)
+
+
+def saved_bytes(run: Callable[[], Any]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, shared storage once."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = run()
+    assert found
+    return sum(kept.values())
+
+
+def test_flat_rows_keep_less_than_half_of_what_padded_ones_do() -> None:
+    policy = model("llama", max_position_embeddings=256)
+    set_flat_attention(policy)
+    rows = rows_of(
+        *(
+            (group, [3 + group] * 143, [5] * (32 - response))
+            for group in range(8)
+            for response in range(8)
+        )
+    )
+    padded, flat = (
+        saved_bytes(partial(passed, policy, rows, flat=flat)) for flat in (False, True)
+    )
+    assert flat <= 0.5 * padded

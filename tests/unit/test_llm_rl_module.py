@@ -1,5 +1,6 @@
 """The policy as an RLModule, on two layers of random weights."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from pure_rllib.models import columns
+from pure_rllib.models.flat_attention import takes_flat_rows
 from pure_rllib.models.llm_rl_module import LLMRLModule
 from pure_rllib.models.logprobs import ENTROPY, LOGP, MEAN_LOGP
 from pure_rllib.testing import tiny_model_config
@@ -38,6 +40,14 @@ GPT2 = {
     "n_head": 2,
     "bos_token_id": 0,
     "eos_token_id": 0,
+}
+# A model whose state runs along a row.
+MAMBA = {
+    "model_type": "mamba",
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "state_size": 4,
+    "num_hidden_layers": 1,
 }
 
 
@@ -234,3 +244,27 @@ def test_a_model_that_caps_its_logits_is_refused() -> None:
     }
     with pytest.raises(ValueError, match="final_logit_softcapping"):
         module(model=gemma)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"model": MAMBA}, "MambaForCausalLM.*its attention is its own"),
+        ({"attn_implementation": "eager"}, r"`attn_implementation` \(eager\) is set"),
+    ],
+)
+def test_policies_that_cannot_be_packed_are_padded_or_refused(
+    settings: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = module(packing="auto", **settings)
+    assert not takes_flat_rows(made.policy)
+    assert re.search(f"Rows are padded for .*{reason}", caplog.text)
+    with pytest.raises(ValueError, match=rf"`packing` \(True\) must be.*{reason}"):
+        module(packing=True, **settings)
+
+
+def test_policy_and_reference_take_flat_rows_where_a_learner_packs() -> None:
+    made = module(packing="auto", with_reference=True)
+    assert takes_flat_rows(made.policy) and takes_flat_rows(made.reference)
+    assert not takes_flat_rows(module(packing=False).policy)
+    assert not takes_flat_rows(module(packing="auto", inference_only=True).policy)
