@@ -24,6 +24,7 @@ MOVED = {
     "envs.generative_prm": "rewards.prm.generative",
     "envs.process_rewards": "rewards.make",
     "envs.verifiers": "rewards.make",
+    "generation.weights": "models.export",
     "rewards.prm_formats": "rewards.prm.formats",
     "rewards.prm_input": "rewards.prm.rows",
     "rewards.prm_text": "rewards.prm.rows",

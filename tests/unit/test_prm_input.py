@@ -86,6 +86,11 @@ def test_ids_beyond_the_tokenizer_are_left_out():
     assert row.score_positions.tolist() == [2, 4]
 
 
+def test_special_tokens_are_not_shown_wherever_they_stand():
+    row, positions = build([PAD, A, EOS, B, DOT_BLANK, PAD, C, EOS], prompt=(P, PAD))
+    assert (row, positions) == ([P, PAD, A, B, DOT, NL, C, NL], [5, 7])
+
+
 def test_an_unknown_format_is_refused():
     with pytest.raises(ValueError, match="must be one of"):
         PRMInputBuilder(make_tokenizer(), NL, "qwen")  # type: ignore[arg-type]

@@ -42,8 +42,8 @@ class PRMRow:
 class PRMInputBuilder:
     r"""Turns responses and their step spans into rows.
 
-    In our own format a step is shown as it reads: white space and special tokens around
-    it are left out, a token such as `.\n\n` is replaced by the ids of its
+    In our own format a step is shown as it reads: special tokens and the white space
+    around it are left out, a token such as `.\n\n` is replaced by the ids of its
     visible part, and the separator follows. The published formats (`make_experience` of
     PURE's main branch, `_build_inputs_for_prm` of its verl branch) replace the last
     token of each step by the separator, so the full stop is lost, and so is the last
@@ -88,6 +88,8 @@ class PRMInputBuilder:
         self.input_format = input_format
         is_visible = StepSplitter.from_tokenizer(tokenizer).is_visible
         self._is_visible = is_visible[:vocab_size]
+        added = tokenizer.added_tokens_decoder
+        self._special_ids = np.array([i for i, t in added.items() if t.special], int)
         # Filled on first use: most of a vocabulary is never sampled.
         self._visible_parts: dict[int, list[int]] = {}
 
@@ -133,9 +135,11 @@ class PRMInputBuilder:
             tokens: the step's ids, its separator or EOS included.
 
         Returns:
-            Ids from the first to the last visible token, without newlines at the end.
+            Ids from the first to the last visible token, without special tokens and
+            newlines at the end.
         """
         tokens = self._known(np.asarray(tokens, dtype=np.int64))
+        tokens = tokens[~np.isin(tokens, self._special_ids)]
         places = np.flatnonzero(self._is_visible[tokens])
         if len(places) == 0:
             return []
