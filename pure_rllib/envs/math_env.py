@@ -6,7 +6,12 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pure_rllib.data.problems import ProblemSource, load_problems
+from pure_rllib.data.problems import (
+    ListProblems,
+    Problem,
+    ProblemSource,
+    load_problems,
+)
 from pure_rllib.data.prompts import PromptTemplate, drop_long_prompts, make_template
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.models.loading import resolve_model
@@ -28,7 +33,8 @@ class MathEnv(TokenEnv):
     Args:
         tokenizer: folder or hub id of the policy's tokenizer, or the tokenizer.
         problems: file, folder or hub id, or a dict of `load_problems`' arguments (field
-            names, `answer_fraction`, ...), or a problem source (taken as it is).
+            names, `answer_fraction`, ...), or a list of `Problem`s, or a problem
+            source (taken as it is).
         eval_problems: the same for held-out problems, or None.
         prm: folder or hub id of a process reward model, or a Hugging Face config (with
             `model_type`) of one with random weights, or None. Of a list of these the
@@ -55,8 +61,12 @@ class MathEnv(TokenEnv):
         self,
         *,
         tokenizer: str | PreTrainedTokenizerBase,
-        problems: str | Mapping[str, Any] | ProblemSource,
-        eval_problems: str | Mapping[str, Any] | ProblemSource | None = None,
+        problems: str | Mapping[str, Any] | Sequence[Problem] | ProblemSource,
+        eval_problems: str
+        | Mapping[str, Any]
+        | Sequence[Problem]
+        | ProblemSource
+        | None = None,
         prm: PRMSetting = None,
         prm_kwargs: Mapping[str, Any] | None = None,
         step_scorer: StepScorer | ScoringFunction | str | None = None,
@@ -110,7 +120,7 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def _problems(
-    source: str | Mapping[str, Any] | ProblemSource,
+    source: str | Mapping[str, Any] | Sequence[Problem] | ProblemSource,
     encode: Callable[[Sequence[Any]], Sequence[Sequence[int]]],
     max_prompt_tokens: int,
 ) -> tuple[ProblemSource, int]:
@@ -119,6 +129,15 @@ def _problems(
         source = load_problems(source)
     elif isinstance(source, Mapping):
         source = load_problems(**source)
+    elif isinstance(source, list | tuple):
+        wrong = [type(one).__name__ for one in source if not isinstance(one, Problem)]
+        if wrong:
+            raise ValueError(
+                f"`problems` (a {type(source).__name__} with a {wrong[0]}) must hold "
+                "`Problem`s only, because rows have their fields looked for in files. "
+                "Set it to [Problem(text, answer), ...], or to a file of these rows."
+            )
+        source = ListProblems(source)
     else:
         # May be procedural and endless for all practical purposes: not gone through.
         return source, 0

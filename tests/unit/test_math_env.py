@@ -213,6 +213,14 @@ def test_what_is_lazy_is_made_once():
     assert made == [1] and scorer.counts["overlong"] == 0
 
 
+def test_a_list_of_problems_is_a_source():
+    env = make_env([Problem("1+1?", "2"), Problem("x" * 200, "3"), Problem("2+2?")])
+    assert (len(env.problems), env.problems.num_answers) == (2, 1)
+    assert env.num_dropped_prompts == 1
+    with pytest.raises(ValueError, match=r"`problems` .a list with a dict. must hold"):
+        make_env(ROWS)
+
+
 def test_problem_sources_are_taken_as_they_are():
     source = ListProblems([Problem("one")])
     assert make_env(source).problems is source
