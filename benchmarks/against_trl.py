@@ -5,7 +5,7 @@
     python benchmarks/against_trl.py --model qwen2.5-0.5b  # its shape, random weights
 
 Both start from the same weights, with the same prompts, numbers of responses, dtype and
-learning rate; responses have all the same length (end-of-sequence tokens do not end them),
+learning rate; responses have all the same length (no end-of-sequence token ends them),
 the reward is the same rule, and there is one optimiser step, no KL and no evaluation.
 TRL is installed into an environment of its own, `--trl-env`, with the versions of
 constraints.txt. Processes alternate, ours, then TRL with bfloat16 and float32 weights;
@@ -227,8 +227,9 @@ def trl_python(folder: Path) -> str:
     if not python.exists():
         print(f"installing {TRL} into {folder}", flush=True)
         venv.create(folder, with_pip=True)
-    words = [python, "-m", "pip", "install", "-q", "-c", REPO / "constraints.txt"]
-    subprocess.run([*words, TRL, "torch", "transformers"], check=True)
+    pip = [str(python), "-m", "pip", "install", "-q"]
+    pinned = ["-c", str(REPO / "constraints.txt"), TRL, "torch", "transformers"]
+    subprocess.run([*pip, *pinned], check=True)
     return str(python)
 
 
