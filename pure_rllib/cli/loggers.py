@@ -72,6 +72,32 @@ def is_reached(row: Mapping[str, Any], stop: Mapping[str, float]) -> bool:
     )
 
 
+def check_stop(
+    stop: Mapping[str, float], absent: Collection[str], *, is_evaluated: bool
+) -> None:
+    """Checks that a run will have the metrics that are to end it.
+
+    Args:
+        stop: the criteria.
+        absent: metrics that cannot be measured in this run.
+        is_evaluated: whether there are held-out problems now and then.
+
+    Raises:
+        ValueError: it will not have one.
+    """
+    for name, value in stop.items():
+        if name.startswith("evaluation/") and not is_evaluated:
+            reason = "nothing is evaluated: set `evaluation.evaluation_interval`, or"
+        elif name in absent:
+            reason = "the environment has nothing that gives it:"
+        else:
+            continue
+        raise ValueError(
+            f"`stop.{name}` ({value}) must be a metric of this run, because {reason} "
+            "leave it out."
+        )
+
+
 class MetricsCSVLogger(CSVLoggerCallback):
     """Writes every metric that the run can have as a column from the first row on.
 

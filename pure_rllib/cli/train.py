@@ -28,6 +28,7 @@ from pure_rllib.cli.folder import (
 from pure_rllib.cli.loggers import (
     Row,
     RunLoggers,
+    check_stop,
     evaluation_of,
     is_reached,
     read_rows,
@@ -81,6 +82,11 @@ class Run:
             ray.shutdown()
 
     def _run(self, algo: LLMAlgorithm, config: LLMConfig) -> int:
+        check_stop(
+            self.experiment.stop,
+            algo.env_summary.absent_metrics,
+            is_evaluated=bool(config.evaluation_interval),
+        )
         # Not before: a wrong setting makes no folder.
         say(f"Run folder: {self.folder.path}")
         say(algo.first_lines)

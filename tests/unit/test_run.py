@@ -19,6 +19,7 @@ from pure_rllib.cli.folder import (
 )
 from pure_rllib.cli.loggers import (
     RunLoggers,
+    check_stop,
     evaluation_of,
     is_reached,
     read_rows,
@@ -154,3 +155,14 @@ def test_half_a_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     file.write_text('{"training_iteration": 1}\n{"training_itera', encoding="utf-8")
     assert read_rows(file) == [{"training_iteration": 1}]
+
+
+def test_a_stop_by_what_a_run_never_measures_is_refused() -> None:
+    stop = {"training_iteration": 3, "reward/process_mean": 0.5}
+    absent = absent_metrics(has_step_scorer=False, has_verifier=True)
+    with pytest.raises(ValueError, match=r"`stop\.reward/process_mean` \(0\.5\) must"):
+        check_stop(stop, absent, is_evaluated=True)
+    held_out = {"evaluation/greedy_accuracy": 0.9}
+    with pytest.raises(ValueError, match=r"set `evaluation\.evaluation_interval`"):
+        check_stop(held_out, absent, is_evaluated=False)
+    check_stop({**held_out, "accuracy": 0.9}, absent, is_evaluated=True)
