@@ -287,3 +287,4 @@ class ArithmeticProblems:
 TASK_Z = ArithmeticTask()
 TASK_Y = ArithmeticTask(filler=0.3)
 TASK_M20B = ArithmeticTask(num_operations=(7, 9), modulus=20)
+TASK_M100 = ArithmeticTask(num_operations=(5, 6), modulus=100)

@@ -1,4 +1,4 @@
-"""The tokenizer of chain arithmetic: 22 tokens (32 modulo 20), exact round trip."""
+"""The tokenizer of chain arithmetic: 22 tokens (32 modulo 20, 112 modulo 100)."""
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer

@@ -7,6 +7,7 @@ from pure_rllib.arithmetic.checker import exact_scorer
 from pure_rllib.arithmetic.simulated_prm import SimulatedPRM
 from pure_rllib.arithmetic.task import (
     TASK_M20B,
+    TASK_M100,
     TASK_Y,
     TASK_Z,
     ArithmeticProblems,
@@ -24,6 +25,7 @@ TASKS: dict[str, tuple[ArithmeticTask, str, int]] = {
     "z": (TASK_Z, "embedded:arithmetic-policy", 80),
     "y": (TASK_Y, "embedded:arithmetic-y-policy", 96),
     "sparse": (TASK_M20B, "embedded:arithmetic-sparse-policy", 120),
+    "hundred": (TASK_M100, "embedded:arithmetic-hundred-policy", 80),
 }
 """By name: the task, its start policy, and its token budget."""
 
@@ -39,8 +41,9 @@ class ArithmeticEnv(MathEnv):
 
     ## Arguments
     Args:
-        task: "z" (3 or 4 operations), "y" (more redundant steps) or "sparse" (7 to 9
-            operations modulo 20).
+        task: "z" (3 or 4 operations), "y" (more redundant steps), "sparse" (7 to 9
+            operations modulo 20) or "hundred" (5 or 6 modulo 100, where guessing does
+            not pay).
         process_rewards: "neural" (a small PRM trained for task "z"),
             "simulated" (the exact checker with consistent errors), "exact" or "none".
         prm: another PRM, or a list of PRMs, in place of the neural one.
@@ -138,7 +141,7 @@ def _step_scorer(
     if process_rewards == "exact":
         return exact_scorer(task.modulus)
     if process_rewards == "simulated":
-        if name == "sparse":
+        if name in ("sparse", "hundred"):
             return SimulatedPRM.sparse_study(task.modulus)
         return SimulatedPRM(task.modulus, strict=False)
     return None

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from pure_rllib.arithmetic.task import TASK_M20B, TASK_Y, TASK_Z
+from pure_rllib.arithmetic.task import TASK_M20B, TASK_M100, TASK_Y, TASK_Z
 from scripts.embedded_models.prm import PRMRecipe
 from scripts.embedded_models.sft import Phase, SFTRecipe
 
@@ -37,6 +37,14 @@ POLICY_RECIPES = {
             Phase(300, faulty_share=0.35, faulty_probability=0.65),
         ),
         matrix_lr=4e-3,
+    ),
+    # Nearly certain errors, and too many answers to guess among: what the policy does
+    # not reach in a few samples it hardly reaches in 64.
+    "arithmetic-hundred-policy": SFTRecipe(
+        TASK_M100,
+        (Phase(500), Phase(250, faulty_share=0.4, faulty_probability=0.8)),
+        matrix_lr=4e-3,
+        width=64,
     ),
 }
 PRM_RECIPE = PRMRecipe(TASK_Z)

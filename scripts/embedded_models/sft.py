@@ -99,6 +99,7 @@ class SFTRecipe:
         num_measured: held-out problems that a measurement is made on.
         averaging: decay of the running mean of the weights, in [0, 1). The mean is what
             is kept: single weights jump about.
+        width: of the model.
     """
 
     task: ArithmeticTask
@@ -111,6 +112,7 @@ class SFTRecipe:
     warmup: int = 20
     num_measured: int = 200
     averaging: float = 0.9
+    width: int = 128
 
 
 def train_policy(
@@ -146,7 +148,7 @@ def train_policy(
 
 def _taught(recipe: SFTRecipe, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
     """Runs all phases; returns the running mean of the weights."""
-    model = Qwen2ForCausalLM(model_config(tokenizer))
+    model = Qwen2ForCausalLM(model_config(tokenizer, width=recipe.width))
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
     optimizer = Optimizer(model, recipe.matrix_lr, recipe.lr, recipe.warmup)
     for phase in recipe.phases:

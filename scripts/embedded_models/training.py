@@ -18,20 +18,21 @@ Item = TypeVar("Item")
 
 
 def model_config(
-    tokenizer: PreTrainedTokenizerBase, *, num_layers: int = 2
+    tokenizer: PreTrainedTokenizerBase, *, num_layers: int = 2, width: int = 128
 ) -> Qwen2Config:
-    """Makes the config of a policy or PRM: width 128, 4 heads on 1 key-value head.
+    """Makes the config of a policy or PRM: 4 heads on 1 key-value head.
 
-    With two layers and 22 tokens the causal LM has 0.36 million parameters.
+    With two layers, width 128 and 22 tokens the causal LM has 0.36 million parameters.
 
     Args:
         tokenizer: names the vocabulary, the pad and the EOS token.
         num_layers: of the transformer.
+        width: of its residual stream; a multiple of 8.
     """
     return Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=352,
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
         num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=1,

@@ -59,6 +59,12 @@ SETTINGS = [
         0.0,
         id="arithmetic-sparse",
     ),
+    pytest.param(
+        "Arithmetic-v0",
+        {"process_rewards": "simulated", "task": "hundred"},
+        0.0,
+        id="arithmetic-hundred",
+    ),
     pytest.param("Math-v0", {"step_scorer": HashScorer()}, 0.0, id="math-function"),
     pytest.param("Labels-v0", {"step_scorer": HashScorer()}, 0.0, id="labels"),
     pytest.param(
