@@ -80,6 +80,7 @@ STAND_INS = {
     "arithmetic_credit_study": EMBEDDED,
     "arithmetic_sparse_study": EMBEDDED,
     "arithmetic_sweep": EMBEDDED,
+    "labels_arithmetic": REAL,
     "labels_smollm2": [*REAL, "environment.env_config.prompt_template=plain"],
     "math_prompts": REAL,
     "methods_grpo": EMBEDDED,

@@ -1,0 +1,129 @@
+"""Makes a start policy for labels: small, and half taught in both formats.
+
+    python -m scripts.label_policy FOLDER
+
+The folder gets the weights and the tokenizer that `labels_arithmetic` trains. SFT shows
+both procedural tasks of `pure_rllib/Labels-v0`, with and without thinking, by a teacher
+that draws the label it writes at random in a share of the responses, so that RL has
+something to sharpen. What is thought is right: the signs one by one, or the steps of
+the calculation.
+"""
+
+import random
+import sys
+from collections.abc import Iterator
+
+from tokenizers import AddedToken
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+
+from pure_rllib.arithmetic.prm_quality import padded
+from pure_rllib.arithmetic.task import (
+    STEP_SEPARATOR,
+    TASK_Z,
+    Chain,
+)
+from pure_rllib.arithmetic.tokenizer import build_tokenizer
+from pure_rllib.arithmetic.traces import IGNORED
+from pure_rllib.data.problems import Problem
+from pure_rllib.envs.labels import NO_THINKING, PROCEDURAL, THINKING, LabelEnv
+from scripts.embedded_models.training import Optimizer, model_config, own_random_state
+
+UPDATES, BATCH_SIZE = 1200, 32
+# How often the teacher writes a label out of a hat.
+RANDOM_LABELS = 0.5
+
+
+def label_tokenizer() -> PreTrainedTokenizerBase:
+    """Makes the tokenizer: that of arithmetic, with a token for each fixed phrase.
+
+    Phrases are words alone: what has a sign in it is a marker, and markers in a
+    problem's text are hidden from the policy. Commas and brackets are left out.
+    """
+    tokenizer = build_tokenizer(TASK_Z)
+    asked = (question.replace("{text}", "") for _, _, question in PROCEDURAL.values())
+    phrases = (
+        *asked,
+        "Please choose one from list",
+        THINKING.split(" in ")[0],
+        NO_THINKING.removesuffix("."),
+        "<think>",
+        "</think><answer>",
+        "</answer>",
+    )
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in phrases])
+    return tokenizer
+
+
+def response(problem: Problem, task: str, thinking: bool, rng: random.Random) -> str:
+    """Writes what the teacher answers."""
+    label = str(problem.answer)
+    if rng.random() < RANDOM_LABELS:
+        label = rng.choice(PROCEDURAL[task][1])
+    if not thinking:
+        return label
+    text = problem.prompt.split("\n")[0].rsplit(" ", 1)[1]
+    if task == "sign":
+        thought = "".join(sign for sign, _ in Chain.parse(text).operations)
+    else:
+        steps = TASK_Z.solution_steps(text, rng)
+        thought = STEP_SEPARATOR.join(steps[:-1])
+    return f"<think>{thought}</think><answer>{label}</answer>"
+
+
+def _rows(
+    tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields prompts and responses as ids, of all tasks and formats by turns."""
+    rng = random.Random("label policy")
+    tasks = [(task, thinking) for task in PROCEDURAL for thinking in (True, False)]
+    envs = [
+        LabelEnv(
+            tokenizer=tokenizer,
+            problems=task,
+            thinking=thinking,
+            prompt_template="plain",
+        )
+        for task, thinking in tasks
+    ]
+    number = 0
+    while True:
+        for (task, thinking), env in zip(tasks, envs, strict=True):
+            problem = env.problems[number % len(env.problems)]
+            text = response(problem, task, thinking, rng)
+            answer = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+            yield env.encode_prompt(problem).tolist(), answer
+        number += 1
+
+
+def train_policy(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+    """Teaches a policy of two layers; its prompts are not learned."""
+    model = Qwen2ForCausalLM(model_config(tokenizer))
+    optimizer = Optimizer(model, matrix_lr=4e-3, lr=3e-3, warmup=20)
+    rows = _rows(tokenizer)
+    for update in range(1, UPDATES + 1):
+        batch = [next(rows) for _ in range(BATCH_SIZE)]
+        ids = padded([a + b for a, b in batch], tokenizer.pad_token_id)
+        targets = padded([[IGNORED] * len(a) + b for a, b in batch], IGNORED)
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        loss = cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
+        # Falling to nothing, so that single weights do not jump about in the end.
+        optimizer.update(loss, 1.0 - update / UPDATES)
+        if update % 100 == 0:
+            print(f"update {update}: loss {loss.item():.3f}", flush=True)
+    return model.eval()
+
+
+def main() -> None:
+    """Makes the policy in the folder that the command line names."""
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        raise SystemExit(__doc__)
+    with own_random_state(0):
+        tokenizer = label_tokenizer()
+        policy = train_policy(tokenizer)
+    policy.save_pretrained(sys.argv[1])
+    tokenizer.save_pretrained(sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()
