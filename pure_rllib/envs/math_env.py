@@ -61,10 +61,10 @@ class MathEnv(TokenEnv):
         self,
         *,
         tokenizer: str | PreTrainedTokenizerBase,
-        problems: str | Mapping[str, Any] | Sequence[Problem] | ProblemSource,
+        problems: str | Mapping[str, Any] | list[Problem] | ProblemSource,
         eval_problems: str
         | Mapping[str, Any]
-        | Sequence[Problem]
+        | list[Problem]
         | ProblemSource
         | None = None,
         prm: PRMSetting = None,
@@ -120,25 +120,25 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def _problems(
-    source: str | Mapping[str, Any] | Sequence[Problem] | ProblemSource,
+    source: str | Mapping[str, Any] | list[Problem] | ProblemSource,
     encode: Callable[[Sequence[Any]], Sequence[Sequence[int]]],
     max_prompt_tokens: int,
 ) -> tuple[ProblemSource, int]:
     """Loads problems; returns those with prompts short enough, and how many had not."""
     if isinstance(source, str):
-        source = load_problems(source)
+        loaded = load_problems(source)
     elif isinstance(source, Mapping):
-        source = load_problems(**source)
-    elif isinstance(source, list | tuple):
+        loaded = load_problems(**source)
+    elif isinstance(source, list):
         wrong = [type(one).__name__ for one in source if not isinstance(one, Problem)]
         if wrong:
             raise ValueError(
-                f"`problems` (a {type(source).__name__} with a {wrong[0]}) must hold "
-                "`Problem`s only, because rows have their fields looked for in files. "
-                "Set it to [Problem(text, answer), ...], or to a file of these rows."
+                f"`problems` (a list with a {wrong[0]}) must hold `Problem`s only, "
+                "because rows have their fields looked for in files. Set it to "
+                "[Problem(text, answer), ...], or to a file of these rows."
             )
-        source = ListProblems(source)
+        loaded = ListProblems(source)
     else:
         # May be procedural and endless for all practical purposes: not gone through.
         return source, 0
-    return drop_long_prompts(source, encode, max_prompt_tokens)
+    return drop_long_prompts(loaded, encode, max_prompt_tokens)
