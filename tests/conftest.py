@@ -17,9 +17,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 REPO = Path(__file__).resolve().parents[1]
 
-# The models of the tests are so small that more threads only wait for each other.
+# The models of the tests are so small that more threads only wait for each other, and
+# tests that run side by side have a core each.
 if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    is_alone = "PYTEST_XDIST_WORKER" not in os.environ
+    torch.set_num_threads(min(1 + is_alone, os.cpu_count() or 1))
 
 # A busy machine must not fail a property test for being slow.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
