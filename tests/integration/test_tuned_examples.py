@@ -44,7 +44,8 @@ def tiny(vocab_size: int) -> dict[str, Any]:
 
 
 SMALL = ["env_runners.num_prompts=2", "stop.training_iteration=1"]
-ARITHMETIC = json.dumps(tiny(32))
+# As many tokens as the largest task has.
+ARITHMETIC = json.dumps(tiny(112))
 EMBEDDED = [
     *SMALL,
     f"rl_module.model_config.model={ARITHMETIC}",
@@ -80,7 +81,8 @@ STAND_INS = {
     "arithmetic_credit_study": EMBEDDED,
     "arithmetic_sparse_study": EMBEDDED,
     "arithmetic_sweep": EMBEDDED,
-    "labels_arithmetic": REAL,
+    # Other tokenizers cut its prompts into more tokens.
+    "labels_arithmetic": [*REAL, "environment.env_config.max_prompt_tokens=128"],
     "labels_smollm2": [*REAL, "environment.env_config.prompt_template=plain"],
     "math_prompts": REAL,
     "methods_grpo": EMBEDDED,
