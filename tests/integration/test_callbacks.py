@@ -146,6 +146,7 @@ def test_what_learners_would_not_see_is_refused(
         algo.train()
 
 
+@pytest.mark.slow
 def test_callbacks_change_nothing_of_a_run(tiny_config: PUREConfig) -> None:
     runs = []
     for classes in (None, Sampling):

@@ -75,6 +75,7 @@ def trace(name: str) -> None:
     setattr(Traced, name, staticmethod(traced) if is_static else traced)
 
 
+@pytest.mark.slow
 def test_every_method_of_rllibs_learner_is_called_or_refused(
     tiny_config: PUREConfig, tmp_path: Any
 ) -> None:
@@ -168,6 +169,7 @@ def steps_of(config: PUREConfig, learner_class: Any) -> tuple[dict[str, Tensor],
     return {n: torch.tensor(after[n] - before[n]) for n in before}, result
 
 
+@pytest.mark.slow
 def test_gradient_hooks_and_optimisers_act(tiny_config: PUREConfig) -> None:
     tiny_config.training(grad_clip=None, lr=0.5)
     whole, result = steps_of(tiny_config, Plain)
@@ -181,6 +183,7 @@ def test_gradient_hooks_and_optimisers_act(tiny_config: PUREConfig) -> None:
     assert result["learners"]["default_policy"]["steps"] == 1
 
 
+@pytest.mark.slow
 def test_clipping_follows_the_users_gradients(tiny_config: PUREConfig) -> None:
     tiny_config.training(grad_clip=1.0e-3, lr=1.0)
     for learner in (Plain, type("Both", (Halved, Plain), {})):

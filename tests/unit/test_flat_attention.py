@@ -46,6 +46,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3, some layers with windows": ("gemma3_text", WINDOW | LAYERS),
     "experts": ("mixtral", {"num_local_experts": 4}),
 }
+# The others, which are transformers' own code again, are slow tests.
+FIRST = ("qwen2", "gpt2, learned positions", "mistral, sliding windows")
 
 
 def model(family: str, **changes: Any) -> Any:
@@ -134,7 +136,13 @@ def with_lora(policy: Any) -> None:
             torch.nn.init.normal_(parameter, std=0.3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name not in FIRST else [])
+        for name in FAMILIES
+    ],
+)
 def test_flat_rows_give_what_rows_alone_give(family: str) -> None:
     policy = model(family)
     assert set_flat_attention(policy) is None

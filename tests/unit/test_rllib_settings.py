@@ -261,6 +261,7 @@ def test_resources_are_what_a_trial_asks_for() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_gpu_is_chosen_by_its_index() -> None:
     made = config().learners(local_gpu_idx=99)
     with pytest.raises(AssertionError, match="local_gpu_idx 99 is not a valid GPU"):
