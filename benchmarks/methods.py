@@ -7,12 +7,14 @@ held-out answers are right, and asks each policy and the start policy by `eval_m
 what OUT holds already is not done again.
 
 methods.png has the entropy and the share of groups with a right response over training
-accuracy, a line per seed. The table says of each policy at the end of its run, which is
-at an equal pass@1, how many different right responses there were among its samples to a
-problem that it solved. `pure-rllib eval --compare` draws pass@k and CoT-pass@k.
+accuracy, medians of the seeds in bands from the lowest to the highest. compared/ has
+pass@k and CoT-pass@k of all. The table says of each policy at the end of its run, which
+is at an equal pass@1, how many different right responses there were among its samples
+to a problem that it solved.
 """
 
 import math
+import statistics
 import subprocess
 import sys
 from collections import defaultdict
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 METHODS = ("pure", "grpo", "rloo", "riskpo", "rover")
 PANELS = ("entropy", "pass_at_g")
 WINDOW = 5
+BIN = 0.05
 
 
 def smoothed(rows: Sequence[Row], metric: str) -> list[float]:
@@ -78,21 +81,37 @@ def run_all(out: Path, seeds: Sequence[str]) -> None:
         for method in METHODS
     }
     labelled = [f"{method}={','.join(found)}" for method, found in folders.items()]
-    command("eval", "--compare", f"start={start}", *labelled)
+    compared = str(out / "compared")
+    command("eval", "--compare", f"start={start}", *labelled, "--out", compared)
+
+
+def by_accuracy(rows: Sequence[Row], metric: str) -> dict[float, float]:
+    """Means of a metric over the iterations of like accuracy, in bins of `BIN`."""
+    found: dict[float, list[float]] = defaultdict(list)
+    pairs = zip(smoothed(rows, "accuracy"), smoothed(rows, metric), strict=True)
+    for accuracy, value in pairs:
+        if math.isnan(accuracy) or math.isnan(value):
+            continue
+        found[(math.floor(accuracy / BIN) + 0.5) * BIN].append(value)
+    return {accuracy: statistics.fmean(found[accuracy]) for accuracy in sorted(found)}
 
 
 def draw_runs(rows_of: dict[str, list[Row]], path: Path) -> Path:
-    """Draws the panels over accuracy, a line per run."""
+    """Draws the panels over accuracy: medians of seeds, in bands from min to max."""
 
     def draw(figure: "Figure") -> None:
         for axis, metric in zip(figure.subplots(1, 2), PANELS, strict=True):
             for method, colour in zip(METHODS, PALETTE, strict=False):
-                label: str | None = method
+                values: dict[float, list[float]] = defaultdict(list)
                 for name, rows in rows_of.items():
                     if name.split("_")[0] == method:
-                        x, y = smoothed(rows, "accuracy"), smoothed(rows, metric)
-                        axis.plot(x, y, color=colour, label=label)
-                        label = None
+                        for accuracy, value in by_accuracy(rows, metric).items():
+                            values[accuracy].append(value)
+                x = sorted(values)
+                low, high = ([f(values[at]) for at in x] for f in (min, max))
+                medians = [statistics.median(values[at]) for at in x]
+                axis.plot(x, medians, color=colour, label=method)
+                axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
             axis.set_xlabel("accuracy of training samples")
             axis.set_title(metric)
             axis.legend()
