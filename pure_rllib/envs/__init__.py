@@ -6,6 +6,9 @@ ENV_IDS = {
     "pure_rllib/Math-v0": "pure_rllib.envs.math_env:MathEnv",
     "pure_rllib/Arithmetic-v0": "pure_rllib.envs.arithmetic:ArithmeticEnv",
     "pure_rllib/Labels-v0": "pure_rllib.envs.labels:LabelEnv",
+    "pure_rllib/ReasoningGym-v0": (
+        "pure_rllib.envs.adapters.reasoning_gym:ReasoningGymEnv"
+    ),
 }
 
 for _env_id, _entry_point in ENV_IDS.items():

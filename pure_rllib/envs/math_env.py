@@ -15,7 +15,7 @@ from pure_rllib.data.problems import (
 from pure_rllib.data.prompts import PromptTemplate, drop_long_prompts, make_template
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.models.loading import resolve_model
-from pure_rllib.rewards.base import StepScorer, Verifier
+from pure_rllib.rewards.base import AnyVerifier, StepScorer
 from pure_rllib.rewards.make import (
     PRMSetting,
     ScoringFunction,
@@ -70,7 +70,7 @@ class MathEnv(TokenEnv):
         prm: PRMSetting = None,
         prm_kwargs: Mapping[str, Any] | None = None,
         step_scorer: StepScorer | ScoringFunction | str | None = None,
-        verifier: str | Verifier | None = "math_verify",
+        verifier: str | AnyVerifier | None = "math_verify",
         verifier_kwargs: Mapping[str, Any] | None = None,
         prompt_template: PromptTemplate | Mapping[str, Any] | str = "qwen2_5_math",
         max_prompt_tokens: int = 1024,

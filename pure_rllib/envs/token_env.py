@@ -13,7 +13,7 @@ from pure_rllib.data.problems import Problem, ProblemSource
 from pure_rllib.data.prompts import PromptTemplate, make_template
 from pure_rllib.envs.vector import BLANK_RESPONSE_REWARD, ResponseJudge
 from pure_rllib.models.ends import added_eos_ids, eos_ids, pad_id
-from pure_rllib.rewards.base import StepScorer, Verifier
+from pure_rllib.rewards.base import AnyVerifier, StepScorer
 from pure_rllib.setting_types import Count, check_setting
 
 
@@ -90,7 +90,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         problems: ProblemSource,
         tokenizer: PreTrainedTokenizerBase,
         step_scorer: StepScorer | None = None,
-        verifier: Verifier | None = None,
+        verifier: AnyVerifier | None = None,
         eval_problems: ProblemSource | None = None,
         prompt_template: PromptTemplate | Mapping[str, Any] | str = "plain",
         max_prompt_tokens: int = 512,

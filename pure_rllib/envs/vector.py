@@ -13,7 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.problems import Problem
-from pure_rllib.rewards.base import ScoringRequest, StepScorer, Verdict, Verifier
+from pure_rllib.rewards.base import (
+    AnyVerifier,
+    ProblemVerifier,
+    ScoringRequest,
+    StepScorer,
+    Verdict,
+)
 
 BLANK_RESPONSE_REWARD = -1.0
 """Process reward of a response without any visible character: the lowest there is.
@@ -87,7 +93,7 @@ class ResponseJudge:
         tokenizer: PreTrainedTokenizerBase,
         splitter: StepSplitter,
         step_scorer: StepScorer | None,
-        verifier: Verifier | None,
+        verifier: AnyVerifier | None,
     ):
         self.tokenizer = tokenizer
         self.splitter = splitter
@@ -204,8 +210,12 @@ class ResponseJudge:
         if self.verifier is None:
             return verdicts
         rows = [i for i, problem in enumerate(problems) if problem.answer is not None]
-        golds = [problem.answer for problem in problems if problem.answer is not None]
-        results = self.verifier.verify(golds, [texts[i] for i in rows])
+        asked, answers = [problems[i] for i in rows], [texts[i] for i in rows]
+        if isinstance(self.verifier, ProblemVerifier):
+            results = self.verifier.verify_problems(asked, answers)
+        else:
+            golds = [p.answer for p in asked if p.answer is not None]
+            results = self.verifier.verify(golds, answers)
         for i, verdict in zip(rows, results, strict=True):
             verdicts[i] = verdict
         return verdicts

@@ -19,7 +19,7 @@ import pure_rllib.envs  # noqa: F401 (registers the environments' ids)
 from pure_rllib.data.problems import Problem, load_problems
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.envs.token_env import TokenEnv
-from pure_rllib.rewards.base import StepScorer, Verifier
+from pure_rllib.rewards.base import AnyVerifier, StepScorer
 from pure_rllib.rollouts.env_summary import token_env_of
 from pure_rllib.setting_types import Count, check_setting
 
@@ -52,7 +52,7 @@ class Benchmark:
     source: str = ""
     notes: tuple[str, ...] = ()
     gold_fixes: Mapping[str, str] = field(default_factory=dict)
-    verifier: Verifier | None = None
+    verifier: AnyVerifier | None = None
     step_checker: StepScorer | None = None
     template: PromptTemplate | None = None
     max_response_tokens: int | None = None

@@ -27,7 +27,12 @@ from pure_rllib.generation.base import Request, SamplingParams
 from pure_rllib.hacking.flags import HackLimits, flag_group
 from pure_rllib.models.ends import eos_ids, pad_id
 from pure_rllib.models.loading import policy_config
-from pure_rllib.rewards.base import StepScorer, Verifier, counts_of
+from pure_rllib.rewards.base import (
+    AnyVerifier,
+    ProblemVerifier,
+    StepScorer,
+    counts_of,
+)
 from pure_rllib.rewards.make import make_step_scorer
 from pure_rllib.rewards.prm.actors import PRMActors, PRMPool, PRMPoolSettings
 from pure_rllib.rewards.prm.rows import question_ids
@@ -247,8 +252,11 @@ def judge_name(settings: JudgeSettings) -> str:
     return f"{settings.kind}:{name}{limit}"
 
 
-def same_value(verifier: Verifier, first: str, second: str) -> bool:
+def same_value(verifier: AnyVerifier, first: str, second: str) -> bool:
     """Whether each answer is right where the other is gold: it is not symmetric."""
+    if isinstance(verifier, ProblemVerifier):
+        # It knows what answers are worth, not whether they are the same.
+        return first == second
     golds, texts = [first, second], [rf"\boxed{{{one}}}" for one in (second, first)]
     return all(v.outcome == "correct" for v in verifier.verify(golds, texts))
 

@@ -8,6 +8,8 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
+from pure_rllib.data.problems import Problem
+
 Outcome = Literal["correct", "incorrect", "no_answer", "timeout", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -82,6 +84,19 @@ class Verifier(Protocol):
 
     def verify(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """Returns one verdict per pair of gold answer and response text."""
+
+
+@runtime_checkable
+class ProblemVerifier(Protocol):
+    """Anything that needs more of a problem than its gold answer."""
+
+    def verify_problems(
+        self, problems: Sequence[Problem], responses: Sequence[str]
+    ) -> list[Verdict]:
+        """Returns one verdict per pair of problem and response text."""
+
+
+AnyVerifier = Verifier | ProblemVerifier
 
 
 def counts_of(part: object) -> Counter[str]:

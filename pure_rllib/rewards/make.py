@@ -19,10 +19,10 @@ from pure_rllib.data.problems import ListProblems, ProblemSource
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.models.loading import policy_config, random_model, resolve_model
 from pure_rllib.rewards.base import (
+    AnyVerifier,
     FunctionScorer,
     ScoringRequest,
     StepScorer,
-    Verifier,
     counts_of,
 )
 from pure_rllib.rewards.prm.checkpoint import default_device, read_checkpoint
@@ -239,10 +239,10 @@ def _random_prm(
 
 
 def make_verifier(
-    verifier: str | Verifier | None,
+    verifier: str | AnyVerifier | None,
     verifier_kwargs: Mapping[str, Any] | None,
     problems: Sequence[ProblemSource],
-) -> Verifier | None:
+) -> AnyVerifier | None:
     """Makes the verifier that an environment's settings ask for.
 
     Args:

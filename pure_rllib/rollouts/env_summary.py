@@ -105,6 +105,9 @@ def first_lines(env: TokenEnv) -> str:
             f"dropped         {dropped}, their prompts being longer than "
             f"{env.max_prompt_tokens} tokens"
         )
+    equal = getattr(env, "num_equal_questions", 0)
+    if equal:
+        lines.append(f"left out        {equal}, their questions being there already")
     prompt = env.tokenizer.decode(env.encode_prompt(env.problems[0]))
     lines += ["first prompt", *(f"  | {line}" for line in prompt.split("\n"))]
     ids = sorted(env.eos_token_ids)

@@ -47,7 +47,7 @@ ALLOWED = _allowed()
 NO_RAY = {"arithmetic", "credit", "data", "envs", "generation", "prm_training"}
 NO_RAY |= {"rewards"}
 RAY_FILES = {"rewards/prm/actors.py"}
-OPTIONAL = {"vllm", "deepspeed", "peft", "wandb"}
+OPTIONAL = {"vllm", "deepspeed", "peft", "wandb", "reasoning_gym"}
 ROOT_LINKS = {"algorithms", "envs", "tuned_examples"}
 
 

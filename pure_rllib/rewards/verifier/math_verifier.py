@@ -77,6 +77,7 @@ class MathVerifier:
             self.time_limit_s,
             self.memory_limit_mb,
             self.start_limit_s,
+            "pure_rllib.rewards.verifier.worker_process",
             self.bare_lists,
         )
         self._finalizer = weakref.finalize(self, self._pool.close)

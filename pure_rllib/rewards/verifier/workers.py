@@ -1,4 +1,4 @@
-"""Worker processes for `MathVerifier`: started, fed, watched, killed and replaced."""
+"""Worker processes of verifiers: started, fed, watched, killed and replaced."""
 
 import contextlib
 import json
@@ -27,12 +27,15 @@ _MAX_SHOWN_CHARS = 1000
 # `-P` keeps the working directory out of sys.path, where a user's file could shadow a
 # module; the package's own root comes last, for packages that are not installed.
 _START_CODE = """
-import sys
+import importlib, sys
 sys.path.append(sys.argv[1])
-from pure_rllib.rewards.verifier.worker_process import main
-main(int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
+main = importlib.import_module(sys.argv[2]).main
+main(int(sys.argv[3]), float(sys.argv[4]), sys.argv[5])
 """
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
+# What a worker finds must not depend on which one is asked: sets have one order, and
+# one thread of BLAS for each core would take the address space of a small worker.
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(slots=True)
@@ -47,12 +50,13 @@ class Pair:
 class _Worker:
     """One worker process and what has been sent to it."""
 
-    def __init__(self, memory_limit_mb: int, time_limit_s: float, bare_lists: str):
+    def __init__(self, module: str, memory_mb: int, time_limit_s: float, setting: str):
         # A file, not a pipe: nobody has to read it for the worker to go on.
         self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        limits = [str(memory_limit_mb), str(time_limit_s), bare_lists]
+        arguments = [module, str(memory_mb), str(time_limit_s), setting]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START_CODE, _PACKAGE_ROOT, *limits],
+            [sys.executable, "-P", "-c", _START_CODE, PACKAGE_ROOT, *arguments],
+            env={**os.environ, **ENVIRONMENT},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,
@@ -128,14 +132,16 @@ class WorkerPool:
         time_limit_s: wall-clock seconds that one pair may take, > 0.
         memory_limit_mb: address space of one worker, in MiB.
         start_limit_s: seconds that a worker may take to start, > 0.
-        bare_lists: what a list without brackets is: see `kinds.collection`.
+        module: whose `main(memory_limit_mb, time_limit_s, setting)` a worker runs.
+        setting: handed on to it.
     """
 
     num_workers: int
     time_limit_s: float
     memory_limit_mb: int
     start_limit_s: float
-    bare_lists: str = "set"
+    module: str
+    setting: str
 
     def __post_init__(self) -> None:
         self.owner_pid = os.getpid()
@@ -182,9 +188,8 @@ class WorkerPool:
         num_wanted = min(self.num_workers, len(self._workers) + num_waiting)
         num_starting = sum(not worker.ready for worker in self._workers)
         for _ in range(num_wanted - len(self._workers) - num_starting):
-            self._workers.append(
-                _Worker(self.memory_limit_mb, self.time_limit_s, self.bare_lists)
-            )
+            limits = self.memory_limit_mb, self.time_limit_s
+            self._workers.append(_Worker(self.module, *limits, self.setting))
 
     def _drop(self, worker: _Worker) -> None:
         self._workers.remove(worker)
@@ -222,10 +227,8 @@ class WorkerPool:
                 self._start_failures = 0
             else:
                 pair = worker.in_flight.popleft()
-                pair.verdict = Verdict(
-                    message["outcome"], message["answer"], message["seconds"]
-                )
-                retire = message["retire"]
+                retire = message.pop("retire")
+                pair.verdict = Verdict(**message)
             worker.since = now
         if retire:
             waiting.extendleft(reversed(worker.in_flight))
@@ -271,8 +274,8 @@ class WorkerPool:
                 self._drop(worker)
                 raise RuntimeError(
                     f"A verifier worker took longer than `start_limit_s` "
-                    f"({self.start_limit_s}) to start; because importing sympy is slow "
-                    "on this machine. Set start_limit_s higher."
+                    f"({self.start_limit_s}) to start; because its imports are slow on "
+                    "this machine. Set start_limit_s higher."
                 )
             # Its reply may have come while this process was busy elsewhere.
             num_before = len(worker.in_flight)
