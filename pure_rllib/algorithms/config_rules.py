@@ -270,6 +270,12 @@ def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:
             "because the environment has no step scorer. Set it to 0, or set "
             "`env_config={'prm': ...}`."
         )
+    if env.has_turns and getattr(config, "mask_separators", False):
+        raise ValueError(
+            "`mask_separators` (True) must be False, because a turn's last token is "
+            "the policy's own word and no separator. Set "
+            "`.training(mask_separators=False)`."
+        )
     if config.evaluation_interval and not env.num_eval_problems:
         raise ValueError(
             f"`evaluation_interval` ({config.evaluation_interval}) needs held-out "

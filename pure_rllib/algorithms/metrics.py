@@ -9,10 +9,10 @@ from pure_rllib.evaluation.estimators import pass_at_k
 from pure_rllib.reporting.intervals import cluster_interval, wilson_interval
 from pure_rllib.reporting.metrics import METRICS
 from pure_rllib.reporting.records import ResponseNumbers
-from pure_rllib.reporting.response_metrics import response_metrics
+from pure_rllib.reporting.response_metrics import response_metrics, turn_metrics
 from pure_rllib.rollouts.env_summary import EnvSummary
 from pure_rllib.rollouts.group import Group, has_signal
-from pure_rllib.rollouts.runner_sample import JUDGE_COUNTS
+from pure_rllib.rollouts.runner_sample import ENV_ERRORS, JUDGE_COUNTS
 from pure_rllib.rollouts.sampler import SampledBatch
 
 _EVALUATED = {
@@ -88,13 +88,14 @@ def iteration_metrics(
     metrics = {
         **{name: math.nan for name in METRICS if not name.startswith("evaluation/")},
         **response_metrics(records),
+        **turn_metrics(records),
         **learned,
         "groups/no_signal_share": 1.0
         - sum(has_signal(g.records, config) for g in batch.groups) / len(batch.groups),
         "groups/dropped": float(len(batch.groups) - num_kept),
         "groups/resampled": float(batch.num_resampled),
         "prompt/dropped": float(env.num_dropped_prompts),
-        **{name: float(batch.counts[name]) for name in JUDGE_COUNTS},
+        **{name: float(batch.counts[name]) for name in (*JUDGE_COUNTS, ENV_ERRORS)},
         "throughput/scoring_share": phases["score"] / seconds["iteration"],
         "generator_learner_logp_gap": batch.logp_gap,
         "weights/version": float(batch.weights_version),

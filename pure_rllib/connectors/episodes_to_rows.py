@@ -15,6 +15,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
+from pure_rllib.envs.text_episode import interleave, own_positions
 from pure_rllib.models import columns
 from pure_rllib.rollouts.group import SampledResponse
 
@@ -26,7 +27,9 @@ class EpisodesToRows(ConnectorV2):
 
     Writes `INPUT_IDS` `[B, L]`, `PROMPT_LENS`, `RESPONSE_LENS`, `GROUP_ID`,
     `VERIFIABLE_REWARDS` and `TOTAL_REWARDS` `[B]`, `ACTIONS`, `ACTION_LOGP` and
-    `LOSS_MASK` `[B, T]`, `STEP_REWARDS`, `STEP_MASK` and `STEP_ENDS` `[B, S]`.
+    `LOSS_MASK` `[B, T]`, `STEP_REWARDS`, `STEP_MASK` and `STEP_ENDS` `[B, S]`;
+    `ACTION_POSITIONS` `[B, T]` where the environment's tokens stand within responses.
+    These are in `INPUT_IDS` and nowhere else.
 
     Args:
         mask_truncated: leave responses that ran out of tokens out of the loss.
@@ -54,7 +57,7 @@ class EpisodesToRows(ConnectorV2):
         ]
         spans = [j.step_spans for j in judged]
         rows = [
-            np.concatenate([d.prompt_ids, a])
+            np.concatenate([d.prompt_ids, interleave(a, d.turns.observations)])
             for d, a in zip(data, actions, strict=True)
         ]
         response_lens = torch.tensor([len(a) for a in actions])
@@ -78,6 +81,13 @@ class EpisodesToRows(ConnectorV2):
             Columns.ACTION_LOGP: _pad(logps),
             Columns.LOSS_MASK: loss_mask,
         }
+        if any(d.turns.observations for d in data):
+            batch[DEFAULT_MODULE_ID][columns.ACTION_POSITIONS] = _pad(
+                [
+                    len(d.prompt_ids) + own_positions(len(a), d.turns.observations)
+                    for d, a in zip(data, actions, strict=True)
+                ]
+            )
         return batch
 
 

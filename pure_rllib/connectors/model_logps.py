@@ -23,6 +23,7 @@ from pure_rllib.models.logprobs import LOGP, MEAN_LOGP
 _READS = (
     columns.INPUT_IDS,
     columns.PROMPT_LENS,
+    columns.ACTION_POSITIONS,
     Columns.ACTIONS,
     Columns.LOSS_MASK,
 )
@@ -67,12 +68,13 @@ class _ModelLogps(ConnectorV2):
         whole = {**rows, Columns.LOSS_MASK: columns.response_mask(rows)}
         with self._model(module) as model:
             device = next(model.parameters()).device
+            read = [name for name in _READS if name in whole]
             pieces = list(
                 micro_batches(
                     whole,
                     self.micro_batch_tokens,
                     device,
-                    columns=_READS,
+                    columns=read,
                     packing=takes_flat_rows(model),
                 )
             )

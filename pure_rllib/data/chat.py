@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Messages = Sequence[Mapping[str, Any]]
 
+Text = str | Messages
+"""What is said to the policy: the user's words, or messages with roles."""
+
 _WAY_OUT = (
     'Set `prompt_template` to "plain" or another one without `chat`, or give the '
     "tokenizer another chat template."

@@ -145,6 +145,24 @@ class PromptTemplate:
         form = ChatForm.of(tokenizer, roles, variables=self.template_kwargs)
         return form.render(messages, tokenizer)
 
+    def conversation(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> str:
+        """Returns messages in the chat template, up to the assistant's next turn.
+
+        `system` comes before them; `template` is not applied. Only with `chat`.
+
+        Raises:
+            ValueError: the chat template cannot show them.
+        """
+        system = [] if self.system is None else [self.system]
+        shown = [*({"role": "system", "content": s} for s in system), *messages]
+        roles = [message["role"] for message in shown]
+        form = ChatForm.of(tokenizer, roles, variables=self.template_kwargs)
+        return form.render(shown, tokenizer)
+
     def _check_no_history(self, problem: Problem) -> None:
         if problem.history:
             raise ValueError(

@@ -9,6 +9,8 @@ ENV_IDS = {
     "pure_rllib/ReasoningGym-v0": (
         "pure_rllib.envs.adapters.reasoning_gym:ReasoningGymEnv"
     ),
+    "pure_rllib/Text-v0": "pure_rllib.envs.text_token_env:TextTokenEnv",
+    "pure_rllib/GuessNumber-v0": "pure_rllib.envs.guess_number:GuessNumberEnv",
 }
 
 for _env_id, _entry_point in ENV_IDS.items():

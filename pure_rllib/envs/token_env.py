@@ -171,6 +171,16 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         """Where steps end."""
         return self.judge.splitter
 
+    @property
+    def has_process_rewards(self) -> bool:
+        """Whether steps earn anything."""
+        return self.judge.step_scorer is not None
+
+    @property
+    def has_verifiable_rewards(self) -> bool:
+        """Whether whole responses are judged."""
+        return self.judge.verifier is not None
+
     def encode_prompt(self, problem: Problem) -> np.ndarray:
         """Returns the `[P]` int64 prompt ids of a problem.
 
@@ -207,13 +217,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         self, action: int
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Appends one token. See the class for rewards and information."""
-        if self._problem is None or self._done:
-            raise RuntimeError("The episode has ended: call `reset()` before `step()`.")
-        if not 0 <= action < self.vocab_size:
-            raise ValueError(
-                f"`action` ({action}) must be in [0, {self.vocab_size}), because it is "
-                "a token's id."
-            )
+        self._check_action(action)
         self._response.append(int(action))
         terminated = int(action) in self.eos_token_ids
         truncated = not terminated and len(self._response) >= self.max_response_tokens
@@ -246,6 +250,15 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
             close = getattr(part, "close", None)
             if close is not None:
                 close()
+
+    def _check_action(self, action: int) -> None:
+        if self._problem is None or self._done:
+            raise RuntimeError("The episode has ended: call `reset()` before `step()`.")
+        if not 0 <= action < self.vocab_size:
+            raise ValueError(
+                f"`action` ({action}) must be in [0, {self.vocab_size}), because it is "
+                "a token's id."
+            )
 
     def _choose_problem(self, options: dict[str, Any]) -> Problem:
         unknown = set(options) - {"problem", "split"}

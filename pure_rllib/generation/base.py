@@ -85,6 +85,7 @@ class Generator(Protocol):
         group_size: int,
         params: SamplingParams,
         seeds: Sequence[int],
+        budgets: Sequence[int] | None = None,
     ) -> list[list[Response]]:
         """Samples `group_size` responses to each of N prompts.
 
@@ -94,6 +95,8 @@ class Generator(Protocol):
             params: temperature, nucleus and budget.
             seeds: N numbers. Response g of prompt i depends on `seeds[i]`, g and the
                 weights only, not on the other prompts of the call.
+            budgets: N numbers in place of `params.max_response_tokens`, where prompts
+                differ in what is left to their responses.
 
         Returns:
             N lists of G responses.
@@ -171,7 +174,8 @@ def check_request(
     params: SamplingParams,
     seeds: Sequence[int],
     context: int | None,
-) -> None:
+    budgets: Sequence[int] | None = None,
+) -> list[int]:
     """Checks the arguments of `Generator.generate`.
 
     Args:
@@ -181,6 +185,10 @@ def check_request(
         seeds: likewise.
         context: tokens of prompt and response together that the model has positions
             for; None: without a limit.
+        budgets: see `Generator.generate`.
+
+    Returns:
+        N budgets.
 
     Raises:
         ValueError: a prompt is empty or, with the budget, over the context, or a
@@ -188,10 +196,12 @@ def check_request(
     """
     assert len(seeds) == len(prompts), f"{len(seeds)} seeds, {len(prompts)} prompts"
     assert group_size >= 1, f"group_size {group_size}"
-    budget = params.max_response_tokens
-    if budget < 1:
+    budgets = list(budgets or [params.max_response_tokens] * len(prompts))
+    assert len(budgets) == len(prompts), f"{len(budgets)} budgets, {len(prompts)}"
+    least = min([params.max_response_tokens, *budgets])
+    if least < 1:
         raise ValueError(
-            f"`max_response_tokens` ({budget}) must be >= 1 because EOS counts too. "
+            f"`max_response_tokens` ({least}) must be >= 1 because EOS counts too. "
             "Set `.env_runners(max_response_tokens=...)`."
         )
     if not params.temperature >= 0.0:
@@ -206,14 +216,17 @@ def check_request(
         )
     if not all(map(len, prompts)):
         raise ValueError("A prompt must have at least one token; one is empty.")
-    longest = max(map(len, prompts), default=0)
-    if context and longest + budget > context:
+    needed = [len(p) + b for p, b in zip(prompts, budgets, strict=True)]
+    if context and max(needed, default=0) > context:
+        worst = needed.index(max(needed))
+        budget, longest = budgets[worst], len(prompts[worst])
         raise ValueError(
             f"`max_response_tokens` ({budget}) and the longest prompt ({longest} "
             f"tokens) must fit the model's context ({context}) because it has no later "
             "positions. Set `.env_runners(max_response_tokens="
             f"{max(1, context - longest)})` or drop long prompts."
         )
+    return budgets
 
 
 def check_logps(logps: np.ndarray, weights_version: int) -> None:

@@ -114,6 +114,7 @@ class TransformersGenerator:
         group_size: int,
         params: SamplingParams,
         seeds: Sequence[int],
+        budgets: Sequence[int] | None = None,
     ) -> list[list[Response]]:
         """Samples `group_size` responses to each prompt. See `Generator.generate`.
 
@@ -121,7 +122,9 @@ class TransformersGenerator:
             ValueError: a prompt is empty or, with the budget, over the model's context,
                 or a setting is out of range.
         """
-        check_request(prompts, group_size, params, seeds, self._context)
+        budgets = check_request(
+            prompts, group_size, params, seeds, self._context, budgets
+        )
         # Prompts of like length share a batch, so that little of it is padding.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         rows = [(i, g) for i in order for g in range(group_size)]
@@ -129,11 +132,11 @@ class TransformersGenerator:
         with evaluation_mode(self.model):
             for start in range(0, len(rows), self.max_batch_size):
                 batch = rows[start : start + self.max_batch_size]
-                uniforms = row_uniforms(
-                    [(seeds[i], g) for i, g in batch], params.max_response_tokens
-                )
                 sampled = self._sample_batch(
-                    [prompts[i] for i, _ in batch], params, uniforms
+                    [prompts[i] for i, _ in batch],
+                    params,
+                    [(seeds[i], g) for i, g in batch],
+                    [budgets[i] for i, _ in batch],
                 )
                 responses.update(zip(batch, sampled, strict=True))
         return [
@@ -162,12 +165,14 @@ class TransformersGenerator:
         self,
         prompts: list[Sequence[int]],
         params: SamplingParams,
-        uniforms: np.ndarray,
+        keys: list[tuple[int, int]],
+        budgets: list[int],
     ) -> list[Response]:
-        """Decodes one batch of rows; `uniforms` is `[B, T]`."""
+        """Decodes one batch of rows; each has a key of its `row_uniforms`."""
         device = next(self.model.parameters()).device
-        budget, num_rows = params.max_response_tokens, len(prompts)
+        budget, num_rows = max(budgets), len(prompts)
         cache, logits, positions, mask = self._prefill(prompts, budget, device)
+        uniforms = row_uniforms(keys, budget)
         columns = torch.from_numpy(np.ascontiguousarray(uniforms.T)).to(device)
         is_eos = torch.zeros(logits.shape[-1], dtype=torch.bool, device=device)
         is_eos[list(self.eos_token_ids)] = True
@@ -177,13 +182,13 @@ class TransformersGenerator:
         alive = torch.arange(num_rows, device=device)
         done = torch.zeros(num_rows, dtype=torch.bool, device=device)
         first_column = mask.shape[1] - budget
-        ends = torch.full((num_rows,), budget, device=device)
+        ends = torch.tensor(budgets, device=device)
         tokens_per_count = _TOKENS_PER_COUNT.get(device.type, 8)
         for t in range(budget):
             chosen, chosen_logps = self._choose(logits, params, columns, alive, t)
             token_ids[t, alive] = chosen
             logps[t, alive] = chosen_logps
-            ended = is_eos[chosen] & ~done
+            ended = (is_eos[chosen] | (ends[alive] == t + 1)) & ~done
             ends[alive] = torch.where(ended, t + 1, ends[alive])
             done |= ended
             counted = (t + 1) % tokens_per_count == 0

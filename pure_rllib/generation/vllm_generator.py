@@ -192,6 +192,7 @@ class VLLMGenerator:
         group_size: int,
         params: SamplingParams,
         seeds: Sequence[int],
+        budgets: Sequence[int] | None = None,
     ) -> list[list[Response]]:
         """Samples `group_size` responses to each prompt. See `Generator.generate`.
 
@@ -199,7 +200,10 @@ class VLLMGenerator:
             ValueError: a prompt is empty or, with the budget, too long, or vLLM cannot
                 sample with these settings.
         """
-        self._check(prompts, group_size, params, seeds)
+        budgets = check_request(
+            prompts, group_size, params, seeds, self.max_model_len, budgets
+        )
+        self._check(params)
         is_greedy = params.temperature == 0.0
         settings = [
             self._vllm.SamplingParams(
@@ -207,7 +211,7 @@ class VLLMGenerator:
                 n=1 if is_greedy else group_size,
                 temperature=params.temperature,
                 top_p=params.top_p,
-                max_tokens=params.max_response_tokens,
+                max_tokens=budget,
                 seed=None if is_greedy else engine_seed(seed),
                 # The environment says what ends a response, not the checkpoint.
                 ignore_eos=True,
@@ -217,7 +221,7 @@ class VLLMGenerator:
                 flat_logprobs=True,
                 detokenize=False,
             )
-            for seed in seeds
+            for seed, budget in zip(seeds, budgets, strict=True)
         ]
         outputs = self._run(prompts, settings)
         groups = [[self._response(one) for one in output.outputs] for output in outputs]
@@ -291,14 +295,7 @@ class VLLMGenerator:
         check_logps(logps, self.weights_version)
         return Response(token_ids, logps, int(token_ids[-1]) in self.eos_token_ids)
 
-    def _check(
-        self,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        params: SamplingParams,
-        seeds: Sequence[int],
-    ) -> None:
-        check_request(prompts, group_size, params, seeds, self.max_model_len)
+    def _check(self, params: SamplingParams) -> None:
         check_vllm_sampling(params.temperature, params.top_p)
         mode = self._logprobs_mode
         if params.top_p < 1.0 and mode != "raw_logprobs":

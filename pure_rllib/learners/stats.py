@@ -67,7 +67,7 @@ class LearnerStats:
     def add_passed(self, micro_batch: Mapping[str, Any]) -> None:
         """Adds how many tokens of a pass are padding, or pass for others too."""
         num_prompt = float(micro_batch[columns.PROMPT_LENS].sum())
-        num_real = num_prompt + float(micro_batch[columns.RESPONSE_LENS].sum())
+        num_real = float(columns.row_lens(micro_batch).sum())
         row = micro_batch.get(columns.FLAT_ROW)
         padded = micro_batch[columns.INPUT_IDS]
         num_passed = padded.numel() if row is None else row.token_ids.numel()

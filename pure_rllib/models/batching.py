@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from pure_rllib.models.columns import (
+    ACTION_POSITIONS,
     FLAT_ROW,
     GROUP_ID,
     INPUT_IDS,
     PROMPT_LENS,
     RESPONSE_LENS,
+    row_lens,
 )
 from pure_rllib.models.flat_rows import lay_out, pack_rows
 
-_LAYOUT = (INPUT_IDS, PROMPT_LENS, RESPONSE_LENS, GROUP_ID)
+_LAYOUT = (INPUT_IDS, PROMPT_LENS, RESPONSE_LENS, GROUP_ID, ACTION_POSITIONS)
 
 
 def token_budget_batches(
@@ -54,15 +56,16 @@ def cut_rows(
 ) -> list[Tensor]:
     """Returns the indices of the rows of each micro-batch; see `micro_batches`."""
     if packing:
-        pieces = pack_rows(
-            {name: batch[name][rows] for name in _LAYOUT}, micro_batch_tokens
-        )
+        pieces = pack_rows(_layout(batch, rows), micro_batch_tokens)
     else:
-        row_lens = batch[PROMPT_LENS][rows] + batch[RESPONSE_LENS][rows]
-        pieces = token_budget_batches(
-            row_lens.tolist(), micro_batch_tokens, longest_first=True
-        )
+        lens = row_lens(batch)[rows].tolist()
+        pieces = token_budget_batches(lens, micro_batch_tokens, longest_first=True)
     return [rows[piece] for piece in pieces]
+
+
+def _layout(batch: dict[str, Any], rows: Tensor) -> dict[str, Tensor]:
+    """What flat rows are made of."""
+    return {name: batch[name][rows] for name in _LAYOUT if name in batch}
 
 
 def micro_batches(
@@ -105,12 +108,12 @@ def micro_batches(
     if rows is None:
         rows = torch.arange(len(batch[PROMPT_LENS]))
     response_lens = batch[RESPONSE_LENS]
-    row_lens = batch[PROMPT_LENS] + response_lens
+    lens = row_lens(batch)
     for index in cut_rows(batch, micro_batch_tokens, rows, packing=packing):
         # A response has as many tokens as steps, so that a `[B, S]` that happens to
         # be T wide loses nothing but padding.
         width_of = {
-            batch[INPUT_IDS].shape[1]: int(row_lens[index].max()),
+            batch[INPUT_IDS].shape[1]: int(lens[index].max()),
             batch[Columns.ACTIONS].shape[1]: int(response_lens[index].max()),
         }
         cut: dict[str, Any] = {}
@@ -120,6 +123,6 @@ def micro_batches(
                 column = column[:, : width_of.get(column.shape[1])]
             cut[name] = column[index].to(device, non_blocking=True)
         if packing:
-            row = lay_out({name: batch[name][index] for name in _LAYOUT})
+            row = lay_out(_layout(batch, index))
             cut[FLAT_ROW] = row.to(device)
         yield index, cut

@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 
 INPUT_IDS = "input_ids"
-"""`[B, L]` int64: prompt, then response, then padding."""
+"""`[B, L]` int64: prompt, then response with the environment's tokens, padding."""
 
 PROMPT_LENS = "prompt_lens"
 """`[B]` int64: tokens of the prompt."""
 
 RESPONSE_LENS = "response_lens"
-"""`[B]` int64: tokens of the response, EOS included."""
+"""`[B]` int64: the response's own tokens, EOS included."""
+
+ACTION_POSITIONS = "action_positions"
+"""`[B, T]` int64: columns of `INPUT_IDS` in which a response's own tokens stand, where
+the environment's stand between them; 0 behind responses. Every other `[B, T]` is of own
+tokens only. Absent where no response of the batch has tokens of the environment."""
 
 GROUP_ID = "group_id"
 """`[B]` int64: the same for all responses to one prompt."""
@@ -55,6 +60,18 @@ REF_LOGP = "ref_logp"
 
 FLAT_ROW = "flat_row"
 """The micro-batch's rows as one `FlatRow`, no tensor. Absent where rows are padded."""
+
+
+def row_lens(rows: Mapping[str, Tensor]) -> Tensor:
+    """Returns `[B]` int64: tokens of prompts and responses, the environment's included.
+
+    Args:
+        rows: reads `PROMPT_LENS`, `RESPONSE_LENS` and `ACTION_POSITIONS`.
+    """
+    if ACTION_POSITIONS in rows:
+        # A response ends with a token of its own.
+        return rows[ACTION_POSITIONS].amax(dim=1) + 1
+    return rows[PROMPT_LENS] + rows[RESPONSE_LENS]
 
 
 def response_mask(rows: Mapping[str, Tensor]) -> Tensor:

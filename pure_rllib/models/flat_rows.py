@@ -16,7 +16,7 @@ from pure_rllib.models.columns import (
     GROUP_ID,
     INPUT_IDS,
     PROMPT_LENS,
-    RESPONSE_LENS,
+    row_lens,
 )
 
 
@@ -68,9 +68,9 @@ def lay_out(rows: Mapping[str, Any]) -> FlatRow:
 
     Args:
         rows: reads `INPUT_IDS` `[B, L]`, `PROMPT_LENS`, `RESPONSE_LENS` and `GROUP_ID`
-            `[B]`, on the CPU.
+            `[B]`, and `ACTION_POSITIONS` if there are any; on the CPU.
     """
-    input_ids, row_lens = rows[INPUT_IDS], rows[PROMPT_LENS] + rows[RESPONSE_LENS]
+    input_ids, lens = rows[INPUT_IDS], row_lens(rows)
     places = torch.zeros_like(input_ids)
     segments, end = [], 0
     for members, num_shared in _groups(rows):
@@ -79,12 +79,12 @@ def lay_out(rows: Mapping[str, Any]) -> FlatRow:
         segments.append(Segment(*prefix, end, end))
         end += num_shared
         for row in members:
-            stop = end + int(row_lens[row]) - num_shared
-            places[row, num_shared : row_lens[row]] = torch.arange(end, stop)
+            stop = end + int(lens[row]) - num_shared
+            places[row, num_shared : lens[row]] = torch.arange(end, stop)
             segments.append(Segment(end, stop, *prefix))
             end = stop
     columns = torch.arange(input_ids.shape[1]).expand_as(places)
-    is_real = columns < row_lens[:, None]
+    is_real = columns < lens[:, None]
     token_ids, positions = torch.empty(2, end, dtype=torch.int64)
     token_ids[places[is_real]] = input_ids[is_real]
     positions[places[is_real]] = columns[is_real]
@@ -106,16 +106,16 @@ def pack_rows(rows: Mapping[str, Any], max_tokens: int) -> list[list[int]]:
         Indices of the rows of each flat row, rising. The flat row with the largest sum
         of squared row lengths comes first, so that what lacks memory fails at once.
     """
-    row_lens = (rows[PROMPT_LENS] + rows[RESPONSE_LENS]).tolist()
+    lens = row_lens(rows).tolist()
     pieces: list[_Pack] = []
     for members, num_shared in _groups(rows):
         piece = None
         for row in members:
-            own = row_lens[row] - num_shared
+            own = lens[row] - num_shared
             if piece is None or piece.num_tokens + own > max_tokens:
                 piece = _Pack([], num_shared, 0)
                 pieces.append(piece)
-            piece.add([row], own, row_lens[row] ** 2)
+            piece.add([row], own, lens[row] ** 2)
     packs: list[_Pack] = []
     for piece in sorted(pieces, key=lambda piece: -piece.num_tokens):
         fits = (p for p in packs if p.num_tokens + piece.num_tokens <= max_tokens)

@@ -172,7 +172,8 @@ class LLMRLModule(TorchRLModule):
         Args:
             model: `self.policy` or `self.reference`.
             batch: columns `INPUT_IDS` `[B, L]`, `PROMPT_LENS` `[B]`, `ACTIONS` and
-                `LOSS_MASK` `[B, T]`; `FLAT_ROW` where rows are packed.
+                `LOSS_MASK` `[B, T]`; `FLAT_ROW` where rows are packed,
+                `ACTION_POSITIONS` where the environment's tokens stand between.
             outputs: see `chunked_logps`.
 
         Returns:
@@ -186,6 +187,7 @@ class LLMRLModule(TorchRLModule):
             batch[Columns.ACTIONS],
             batch[Columns.LOSS_MASK],
             flat_row=batch.get(columns.FLAT_ROW),
+            positions=batch.get(columns.ACTION_POSITIONS),
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
             outputs=outputs,

@@ -198,6 +198,7 @@ def response_logps(
     loss_mask: Tensor,
     *,
     flat_row: FlatRow | None = None,
+    positions: Tensor | None = None,
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
     outputs: Collection[str] = (LOGP,),
@@ -219,6 +220,8 @@ def response_logps(
         loss_mask: `[B, T]` bool, True on the tokens to be scored.
         flat_row: the same rows in one, which the model then takes in place of
             `input_ids`; see `set_flat_attention`.
+        positions: `[B, T]` int64 columns of `input_ids` in which the responses' tokens
+            stand; None: right behind the prompt.
         temperature: > 0, the sampling temperature.
         chunk_tokens: see `chunked_logps`.
         outputs: see `chunked_logps`.
@@ -237,7 +240,10 @@ def response_logps(
         hidden = hidden.to(autocast_dtype)
     rows, times = loss_mask.nonzero(as_tuple=True)
     # The token at response position t is predicted one position earlier.
-    before = prompt_lens[rows] - 1 + times
+    if positions is None:
+        before = prompt_lens[rows] - 1 + times
+    else:
+        before = positions[rows, times] - 1
     if flat_row is None:
         selected = hidden[rows, before]
     else:

@@ -349,6 +349,17 @@ evaluation/truncated_share [share, 0 to 1] needs verifier
     Responses to held-out problems that were cut by the token budget.
     Over the same responses as evaluation/response_tokens.
 
+# Turns
+turns/mean [turns] needs turns
+    Turns of the policy in a response.
+    Mean over responses.
+turns/observation_tokens [tokens] needs turns
+    What the environment says between turns; no other count of tokens has it.
+    Mean over responses of its tokens behind the prompt.
+env/errors [responses, count] needs turns
+    Responses that are lost because their text environment raised or did not answer.
+    Count in this iteration.
+
 # Guard against hacks
 hacking/pseudo_positive_share [share, 0 to 1] needs verifier
     Correct responses that are highly repetitive or hold a step rated below -0.5.
@@ -369,7 +380,7 @@ class Metric:
         meaning: what it says.
         estimator: how it is computed, and over what.
         group: heading that it stands under in the documentation.
-        needs: what the environment must have: "step scorer", "verifier" or both.
+        needs: what the environment must have: "step scorer", "verifier", "turns".
     """
 
     name: str
@@ -393,7 +404,7 @@ def _parse(registry: str) -> dict[str, Metric]:
         unit, end, needs = rest.partition("]")
         assert end, f"registry line {line!r}: expected 'name [unit]'"
         assert name not in metrics, f"metric {name!r} is registered twice"
-        of_env = frozenset(re.findall("step scorer|verifier", needs))
+        of_env = frozenset(re.findall("step scorer|verifier|turns", needs))
         metrics[name] = Metric(name, unit, next(lines), next(lines), group, of_env)
     return metrics
 
@@ -404,9 +415,15 @@ FAMILIES = tuple(name.split("<")[0] for name in _REGISTERED if "<" in name)
 """How metrics begin whose last part an environment names."""
 
 
-def absent_metrics(*, has_step_scorer: bool, has_verifier: bool) -> frozenset[str]:
+def absent_metrics(
+    *, has_step_scorer: bool, has_verifier: bool, has_turns: bool = False
+) -> frozenset[str]:
     """Returns the metrics that a run without these can never measure."""
-    has = {"step scorer": has_step_scorer, "verifier": has_verifier}
+    has = {
+        "step scorer": has_step_scorer,
+        "verifier": has_verifier,
+        "turns": has_turns,
+    }
     return frozenset(
         name
         for name, metric in METRICS.items()
@@ -423,7 +440,7 @@ def metrics_markdown() -> str:
         "`pure_rllib/reporting/metrics.py`, not this file.",
         "",
         "A metric that has nothing to measure in an iteration is NaN. One that needs a "
-        "step scorer or a verifier is missing where the environment has none.",
+        "step scorer, a verifier or turns is missing where the environment has none.",
     ]
     group = ""
     for metric in _REGISTERED.values():

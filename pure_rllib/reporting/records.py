@@ -17,7 +17,7 @@ class ResponseNumbers:
 
     Attributes:
         group_id: names the group; the same for all responses to one prompt.
-        num_tokens: T, the number of response tokens.
+        num_tokens: T, the number of response tokens, the policy's own.
         step_spans: `[S, 2]` half-open token ranges, in order.
         step_rewards: S process rewards in [-1, 1], or None where nothing scored them.
         verifiable_reward: in [0, 1]; None where the gold answer is unknown.
@@ -31,6 +31,8 @@ class ResponseNumbers:
         total_reward: credited rewards of the response, summed; None before they are
             known.
         num_prompt_tokens: prompt tokens, template included; None where not counted.
+        num_turns: turns of the policy.
+        num_observation_tokens: the environment's tokens between them.
         metadata: whatever else is to be shown (problem, weights version, ...).
         verdict_parts: what the verifiable reward is made of, by name.
     """
@@ -49,6 +51,8 @@ class ResponseNumbers:
     hacks: Sequence[str] = ()
     total_reward: float | None = None
     num_prompt_tokens: int | None = None
+    num_turns: int = 1
+    num_observation_tokens: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     verdict_parts: Mapping[str, float] = field(default_factory=dict)
 

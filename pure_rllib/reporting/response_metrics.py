@@ -14,7 +14,7 @@ PSEUDO_POSITIVE_MIN_REWARD = -0.5
 
 
 def response_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
-    """Computes every response-level metric; `reporting.metrics` explains each.
+    """Computes all metrics of responses; `reporting.metrics` explains each.
 
     Args:
         records: the iteration's responses, whole groups, in any order.
@@ -29,6 +29,14 @@ def response_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
         **_group_metrics(group_records(records)),
         **_text_metrics(records),
         **_hack_metrics(records),
+    }
+
+
+def turn_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
+    """Computes what is only measured where responses have turns."""
+    return {
+        "turns/mean": _mean([r.num_turns for r in records]),
+        "turns/observation_tokens": _mean([r.num_observation_tokens for r in records]),
     }
 
 

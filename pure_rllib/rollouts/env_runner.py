@@ -23,14 +23,13 @@ from ray.rllib.utils.checkpoints import Checkpointable
 
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
 from pure_rllib.data.order import ProblemTicket
-from pure_rllib.data.problems import Problem
-from pure_rllib.envs.vector import JudgedResponse
-from pure_rllib.generation.base import Generator, Response, SamplingParams
+from pure_rllib.generation.base import Generator, SamplingParams
 from pure_rllib.generation.make_generator import make_generator
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.hacking.flags import HackLimits, cap_rewards, flag_group
 from pure_rllib.models.llm_rl_module import POLICY
 from pure_rllib.rewards.prm.actors import connected_scorer
+from pure_rllib.rollouts.answers import AnsweredGroup, answer
 from pure_rllib.rollouts.callbacks import SamplingCallbacks
 from pure_rllib.rollouts.env_summary import fit_to_policy, token_env_of
 from pure_rllib.rollouts.group import Group, SampledResponse
@@ -275,8 +274,6 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         env = self.token_env
         source = env.eval_problems if evaluation else env.problems
         assert source is not None, "the algorithm checks that there are such problems"
-        problems = [source[ticket.index] for ticket in tickets]
-        prompts = [env.encode_prompt(problem) for problem in problems]
         own = self.config.evaluation_overrides() if evaluation else {}
         params = SamplingParams(
             max_response_tokens=own.get("max_response_tokens", env.max_response_tokens),
@@ -286,51 +283,36 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             top_p=own.get("top_p", self.config.top_p) if temperature is None else 1.0,
         )
         size = group_size or self.config.group_size
-        generator = self.generator
+        generator = self.generator  # made before the clock runs
         loading = perf_counter()
         if weights is not None:
             self.receiver.take_over(weights)
         generating = perf_counter()
-        responses = generator.generate(
-            [prompt.tolist() for prompt in prompts],
+        answers = answer(
+            env,
+            generator,
+            source,
+            tickets,
             size,
             params,
-            [ticket.seed for ticket in tickets],
-        )
-        generated = perf_counter()
-        flat = [response for group in responses for response in group]
-        before = judge_counts(env.judge)
-        judged, times = env.judge.judge(
-            [problem for problem in problems for _ in range(size)],
-            [prompt for prompt in prompts for _ in range(size)],
-            [response.token_ids for response in flat],
             # No figure of the evaluation is made of process rewards.
             score=not evaluation,
         )
-        counts = judge_counts(env.judge) - before
+        ids = range(len(tickets)) if group_ids is None else group_ids
         groups = [
-            self._group(
-                problem, prompt, group_id, own, judged[i : i + size], evaluation
-            )
-            for problem, prompt, group_id, own, i in zip(
-                problems,
-                prompts,
-                range(len(tickets)) if group_ids is None else group_ids,
-                responses,
-                range(0, len(judged), size),
-                strict=True,
-            )
+            self._group(one, group_id, evaluation)
+            for one, group_id in zip(answers.groups, ids, strict=True)
         ]
         self.callbacks.call_for_episodes(groups)
-        self._log(groups, generated - generating)
+        self._log(groups, answers.sample_s)
         seconds = {
             "sync": generating - loading,
-            "sample": generated - generating,
-            "score": times.score_s,
-            "verify": times.verify_s,
+            "sample": answers.sample_s,
+            "score": answers.times.score_s,
+            "verify": answers.times.verify_s,
             "total": perf_counter() - start,
         }
-        return RunnerSample(groups, seconds, counts, self.receiver.logp_gap)
+        return RunnerSample(groups, seconds, answers.counts, self.receiver.logp_gap)
 
     def _log(self, groups: Sequence[Group], seconds: float) -> None:
         """Logs what RLlib's own env runners log of complete episodes."""
@@ -340,18 +322,13 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         self._count_steps(sum(map(len, episodes)), len(episodes))
 
     def _group(
-        self,
-        problem: Problem,
-        prompt: np.ndarray,
-        group_id: int,
-        responses: Sequence[Response],
-        judged: Sequence[JudgedResponse],
-        in_evaluation: bool,
+        self, answered: AnsweredGroup, group_id: int, in_evaluation: bool
     ) -> Group:
         """Makes one prompt's group; flagged responses' process rewards are capped."""
         splitter = self.token_env.splitter
         limits = HackLimits(**self.config.hack_limits)
         caps = {} if in_evaluation else self.config.hack_caps
+        responses, judged = answered.responses, answered.judged
         ids = [response.token_ids for response in responses]
         flags = flag_group([j.text for j in judged], ids, splitter, limits)
         judged = [cap_rewards(j, f, caps) for j, f in zip(judged, flags, strict=True)]
@@ -360,8 +337,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             [
                 SampledResponse(
                     group_id=group_id,
-                    problem=problem,
-                    prompt_ids=prompt,
+                    problem=answered.problem,
+                    prompt_ids=answered.prompt,
                     response=one,
                     judged=judged_one,
                     weights_version=self.generator.weights_version,
@@ -369,9 +346,15 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                     num_separators=splitter.num_separators(one.token_ids),
                     total_reward=total,
                     in_evaluation=in_evaluation,
+                    turns=turns,
                 )
-                for one, judged_one, flags_of_one, total in zip(
-                    responses, judged, flags, totals, strict=True
+                for one, judged_one, flags_of_one, total, turns in zip(
+                    responses,
+                    judged,
+                    flags,
+                    totals,
+                    answered.turns,
+                    strict=True,
                 )
             ]
         )

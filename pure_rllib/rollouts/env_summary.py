@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from pure_rllib.credit.steps import describe_steps
 from pure_rllib.data.problems import ProblemSource
+from pure_rllib.envs.text_token_env import TextTokenEnv
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.models.loading import policy_config
 from pure_rllib.reporting.metrics import absent_metrics
@@ -36,6 +37,7 @@ class EnvSummary:
         default_policy: the model that the environment brings for policies, or None.
         probe_ids: the beginnings of a few prompts, for comparing log-probabilities.
         steps: how responses are divided, in a sentence.
+        has_turns: whether a text environment answers between turns.
     """
 
     num_problems: int
@@ -50,12 +52,15 @@ class EnvSummary:
     default_policy: str | None
     probe_ids: tuple[tuple[int, ...], ...]
     steps: str = ""
+    has_turns: bool = False
 
     @property
     def absent_metrics(self) -> frozenset[str]:
         """What cannot be measured here; no result has it."""
         return absent_metrics(
-            has_step_scorer=self.has_step_scorer, has_verifier=self.has_verifier
+            has_step_scorer=self.has_step_scorer,
+            has_verifier=self.has_verifier,
+            has_turns=self.has_turns,
         )
 
     @classmethod
@@ -69,12 +74,19 @@ class EnvSummary:
             tokenizer_size=len(env.tokenizer),
             max_prompt_tokens=env.max_prompt_tokens,
             max_response_tokens=env.max_response_tokens,
-            has_step_scorer=env.judge.step_scorer is not None,
-            has_verifier=env.judge.verifier is not None,
+            has_step_scorer=env.has_process_rewards,
+            has_verifier=env.has_verifiable_rewards,
             default_policy=env.default_policy,
             probe_ids=_probe_ids(env),
-            steps=describe_steps(env.tokenizer),
+            steps=_steps(env),
+            has_turns=isinstance(env, TextTokenEnv),
         )
+
+
+def _steps(env: TokenEnv) -> str:
+    if isinstance(env, TextTokenEnv):
+        return f"Each turn is a step; up to {env.rules.max_turns} make a response."
+    return describe_steps(env.tokenizer)
 
 
 def fit_to_policy(env: TokenEnv, model_config: Mapping[str, Any]) -> PretrainedConfig:
@@ -172,7 +184,8 @@ def token_env_of(env: Any, name: Any) -> TokenEnv:
         if not _changes_nothing(env, token_env):
             _check_never_called(type(env), gym.Wrapper)
         env = env.env
-    _check_never_called(type(token_env), TokenEnv)
+    is_text = isinstance(token_env, TextTokenEnv)
+    _check_never_called(type(token_env), TextTokenEnv if is_text else TokenEnv)
     return token_env
 
 

@@ -15,6 +15,7 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from pure_rllib.credit.text_metrics import reflection
 from pure_rllib.data.problems import Problem
+from pure_rllib.envs.text_episode import Turns
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
 from pure_rllib.hacking.flags import Flags
@@ -30,7 +31,7 @@ class Group:
     Attributes:
         group_id: unique in a run.
         episodes: G episodes, or a reference to them in Ray's object store.
-        num_tokens: prompt and response tokens of all its responses.
+        num_tokens: of all its rows: prompts, responses and the environment's.
         records: G responses' numbers, for metrics. Texts and tokens stay with the
             episodes.
     """
@@ -46,7 +47,7 @@ class Group:
         return cls(
             responses[0].group_id,
             [r.episode() for r in responses],
-            sum(len(r.prompt_ids) + len(r.response.token_ids) for r in responses),
+            sum(r.num_row_tokens for r in responses),
             [r.numbers() for r in responses],
         )
 
@@ -72,6 +73,7 @@ class SampledResponse:
         num_separators: tokens that complete a blank line.
         total_reward: see `LLMConfig.total_rewards`.
         in_evaluation: whether it answers a held-out problem.
+        turns: of the response, which is the policy's own tokens only.
     """
 
     group_id: int
@@ -84,6 +86,13 @@ class SampledResponse:
     num_separators: int = 0
     total_reward: float | None = None
     in_evaluation: bool = False
+    turns: Turns = field(default_factory=Turns)
+
+    @property
+    def num_row_tokens(self) -> int:
+        """Prompt, response and the environment's tokens."""
+        own = len(self.prompt_ids) + len(self.response.token_ids)
+        return own + self.turns.num_observation_tokens
 
     @staticmethod
     def of(episode: SingleAgentEpisode) -> "SampledResponse":
@@ -94,12 +103,15 @@ class SampledResponse:
     def episode(self) -> SingleAgentEpisode:
         """Makes an episode of T timesteps.
 
-        Observation t is the token before action t, the last prompt token for t = 0, so
-        that an episode's size grows with T and not with its square. The first and the
-        last info are what `TokenEnv` says there; the others are empty.
+        Observation t is the token before action t, be it the environment's or the last
+        of the prompt, so that an episode's size grows with T and not with its square.
+        The first and the last info are what `TokenEnv` says there; the others are
+        empty.
         """
         ids, terminated = self.response.token_ids, self.response.terminated
         observations = np.concatenate([self.prompt_ids[-1:], ids])
+        for before, told in self.turns.observations:
+            observations[before] = told[-1]
         asked = {"prompt_ids": self.prompt_ids, "problem_id": self.problem.problem_id}
         infos = [asked, *[{}] * (len(ids) - 1), self.judged.final_info()]
         episode = SingleAgentEpisode(
@@ -146,6 +158,8 @@ class SampledResponse:
             hacks=sorted(self.flags.names),
             total_reward=self.total_reward,
             num_prompt_tokens=len(self.prompt_ids),
+            num_turns=self.turns.number,
+            num_observation_tokens=self.turns.num_observation_tokens,
             metadata={
                 "problem_id": self.problem.problem_id,
                 "weights_version": self.weights_version,

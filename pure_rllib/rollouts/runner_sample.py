@@ -23,6 +23,10 @@ JUDGE_COUNTS = (
 """What step scorers and verifiers count beside scores and verdicts; 0 if they don't."""
 
 
+ENV_ERRORS = "env/errors"
+"""Responses that are lost because their text environment failed."""
+
+
 @dataclass(slots=True)
 class RunnerSample:
     """What one env runner made in one call.
@@ -31,7 +35,8 @@ class RunnerSample:
         groups: one per prompt.
         seconds: wall-clock time by phase: `sync` (taking over weights), `sample`,
             `score`, `verify`, and `total`.
-        counts: what step scorer and verifier counted, see `JUDGE_COUNTS`.
+        counts: what step scorer and verifier counted, see `JUDGE_COUNTS`; with turns
+            `ENV_ERRORS`.
         logp_gap: what `SyncCheck` found when it took over the weights.
         metrics: what RLlib's env runners report, and what callbacks have logged;
             reduced, for the algorithm's `MetricsLogger.aggregate`.

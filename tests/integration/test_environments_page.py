@@ -22,6 +22,37 @@ print("RESULT", json.dumps({
 """
 
 
+# Of the two text environments: one trains, the other is a Gymnasium environment.
+OF_TURNS = """
+import json
+from gymnasium.utils.env_checker import check_env
+check_env(game, skip_render_check=True)
+algo = config.build_algo()
+result = algo.train()
+algo.stop()
+print("RESULT", json.dumps({
+    "responses": result["env_runners"]["num_episodes"],
+    "turns": result["turns"]["mean"],
+    "observed": result["turns"]["observation_tokens"],
+    "errors": result["env"]["errors"],
+}))
+"""
+
+
+def test_the_text_environments_of_the_page_are_short():
+    for name, most in (("Sum", 30), ("HigherLower", 40)):
+        (block,) = (b for b in BLOCKS if f"class {name}" in b)
+        assert len([line for line in block.splitlines() if line.strip()]) <= most
+
+
+@pytest.mark.slow
+def test_the_text_environments_of_the_page_run(tmp_path: Path):
+    blocks = [b for b in BLOCKS if "class Sum" in b or "class HigherLower" in b]
+    output = run_python("\n".join([*blocks, OF_TURNS]), tmp_path)
+    result = json.loads(output.partition("RESULT ")[2])
+    assert result == {"responses": 16, "turns": 1.0, "observed": 0.0, "errors": 0.0}
+
+
 def test_the_environment_of_the_page_is_short():
     (block,) = (b for b in BLOCKS if "class SortLetters" in b)
     environment = block.split("class ShuffledLetters")[1].split("config =")[0]
@@ -31,7 +62,7 @@ def test_the_environment_of_the_page_is_short():
 
 @pytest.mark.slow
 def test_the_page_runs_as_it_stands(tmp_path: Path):
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 5
     output = run_python("\n".join([*BLOCKS, REPORT]), tmp_path)
     printed, _, report = output.partition("RESULT ")
     # What the page says that it prints.

@@ -71,6 +71,7 @@ SAMPLED_BY_TRANSFORMERS = [
     "env_runners.generator_kwargs={}",
 ]
 STAND_INS = {
+    "guess_number": SMALL,
     "arithmetic": EXACT,
     "arithmetic_grpo": EMBEDDED,
     "arithmetic_rloo": EMBEDDED,

@@ -138,6 +138,17 @@ def test_a_smaller_budget_gives_the_beginning():
         assert first.token_ids[:4].tolist() == second.token_ids.tolist()
 
 
+def test_each_prompt_has_its_own_budget():
+    generator, params = make_generator(), SamplingParams(9)
+    prompts, seeds, budgets = [[5, 6], [7], [8, 9, 10]], [1, 2, 3], [9, 1, 4]
+    whole = generator.generate(prompts, 3, params, seeds)
+    cut = generator.generate(prompts, 3, params, seeds, budgets)
+    for group, long_group, budget in zip(cut, whole, budgets, strict=True):
+        for one, long_one in zip(group, long_group, strict=True):
+            assert one.token_ids.tolist() == long_one.token_ids[:budget].tolist()
+            np.testing.assert_allclose(one.logps, long_one.logps[:budget], atol=1e-5)
+
+
 def test_responses_end_at_any_stop_id_or_at_the_budget():
     generator = make_generator(eos_token_ids=[EOS, 4, 5])
     (group,) = generator.generate([[8, 9]], 64, SamplingParams(10), [0])

@@ -1,0 +1,102 @@
+"""What stands between two turns of the policy: an observation in the prompt's form."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pure_rllib.data.chat import Text
+from pure_rllib.data.encoding import encode_shielded, shield
+from pure_rllib.data.prompts import PromptTemplate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ASKED = {"role": "user", "content": "problem#1"}
+_REPLIED = {"role": "assistant", "content": "reply#1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """Writes what follows a turn of the policy, up to its next one.
+
+    Only this is ever encoded: a turn's own ids stay as they were sampled. Without a
+    chat template it is the observation alone.
+
+    Attributes:
+        template: of the prompt, which turns follow.
+        tokenizer: the policy's.
+        end_id: the token that ends a turn in the chat template; None without one.
+    """
+
+    template: PromptTemplate
+    tokenizer: "PreTrainedTokenizerBase"
+    end_id: int | None
+
+    @classmethod
+    def of(
+        cls, template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase"
+    ) -> "Bridge":
+        """Makes sure that turns can be appended to each other.
+
+        Raises:
+            ValueError: the chat template shows earlier turns otherwise once another one
+                follows, or ends them with no token of their own.
+        """
+        if not template.chat:
+            return cls(template, tokenizer, None)
+        prompt = template.conversation([_ASKED], tokenizer)
+        replied = template.conversation([_ASKED, _REPLIED, _ASKED], tokenizer)
+        behind = replied.removeprefix(prompt + _REPLIED["content"])
+        added = tokenizer.added_tokens_decoder.items()
+        ends = [(len(t.content), i) for i, t in added if behind.startswith(t.content)]
+        if behind == replied or not ends:
+            raise _rewrites(tokenizer)
+        return cls(template, tokenizer, max(ends)[1])
+
+    def encode(self, observation: Text) -> list[int]:
+        """Returns the ids behind a turn's end; no text in them becomes a marker.
+
+        Args:
+            observation: a text, which the chat template shows as the user's, or
+                messages with `role` and `content`.
+
+        Raises:
+            ValueError: there is no chat template for messages, or it does not show them
+                behind what was written before.
+        """
+        if self.end_id is None:
+            return self._encode_plain(observation)
+        if isinstance(observation, str):
+            observation = [{"role": "user", "content": observation}]
+        messages = [
+            {**message, "content": shield(self.tokenizer, message["content"])}
+            for message in observation
+        ]
+        before = self.template.conversation([_ASKED], self.tokenizer)
+        end = self.tokenizer.convert_ids_to_tokens(self.end_id)
+        head = f"{before}{_REPLIED['content']}{end}"
+        whole = self.template.conversation(
+            [_ASKED, _REPLIED, *messages], self.tokenizer
+        )
+        if not whole.startswith(head):
+            raise _rewrites(self.tokenizer)
+        return encode_shielded(self.tokenizer, [whole.removeprefix(head)])[0]
+
+    def _encode_plain(self, observation: Text) -> list[int]:
+        if not isinstance(observation, str):
+            raise ValueError(
+                f"`prompt_template` ({self.template.template!r:.60}) must use the chat "
+                "template, because the environment says messages with roles, which "
+                'plain text cannot tell apart. Set `prompt_template={"chat": True}`.'
+            )
+        if not observation:
+            return []
+        return encode_shielded(self.tokenizer, [shield(self.tokenizer, observation)])[0]
+
+
+def _rewrites(tokenizer: "PreTrainedTokenizerBase") -> ValueError:
+    return ValueError(
+        f"The chat template of the tokenizer {tokenizer.name_or_path!r} must show "
+        "earlier turns as they were written, each with a token of its own behind it, "
+        "because turns are appended and never encoded again. Set `prompt_template` to "
+        "one without `chat`, or give the tokenizer another chat template."
+    )

@@ -1,0 +1,501 @@
+"""Turns: own and environment's tokens in rows, rounds, rewards, failing environments.
+
+The numbers are those of the behaviours that are asked of environments with turns.
+"""
+
+import random
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from pure_rllib.connectors.episodes_to_rows import EpisodesToRows
+from pure_rllib.connectors.pure_advantages import PUREAdvantages
+from pure_rllib.credit.presets import CreditConfig
+from pure_rllib.data.bridge import Bridge
+from pure_rllib.data.order import ProblemTicket
+from pure_rllib.data.problems import Problem
+from pure_rllib.data.prompts import PromptTemplate
+from pure_rllib.envs.guess_number import GuessNumberEnv, guess_tokenizer
+from pure_rllib.envs.text_env import call_all, task
+from pure_rllib.envs.text_episode import TextEpisode
+from pure_rllib.envs.text_token_env import TextTokenEnv
+from pure_rllib.generation.base import SamplingParams
+from pure_rllib.generation.transformers_generator import TransformersGenerator
+from pure_rllib.models import columns
+from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.flat_attention import set_flat_attention
+from pure_rllib.models.logprobs import LOGP, response_logps, sequence_logps
+from pure_rllib.rollouts.group import SampledResponse
+from pure_rllib.rollouts.turns import PlayedGroup, play_groups
+from pure_rllib.testing import byte_tokenizer, tiny_model_config
+
+PARAMS = SamplingParams(max_response_tokens=8)
+TICKETS = [ProblemTicket(i, 0, i, 100 + i) for i in range(3)]
+
+
+class Talk:
+    """Ends after three turns with 1.0 if the last one begins with "1"."""
+
+    closed = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[str, dict]:
+        self.turn, self.seed = 0, seed
+        return "?", {}
+
+    def step(self, action: str) -> Any:
+        self.turn += 1
+        done = self.turn == 3
+        return "<>"[self.seed % 2], None if not done else 1.0, done, False, {}
+
+    def close(self) -> None:
+        type(self).closed += 1
+
+
+def model(tokenizer: Any) -> Any:
+    torch.manual_seed(0)
+    config = dict(tiny_model_config(len(tokenizer)))
+    config.pop("model_type")
+    return Qwen2ForCausalLM(Qwen2Config(**config)).eval()
+
+
+def generator(env: TextTokenEnv) -> TransformersGenerator:
+    return TransformersGenerator(
+        model(env.tokenizer), pad_token_id=0, eos_token_ids=env.eos_token_ids
+    )
+
+
+def text_env(make_env: Any = Talk, **kwargs: Any) -> TextTokenEnv:
+    settings: dict[str, Any] = {"max_prompt_tokens": 1, "max_response_tokens": 8}
+    settings["eos_token_ids"] = range(1, 9)
+    return TextTokenEnv(
+        make_env=make_env,
+        tokenizer=guess_tokenizer(),
+        num_tasks=8,
+        **{**settings, **kwargs},
+    )
+
+
+def play(
+    env: TextTokenEnv, size: int = 4, tickets: Any = TICKETS, **params: Any
+) -> list[PlayedGroup]:
+    tasks: Any = env.problems
+    chosen = SamplingParams(max_response_tokens=env.max_response_tokens, **params)
+    return play_groups(env, generator(env), tasks, tickets, size, chosen)
+
+
+def sampled(episode: TextEpisode, group_id: int = 0) -> SampledResponse:
+    (response,) = PlayedGroup(Problem(""), np.array([11]), [episode]).responses
+    return SampledResponse(
+        group_id=group_id,
+        problem=Problem(""),
+        prompt_ids=np.array([11]),
+        response=response,
+        judged=episode.judged(),
+        weights_version=0,
+        turns=episode.turns(),
+    )
+
+
+def rows_of(samples: list[SampledResponse]) -> dict[str, Any]:
+    batch = EpisodesToRows()(
+        rl_module=None, batch={}, episodes=[s.episode() for s in samples]
+    )
+    rows: dict[str, Any] = batch[DEFAULT_MODULE_ID]
+    return rows
+
+
+def by_hand(
+    env: TextTokenEnv, turns: list[str], answers: list[Any], told: int = 1
+) -> TextEpisode:
+    """An episode of given turns, whose observations have `told` tokens."""
+    episode = env.episode(200)
+    for turn, (reward, done) in zip(turns, answers, strict=True):
+        episode.own_ids += env.tokenizer.encode(turn + "<|endoftext|>")
+        episode.logps = [-1.0] * len(episode.own_ids)
+        episode.end_turn(True)
+        episode.take(("<" * told, reward, done, False, {}))
+    return episode
+
+
+def test_1_a_turn_begins_with_all_ids_before_it_and_none_is_encoded_again() -> None:
+    env = GuessNumberEnv()
+    seen: list[list[int]] = []
+    policy = generator(env)
+    inner = policy.generate
+
+    def watch(prompts: Any, *args: Any) -> Any:
+        answers = inner(prompts, *args)
+        seen.extend(
+            [*prompt, *one.token_ids.tolist()]
+            for prompt, group in zip(prompts, answers, strict=True)
+            for one in group
+        )
+        return answers
+
+    policy.generate = watch  # type: ignore
+    tasks: Any = env.problems
+    groups = play_groups(env, policy, tasks, TICKETS, 8, PARAMS)
+    several = [e for g in groups for e in g.episodes if len(e.turn_ends) > 1]
+    assert several
+    for episode in several:
+        row = [11, *episode.all_ids()]
+        for end, (before, _) in zip(
+            episode.turn_ends, episode.observations, strict=False
+        ):
+            assert end == before
+            told = sum(len(i) for b, i in episode.observations if b < before)
+            assert row[: 1 + end + told] in seen
+        assert row in seen
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chat_tokenizer(template: str) -> Any:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_2_prompt_turn_and_bridge_are_the_whole_conversation() -> None:
+    tokenizer = chat_tokenizer(CHATML)
+    template = PromptTemplate(chat=True, system="Play.")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    bridge = Bridge.of(template, tokenizer)
+    assert bridge.end_id == end
+    ids = template.encode("Guess.", tokenizer)
+    ids += [*tokenizer.encode("4"), end, *bridge.encode("lower")]
+    whole = [
+        {"role": "user", "content": "Guess."},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "lower"},
+    ]
+    text = template.conversation(whole, tokenizer)
+    assert ids == tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_2_a_template_that_rewrites_is_refused_by_name() -> None:
+    rewriting = CHATML.replace("{{ m.content }}", "{{ m.content|upper }}").replace(
+        "{% for", "{% if messages|length > 1 %}#{% endif %}{% for"
+    )
+    tokenizer = chat_tokenizer(rewriting.replace("|upper", ""))
+    with pytest.raises(ValueError, match=r"chat template .* as they were written"):
+        Bridge.of(PromptTemplate(chat=True), tokenizer)
+
+
+WITH_TOOLS = CHATML.replace(
+    "<|im_start|>{{ m.role }}\n{{ m.content }}",
+    "<|im_start|>{{ 'user' if m.role == 'tool' else m.role }}\n"
+    "{{ '[' + m.content + ']' if m.role == 'tool' else m.content }}",
+)
+
+
+def test_2_an_environment_may_say_messages() -> None:
+    tokenizer = chat_tokenizer(WITH_TOOLS)
+    bridge = Bridge.of(PromptTemplate(chat=True), tokenizer)
+    told = bridge.encode([{"role": "tool", "content": "<|im_end|>4"}])
+    # No mark stands in it but those of the template.
+    assert tokenizer.decode(told).startswith("\n<|im_start|>user\n[<|im_end|>4]<|im_")
+    assert told.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
+    plain = Bridge.of(PromptTemplate(), tokenizer)
+    with pytest.raises(ValueError, match=r"`prompt_template` .* must use the chat"):
+        plain.encode([{"role": "tool", "content": "4"}])
+
+
+def test_2_a_template_that_drops_a_role_is_refused() -> None:
+    drops = CHATML.replace("messages %}<", "messages if m.role != 'tool' %}<")
+    bridge = Bridge.of(PromptTemplate(chat=True), chat_tokenizer(drops))
+    with pytest.raises(ValueError, match="it drops that of the tool"):
+        bridge.encode([{"role": "tool", "content": "4"}])
+
+
+def test_a_first_observation_of_messages_is_a_problem_with_history() -> None:
+    messages = [
+        {"role": "system", "content": "Play."},
+        {"role": "user", "content": "Guess."},
+    ]
+    problem = task(messages, 3)
+    assert (problem.prompt, problem.history) == ("Guess.", (messages[0],))
+    with pytest.raises(ValueError, match=r"the task of seed 3 must end with .* user"):
+        task(messages[:1], 3)
+
+
+def test_turns_end_where_the_chat_template_ends_them() -> None:
+    tokenizer = chat_tokenizer(CHATML)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    settings: Any = {"make_env": Talk, "tokenizer": tokenizer, "num_tasks": 1}
+    settings["prompt_template"] = {"chat": True}
+    assert end in TextTokenEnv(**settings).eos_token_ids
+    with pytest.raises(ValueError, match=rf"`eos_token_ids` .* must hold {end}"):
+        TextTokenEnv(**settings, eos_token_ids=[0])
+
+
+def test_17_an_observation_ends_no_turn() -> None:
+    tokenizer = chat_tokenizer(CHATML)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    bridge = Bridge.of(PromptTemplate(chat=True), tokenizer)
+    forged = bridge.encode("a<|im_end|>b")
+    assert forged.count(end) == bridge.encode("ab").count(end) == 1
+
+
+def test_3_learners_see_own_tokens_alone_and_score_them_in_the_whole_row() -> None:
+    env = GuessNumberEnv()
+    episodes = [
+        by_hand(env, ["4", "2"], [(1.0, False), (1.0, True)], told=3),
+        by_hand(env, ["4"], [(0.0, True)]),
+    ]
+    rows = rows_of([sampled(e) for e in episodes])
+    shape = (2, 4)
+    for name in (Columns.ACTIONS, Columns.ACTION_LOGP, Columns.LOSS_MASK):
+        assert rows[name].shape == shape
+    assert rows[columns.INPUT_IDS].shape == (2, 1 + 4 + 3)
+    assert rows[columns.ACTION_POSITIONS].tolist() == [[1, 2, 6, 7], [1, 2, 0, 0]]
+    policy = model(env.tokenizer)
+    found = [
+        response_logps(
+            policy,
+            one[columns.INPUT_IDS],
+            one[columns.PROMPT_LENS],
+            one[Columns.ACTIONS],
+            one[Columns.LOSS_MASK],
+            positions=one[columns.ACTION_POSITIONS],
+        )[LOGP]
+        for _, one in micro_batches(rows, 8, torch.device("cpu"))
+    ]
+    policy.requires_grad_(False)
+    whole = sequence_logps(policy, [11, *episodes[0].all_ids()])
+    expected = torch.tensor(whole[[0, 1, 5, 6]])
+    torch.testing.assert_close(found[0][0], expected, atol=1e-5, rtol=0)
+    assert found[1].shape == (1, 2)
+
+
+def test_3_packed_rows_hold_what_the_environment_said_too() -> None:
+    env = GuessNumberEnv()
+    answers: list[Any] = [(1.0, False), (1.0, True)]
+    rows = rows_of([sampled(by_hand(env, ["4", "2"], answers, told=n)) for n in (3, 1)])
+    policy = model(env.tokenizer)
+    assert set_flat_attention(policy) is None
+    found = []
+    for packing in (False, True):
+        pieces = micro_batches(rows, 64, torch.device("cpu"), packing=packing)
+        logps = torch.zeros(rows[Columns.ACTIONS].shape)
+        for index, one in pieces:
+            logps[index] = response_logps(
+                policy,
+                one[columns.INPUT_IDS],
+                one[columns.PROMPT_LENS],
+                one[Columns.ACTIONS],
+                one[Columns.LOSS_MASK],
+                positions=one[columns.ACTION_POSITIONS],
+                flat_row=one.get(columns.FLAT_ROW),
+            )[LOGP].detach()
+        found.append(logps)
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("baseline", ["token", "length", "step", "response"])
+def test_4_advantages_do_not_depend_on_observation_lengths(baseline: Any) -> None:
+    env = GuessNumberEnv()
+    credit = CreditConfig(baseline=baseline, max_response_tokens=200)
+    found = []
+    for told in (1, 7, 40):
+        episodes = [
+            by_hand(env, ["4", "2"], [(1.0, False), (-1.0, True)], told),
+            by_hand(env, ["5", "3", "1"], [(0.5, False)] * 2 + [(0.0, True)], told),
+            by_hand(env, ["4"], [(0.5, True)], told),
+        ]
+        rows = rows_of([sampled(e) for e in episodes])
+        batch = PUREAdvantages(credit)(batch={DEFAULT_MODULE_ID: rows})
+        found.append(batch[DEFAULT_MODULE_ID][Columns.ADVANTAGES])
+    assert found[0].abs().sum() > 0
+    assert all(torch.equal(found[0], one) for one in found[1:])
+
+
+@pytest.mark.parametrize("form", ["min", "strict_min", "sum"])
+def test_6_success_at_the_last_turn_has_one_sign_on_every_turn(form: Any) -> None:
+    env = text_env(turn_rewards="process")
+    turns = ["1", "2", "3"]
+    won = [(None, False), (None, False), (1.0, True)]
+    lost = [(None, False), (None, False), (-1.0, True)]
+    rows = rows_of([sampled(by_hand(env, turns, one)) for one in (won, lost)])
+    credit = CreditConfig(
+        credit_assignment=form, verifiable_reward_coeff=0.0, mask_separators=False
+    )
+    PUREAdvantages(credit)(batch={DEFAULT_MODULE_ID: rows})
+    advantages = rows[Columns.ADVANTAGES]
+    assert (advantages[0] > 0).all() and (advantages[1] < 0).all()
+
+
+def test_5_the_first_round_is_what_single_responses_are() -> None:
+    env = text_env(max_turns=1)
+    (group,) = play(env, tickets=TICKETS[:1])
+    (same,) = generator(env).generate([[11]], 4, PARAMS, [100])
+    for one, other in zip(group.responses, same, strict=True):
+        assert np.array_equal(one.token_ids, other.token_ids)
+        assert np.array_equal(one.logps, other.logps)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_turns": 2}, {"max_turn_tokens": 2}])
+def test_8_and_9_rows_have_a_logp_per_own_token_and_keep_to_the_budget(
+    settings: dict[str, Any],
+) -> None:
+    env = text_env(**settings)
+    for group in play(env, size=16):
+        for episode in group.episodes:
+            assert len(episode.own_ids) == len(episode.logps) > 0
+            assert episode.num_tokens <= env.max_response_tokens
+            assert episode.turn_ends[-1] == len(episode.own_ids)
+            assert all(
+                before < len(episode.own_ids) for before, _ in episode.observations
+            )
+            assert episode.terminated != episode.truncated
+            assert len(episode.turn_ends) <= env.rules.max_turns
+
+
+def test_9_a_truncated_row_keeps_what_was_earned() -> None:
+    env = text_env(max_turns=2)
+    episode = by_hand(env, ["1", "2"], [(0.25, False), (0.5, False)])
+    assert episode.truncated
+    assert episode.judged().verifiable_reward == 0.75
+
+
+class Breaks(Talk):
+    """Every third one raises in its second turn."""
+
+    made = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        type(self).made += 1
+        self.is_broken = type(self).made % 3 == 0
+        return super().reset(**kwargs)
+
+    def step(self, action: str) -> Any:
+        if self.is_broken:
+            raise OSError("the server is gone")
+        return super().step(action)
+
+
+def test_10_an_environment_that_raises_costs_its_response_and_is_counted() -> None:
+    Breaks.made = Breaks.closed = 0
+    groups = play(text_env(Breaks), size=6)
+    assert [len(g.episodes) + g.num_errors for g in groups] == [6] * 3
+    assert sum(g.num_errors for g in groups) > 0
+    # 15: whatever happened, each is closed.
+    assert Breaks.closed == 18
+
+
+def test_10_over_the_limit_the_run_stops_with_the_first_error() -> None:
+    Breaks.made = 0
+    with pytest.raises(RuntimeError, match=r"(?s)seed .*the server is gone"):
+        play(text_env(Breaks, env_error_limit=0.0), size=6)
+
+
+def test_10_a_call_that_hangs_is_left_behind() -> None:
+    start = time.monotonic()
+    results = call_all(
+        [lambda: 1, lambda: time.sleep(3), lambda: 2], timeout_s=0.1, max_concurrent=1
+    )
+    assert time.monotonic() - start < 2
+    assert isinstance(results[1], TimeoutError)
+    assert (results[0], results[2]) == (1, 2)
+
+
+def test_15_an_environment_that_answers_late_is_closed_then() -> None:
+    closed: list[int] = []
+    calls = [lambda: time.sleep(0.3), lambda: 2]
+    call_all(calls, timeout_s=0.1, max_concurrent=2, if_late=closed.append)
+    assert closed == []
+    deadline = time.monotonic() + 5
+    while not closed and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert closed == [0]
+
+
+def test_10_an_environment_that_fails_to_close_is_counted() -> None:
+    broken = text_env().problems.seeds[1]  # type: ignore[attr-defined]
+
+    class Stuck(Talk):
+        def close(self) -> None:
+            if self.seed == broken:
+                raise OSError("still open")
+
+    (group,) = play(text_env(Stuck), tickets=TICKETS[:1])
+    assert group.num_errors == 0
+    with pytest.raises(RuntimeError, match="still open"):
+        play(text_env(Stuck, env_error_limit=0.0), tickets=TICKETS[1:2])
+
+
+def test_12_a_row_does_not_depend_on_the_others() -> None:
+    env = GuessNumberEnv()
+    alone = play(env, tickets=TICKETS[1:2])[0]
+    among = play(env)[1]
+    assert [e.all_ids() for e in alone.episodes] == [
+        e.all_ids() for e in among.episodes
+    ]
+
+
+def test_13_different_first_observations_in_a_group_are_an_error() -> None:
+    class Careless(Talk):
+        def reset(self, **kwargs: Any) -> Any:
+            return random.choice("123456"), {}
+
+    with pytest.raises(ValueError, match=r"Careless.* must begin alike with one seed"):
+        play(text_env(Careless), size=32)
+
+
+def test_where_no_turn_was_judged_there_is_no_process_reward() -> None:
+    env = text_env(turn_rewards="process")
+    assert not by_hand(env, ["1"], [(None, True)]).judged().is_scored
+    scored = by_hand(env, ["1", "2", "3"], [(None, False), (0.5, False), (None, True)])
+    assert scored.judged().step_spans.tolist() == [[0, 4]]
+
+
+def test_a_turn_that_was_cut_earns_the_least() -> None:
+    env = GuessNumberEnv(eos_token_ids=[1], max_turn_tokens=2)
+    episode = env.episode()
+    episode.own_ids += [4, 4]
+    assert episode.end_turn(False) is None
+    judged = episode.judged()
+    assert judged.step_rewards.tolist() == [-1.0]
+    assert judged.verifiable_reward == 0.0
+
+
+def test_one_token_at_a_time_gives_what_rounds_give() -> None:
+    env = GuessNumberEnv()
+    check_env(env, skip_render_check=True)
+    for ticket, group in zip(TICKETS, play(env, size=8), strict=True):
+        for episode in group.episodes:
+            env.reset(options={"problem": env.problems[ticket.index]})
+            steps = [env.step(token) for token in episode.own_ids]
+            rewards = np.array([step[1] for step in steps], np.float32)
+            judged = episode.judged()
+            assert np.array_equal(rewards, judged.token_rewards(len(rewards)))
+            assert steps[-1][2:4] == (episode.terminated, episode.truncated)
+            assert steps[-1][4]["outcome"] == judged.verdict.outcome  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("settings", "fragment"),
+    [
+        ({"max_turns": 0}, "max_turns"),
+        ({"turn_rewards": "turn"}, "turn_rewards"),
+        ({"make_env": "nowhere:Env"}, "make_env"),
+        ({"env_error_limit": 2.0}, "env_error_limit"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], fragment: str) -> None:
+    with pytest.raises(ValueError, match=fragment):
+        text_env(**settings)
