@@ -28,6 +28,7 @@ _BOUNDS = {
     "less_than_equal": "<=",
 }
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ def _must(details: ErrorDetails) -> str:
         "finite_number": "a finite number",
         "bool_type": "True or False",
         "string_type": "a text",
+        "string_too_short": "a text that is not empty",
+        "sequence_str": "a list",
         "list_type": "a list",
         "dict_type": "a mapping",
         "mapping_type": "a mapping",

@@ -172,6 +172,7 @@ class LLMAlgorithm(Algorithm):
         model = model_config["model"]
         check_against_env(config, summary, model)
         policy = fit_to_policy(token_env, model_config)
+        token_env.set_stop(config.stop)
         if model != self._tokenizer.name_or_path:  # it was loaded from there
             check_exportable(self._tokenizer, policy)
         self.first_lines = first_lines(token_env)

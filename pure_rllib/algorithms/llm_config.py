@@ -27,6 +27,7 @@ from pure_rllib.reporting.records import ResponseNumbers
 from pure_rllib.setting_types import (
     Count,
     NaturalNumber,
+    NonEmptyText,
     NonNegativeFloat,
     PositiveFloat,
     Why,
@@ -87,6 +88,7 @@ class LLMConfig(AlgorithmConfig):
         self.temperature = 1.0
         self.top_p = 1.0
         self.max_response_tokens: int | None = None
+        self.stop: Sequence[str] = ()
         self.generator = "transformers"
         self.generator_kwargs: dict[str, Any] = {}
         self.num_prm_actors = 0
@@ -199,6 +201,7 @@ class LLMConfig(AlgorithmConfig):
         temperature: PositiveFloat = NotProvided,
         top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] = NotProvided,
         max_response_tokens: Count | None = NotProvided,
+        stop: Sequence[NonEmptyText] = NotProvided,
         generator: GeneratorName = NotProvided,
         generator_kwargs: Mapping[str, Any] = NotProvided,
         max_logp_gap: PositiveFloat | None = NotProvided,
@@ -214,6 +217,8 @@ class LLMConfig(AlgorithmConfig):
             temperature: of sampling, > 0; also of all log-probabilities.
             top_p: nucleus size in (0, 1].
             max_response_tokens: token budget of a response; None: the environment's.
+            stop: strings that end a response (over turns: a turn) beside EOS; see
+                docs/engines.md. The token that completes one is the last.
             generator: "transformers", or "vllm" (an extra; see docs/engines.md).
             generator_kwargs: further arguments of the generator; those of vLLM have
                 vLLM's names.

@@ -5,7 +5,8 @@ it, and the last step ends at the last token. B responses, T response tokens, S 
 (padded), V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -33,7 +34,9 @@ class StepSplitter:
 
     Blank steps, the ones without a visible character, are no steps of their own: their
     tokens open the next step. Blank tokens after the last step belong to no step. A
-    response without any visible character is one step, and `has_visible` is False.
+    response without any visible character is one step, and `has_visible` is False. A
+    last step that is nothing but the text which ended the response (`ending_with`) is
+    no step either, and its tokens belong to none.
 
     Example (`.\n\n` is visible and a separator, EOS is not visible)::
 
@@ -72,6 +75,7 @@ class StepSplitter:
             self._newlines_before[i], self._newlines_behind[i] = before, behind
             self.is_separator[i] = text.endswith(SEPARATOR)
         self.has_newline = (self._newlines_before > 0) | (self._newlines_behind > 0)
+        self._end_begins_at: Callable[[np.ndarray], int | None] | None = None
 
     @classmethod
     def from_tokenizer(
@@ -109,6 +113,19 @@ class StepSplitter:
                 "has one, so no response could have two steps. Set a policy whose "
                 "tokenizer can write a newline."
             )
+        return splitter
+
+    def ending_with(
+        self, begins_at: Callable[[np.ndarray], int | None]
+    ) -> "StepSplitter":
+        """Returns a splitter for responses that may end with an agreed text.
+
+        Args:
+            begins_at: tells of `[T]` ids with which token such a text begins at their
+                end; None: they do not end with one.
+        """
+        splitter = copy(self)
+        splitter._end_begins_at = begins_at
         return splitter
 
     def has_visible(self, response_ids: np.ndarray | Tensor) -> bool:
@@ -163,6 +180,10 @@ class StepSplitter:
                 "token: even an empty response holds its EOS."
             )
         ends = np.flatnonzero(self._is_step_end(ids, blank_steps, is_over)) + 1
+        if self._end_begins_at is not None and is_over and len(ends) > 1:
+            begin = self._end_begins_at(ids)
+            if begin is not None and ends[-2] >= begin:
+                ends = ends[:-1]
         return np.stack([np.concatenate([[0], ends])[: len(ends)], ends], axis=1)
 
     def _is_step_end(

@@ -117,7 +117,7 @@ class TextEpisode:
         """Ends the turn of the ids that `own_ids` now holds.
 
         Args:
-            is_ended: whether with an end-of-sequence token. A turn that was cut is
+            is_ended: whether with an end-of-sequence token or a stop string. A turn that was cut is
                 never shown to the environment, and ends the episode.
 
         Returns:
@@ -154,6 +154,10 @@ class TextEpisode:
         if self.is_over:
             return
         ids = self.rules.bridge.encode(observation)
+        end_id = self.rules.bridge.end_id
+        if end_id is not None and self.own_ids[-1] != end_id:
+            # The policy ended its turn otherwise, as with a stop string.
+            ids = [end_id, *ids]
         if self.num_tokens + len(ids) >= self.max_tokens:
             self.truncated = True
         elif ids:

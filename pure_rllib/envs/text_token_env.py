@@ -169,7 +169,7 @@ class TextTokenEnv(TokenEnv):
         episode = self._episode
         episode.own_ids.append(int(action))
         turn, reward = len(episode.turn_ends), 0.0
-        is_ended = int(action) in self.eos_token_ids
+        is_ended = self.is_ended(episode.own_ids[-episode.written :])
         if is_ended or episode.written >= episode.turn_budget:
             text = episode.end_turn(is_ended)
             if text is not None:

@@ -1,6 +1,6 @@
 """Solving a problem as a Markov decision process whose actions are tokens."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +12,8 @@ from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.problems import Problem, ProblemSource
 from pure_rllib.data.prompts import PromptTemplate, make_template
 from pure_rllib.envs.vector import BLANK_RESPONSE_REWARD, ResponseJudge
-from pure_rllib.models.ends import added_eos_ids, eos_ids, pad_id
+from pure_rllib.models.ends import added_eos_ids, eos_ids, is_ended, pad_id
+from pure_rllib.models.stop_strings import StopStrings
 from pure_rllib.rewards.base import AnyVerifier, StepScorer
 from pure_rllib.setting_types import Count, check_setting
 
@@ -43,8 +44,8 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
     and earns nothing; a response without any earns -1.0 at its end.
 
     ## Episode End
-    Terminated after an end-of-sequence token; truncated when `max_response_tokens` are
-    written.
+    Terminated after an end-of-sequence token, or the token that completes a stop string
+    (see `set_stop`); truncated when `max_response_tokens` are written.
 
     ## Information
     `prompt_ids` (a tuple: Gymnasium's vector environments stack arrays, and prompts
@@ -112,6 +113,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         self.prompt_template.check(tokenizer)
         self.max_prompt_tokens = max_prompt_tokens
         self.max_response_tokens = max_response_tokens
+        self.stop: StopStrings | None = None
         self._has_own_eos_ids = eos_token_ids is not None
         self.eos_token_ids = eos_ids(tokenizer, eos_token_ids)
         self.render_mode = render_mode
@@ -146,7 +148,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
                 "the tokenizer's own size."
             )
         self.vocab_size = vocab_size
-        self.judge.splitter = StepSplitter.from_tokenizer(self.tokenizer, vocab_size)
+        self.set_stop(self.stop.stop if self.stop else ())
         max_tokens = self.max_prompt_tokens + self.max_response_tokens
         self.action_space: spaces.Discrete = spaces.Discrete(vocab_size)
         self.observation_space: spaces.Dict = spaces.Dict(
@@ -165,6 +167,24 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         """
         if not self._has_own_eos_ids:
             self.eos_token_ids |= added_eos_ids(model, self.tokenizer)
+
+    def set_stop(self, stop: Sequence[str]) -> None:
+        """Sets the strings that end a response, too; see `StopStrings`.
+
+        Raises:
+            ValueError: the tokenizer's tokens cannot write one of them.
+        """
+        self.stop = None
+        splitter = StepSplitter.from_tokenizer(self.tokenizer, self.vocab_size)
+        if stop:
+            self.stop = StopStrings(self.tokenizer, stop, self.vocab_size)
+            splitter = splitter.ending_with(self.stop.begins_at)
+        self.judge.splitter = splitter
+
+    def is_ended(self, response_ids: Sequence[int]) -> bool:
+        """Tells whether the last of `[T]` ids ends a response, as no earlier one."""
+        ids = np.asarray(response_ids, dtype=np.int64)
+        return is_ended(ids, self.eos_token_ids, self.stop)
 
     @property
     def splitter(self) -> StepSplitter:
@@ -219,7 +239,7 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         """Appends one token. See the class for rewards and information."""
         self._check_action(action)
         self._response.append(int(action))
-        terminated = int(action) in self.eos_token_ids
+        terminated = self.is_ended(self._response)
         truncated = not terminated and len(self._response) >= self.max_response_tokens
         self._done = terminated or truncated
         reward, info = self._end_step_if_due()

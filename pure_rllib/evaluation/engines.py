@@ -16,6 +16,7 @@ from pure_rllib.evaluation.settings import PolicySettings
 from pure_rllib.generation.base import Finished, Request
 from pure_rllib.generation.make_generator import make_generator
 from pure_rllib.generation.vllm_generator import VLLMGenerator
+from pure_rllib.models.stop_strings import StopStrings
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 3
@@ -31,6 +32,7 @@ class EngineSettings:
         policy: its settings; the model is a local folder.
         pad_token_id: fills the left of shorter prompts.
         eos_token_ids: the ids that end a response.
+        stop: the strings that do, too.
         max_model_len: tokens of the longest prompt and response together.
     """
 
@@ -38,6 +40,7 @@ class EngineSettings:
     pad_token_id: int
     eos_token_ids: Sequence[int]
     max_model_len: int
+    stop: StopStrings | None = None
 
     @property
     def tensor_parallel_size(self) -> int:
@@ -80,6 +83,7 @@ class Engine:
             kwargs,
             pad_token_id=settings.pad_token_id,
             eos_token_ids=settings.eos_token_ids,
+            stop=settings.stop,
             max_model_len=settings.max_model_len,
         )
         if isinstance(self._generator, VLLMGenerator):

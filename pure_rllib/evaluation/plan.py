@@ -27,6 +27,7 @@ from pure_rllib.generation.base import Request, SamplingParams
 from pure_rllib.generation.make_generator import check_generator
 from pure_rllib.models.ends import eos_ids, pad_id
 from pure_rllib.models.loading import check_model_folder, policy_config, resolve_model
+from pure_rllib.models.stop_strings import StopStrings
 from pure_rllib.rewards.base import AnyVerifier, ProblemVerifier
 from pure_rllib.rewards.prm.scoring import context_of
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
@@ -105,6 +106,7 @@ class Plan:
         tokenizer: the policy's.
         splitter: where its steps end.
         eos_token_ids: what ends a response.
+        stop: strings that do, too.
         asked: the benchmarks.
         warnings: what a reader of the figures must know.
         record: every setting that can change a figure, and hashes of all that is read;
@@ -119,6 +121,7 @@ class Plan:
     tokenizer: Any
     splitter: StepSplitter
     eos_token_ids: list[int]
+    stop: StopStrings | None
     asked: list[Asked]
     warnings: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +134,7 @@ class Plan:
             policy=replace(self.policy, model=self.folder),
             pad_token_id=pad_id(self.tokenizer, self.eos_token_ids),
             eos_token_ids=self.eos_token_ids,
+            stop=self.stop,
             max_model_len=max(
                 len(prompt) + asked.budget(i)
                 for asked in self.asked
@@ -167,6 +171,11 @@ def make_plan(
         dtype: Any = str(config.dtype or torch.float32).removeprefix("torch.")
         policy = replace(policy, dtype=dtype)
     tokenizer = _load_tokenizer(folder, policy.trust_remote_code)
+    vocab_size = max(len(tokenizer), text_config.vocab_size)
+    splitter, stop = StepSplitter.from_tokenizer(tokenizer, vocab_size), None
+    if sampling.stop:
+        stop = StopStrings(tokenizer, sampling.stop, vocab_size)
+        splitter = splitter.ending_with(stop.begins_at)
     # One for all: its workers and its cache are shared.
     shared = MathVerifier(num_workers=max(1, min(8, (os.cpu_count() or 1) // 4)))
     plan = Plan(
@@ -175,10 +184,9 @@ def make_plan(
         judge=judge,
         folder=folder,
         tokenizer=tokenizer,
-        splitter=StepSplitter.from_tokenizer(
-            tokenizer, max(len(tokenizer), text_config.vocab_size)
-        ),
+        splitter=splitter,
         eos_token_ids=sorted(eos_ids(tokenizer)),
+        stop=stop,
         asked=[
             _ask(one, tokenizer, sampling, shared, context_of(config))
             for one in benchmarks

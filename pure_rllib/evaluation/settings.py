@@ -11,6 +11,7 @@ from pure_rllib.generation.make_generator import GeneratorName
 from pure_rllib.setting_types import (
     Count,
     NaturalNumber,
+    NonEmptyText,
     NonNegativeFloat,
     PositiveFloat,
     check_fields,
@@ -72,6 +73,7 @@ class SamplingSettings:
         temperature: of the samples, > 0.
         top_p: nucleus of the samples.
         max_response_tokens: budget; None: the environment's, else 3,000.
+        stop: strings that end a response beside EOS, as in `env_runners`.
         shorten_budget: where a prompt and the budget are over the model's context,
             shorten that problem's budget, as vLLM does by itself; else it is an error.
         template: name, text or fields of a prompt template; None: the environment's,
@@ -86,6 +88,7 @@ class SamplingSettings:
     temperature: PositiveFloat = 0.6
     top_p: _TopP = 0.95
     max_response_tokens: Count | None = None
+    stop: list[NonEmptyText] = field(default_factory=list)
     shorten_budget: bool = False
     template: str | dict[str, Any] | None = None
     seed: NaturalNumber = 0

@@ -33,10 +33,12 @@ class Response:
     """One sampled response.
 
     Attributes:
-        token_ids: `[T]` int64, EOS included when it was sampled.
+        token_ids: `[T]` int64, EOS or the tokens of a stop string included where it
+            ended with one.
         logps: `[T]` float32, log-probability of each sampled id under the whole
             distribution at the sampling temperature (at temperature 1 for greedy).
-        terminated: True if it ended with EOS, False if the token budget ran out.
+        terminated: True if it ended with EOS or a stop string, False if the token
+            budget ran out.
     """
 
     token_ids: np.ndarray
@@ -65,8 +67,8 @@ class Finished:
 
     Attributes:
         number: of its request.
-        token_ids: `[T]` int64, EOS included when it was sampled.
-        terminated: True if it ended with EOS, False if the token budget ran out.
+        token_ids: `[T]` int64, as a `Response`'s.
+        terminated: likewise.
     """
 
     number: int

@@ -14,6 +14,7 @@ from pure_rllib.generation.vllm_engine import (
 )
 from pure_rllib.generation.vllm_generator import VLLMGenerator, check_vllm_sampling
 from pure_rllib.models.loading import load_policy
+from pure_rllib.models.stop_strings import StopStrings
 
 GeneratorName = Literal["transformers", "vllm"]
 GENERATORS: tuple[GeneratorName, ...] = get_args(GeneratorName)
@@ -44,7 +45,7 @@ def check_generator(
         check_engine_settings(generator_kwargs)
         return
     known = set(inspect.signature(TransformersGenerator).parameters)
-    allowed = sorted(known - {"model", "pad_token_id", "eos_token_ids"})
+    allowed = sorted(known - {"model", "pad_token_id", "eos_token_ids", "stop"})
     unknown = sorted(set(generator_kwargs) - set(allowed))
     if unknown:
         raise ValueError(
@@ -61,6 +62,7 @@ def make_generator(
     pad_token_id: int,
     eos_token_ids: Iterable[int],
     max_model_len: int,
+    stop: StopStrings | None = None,
     top_p: float = 1.0,
     transfer_backend: str | None = None,
     device: Any = None,
@@ -75,6 +77,7 @@ def make_generator(
         pad_token_id: fills the left of shorter prompts.
         eos_token_ids: the ids that end a response.
         max_model_len: tokens of the longest prompt and response together.
+        stop: the strings that end a response.
         top_p: nucleus size of the responses that will be asked for.
         transfer_backend: with which vLLM receives weights; None: it is given them.
         device: of the transformers generator; None: the GPU that this process sees, or
@@ -86,6 +89,7 @@ def make_generator(
             model_config["model"],
             eos_token_ids=eos_token_ids,
             prompt_and_response_len=max_model_len,
+            stop=stop,
             dtype=model_config["dtype"],
             trust_remote_code=model_config["trust_remote_code"],
             top_p=top_p,
@@ -105,5 +109,6 @@ def make_generator(
         policy.to(device),
         pad_token_id=pad_token_id,
         eos_token_ids=eos_token_ids,
+        stop=stop,
         **generator_kwargs,
     )

@@ -24,9 +24,11 @@ from pure_rllib.generation.base import (
     check_token_id,
     checked_eos_ids,
 )
+from pure_rllib.models.ends import is_ended
 from pure_rllib.models.export import WeightSource, copy_weights, untied_tensors
 from pure_rllib.models.fingerprints import HeldTensors, fingerprint
 from pure_rllib.models.logprobs import direct_logps, evaluation_mode
+from pure_rllib.models.stop_strings import StopStrings
 
 # Finished rows are dropped once they are this share of the batch: dropping copies the
 # cache of the rows that stay, so it is not worth it for each single row.
@@ -49,6 +51,7 @@ class TransformersGenerator:
             is called is what is sampled from.
         pad_token_id: fills the left of shorter prompts; never attended to.
         eos_token_ids: the ids that end a response, at least one.
+        stop: the strings that end a response.
         max_batch_size: rows decoded at once, >= 1; bounds the memory of the cache.
 
     Raises:
@@ -61,12 +64,14 @@ class TransformersGenerator:
         *,
         pad_token_id: int,
         eos_token_ids: Iterable[int],
+        stop: StopStrings | None = None,
         max_batch_size: int = 256,
     ):
         self.model = model
         self.pad_token_id = pad_token_id
         self.max_batch_size = max_batch_size
         self.weights_version = 0
+        self.stop = stop
         vocab_size = model.get_output_embeddings().weight.shape[0]
         self.eos_token_ids = checked_eos_ids(eos_token_ids, vocab_size)
         check_token_id("pad_token_id", pad_token_id, vocab_size)
@@ -176,6 +181,9 @@ class TransformersGenerator:
         columns = torch.from_numpy(np.ascontiguousarray(uniforms.T)).to(device)
         is_eos = torch.zeros(logits.shape[-1], dtype=torch.bool, device=device)
         is_eos[list(self.eos_token_ids)] = True
+        can_stop = None
+        if self.stop is not None:
+            can_stop = torch.from_numpy(self.stop.can_complete).to(device)
         token_ids = torch.full((budget, num_rows), self.pad_token_id, device=device)
         logps = torch.zeros(budget, num_rows, device=device)
         # `alive[k]` is the row of the call that row k of the batch belongs to.
@@ -191,7 +199,12 @@ class TransformersGenerator:
             ended = (is_eos[chosen] | (ends[alive] == t + 1)) & ~done
             ends[alive] = torch.where(ended, t + 1, ends[alive])
             done |= ended
-            counted = (t + 1) % tokens_per_count == 0
+            counted = (t + 1) % tokens_per_count == 0 or t + 1 == budget
+            if counted and can_stop is not None:
+                num_new = t % tokens_per_count + 1
+                stopped = self._stopped(token_ids[: t + 1], num_new, ends, can_stop)
+                ends = torch.minimum(ends, stopped)
+                done |= ends[alive] <= t + 1
             num_done = int(done.sum()) if counted else 0
             if num_done == len(done) or t + 1 == budget:
                 break
@@ -204,6 +217,34 @@ class TransformersGenerator:
                 chosen[:, None], mask[:, : first_column + t + 1], positions + t, cache
             )
         return self._collect(token_ids, logps, ends)
+
+    def _stopped(
+        self, token_ids: Tensor, num_new: int, ends: Tensor, can_stop: Tensor
+    ) -> Tensor:
+        """Looks for stop strings that the newest tokens complete.
+
+        Args:
+            token_ids: `[T, B]`, so far.
+            num_new: how many of the T were not looked at yet.
+            ends: `[B]` tokens of each response, as far as EOS and earlier looks say.
+            can_stop: `[V]` bool, True on tokens that may complete a stop string.
+
+        Returns:
+            `[B]` the number of tokens after which each response stops, `ends` where it
+            does not.
+        """
+        assert self.stop is not None, "asked only with stop strings"
+        num_tokens = len(token_ids)
+        new = torch.arange(num_tokens - num_new, num_tokens, device=ends.device)
+        candidates = can_stop[token_ids[new]] & (new[:, None] < ends)
+        found = ends.clone()
+        for row in candidates.any(0).nonzero().squeeze(1).tolist():
+            ids = token_ids[:, row].cpu().numpy()
+            for at in new[candidates[:, row]].tolist():
+                if self.stop.begins_at(ids[: at + 1]) is not None:
+                    found[row] = at + 1
+                    break
+        return found
 
     def _choose(
         self,
@@ -265,7 +306,7 @@ class TransformersGenerator:
         responses = []
         for row, end in enumerate(ends.tolist()):
             ids = all_ids[row, :end].copy()
-            terminated = int(ids[-1]) in self.eos_token_ids
+            terminated = is_ended(ids, self.eos_token_ids, self.stop)
             responses.append(Response(ids, all_logps[row, :end].copy(), terminated))
         return responses
 

@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from pure_rllib.generation.engine_log import engine_errors
 from pure_rllib.models.loading import policy_config
+from pure_rllib.models.stop_strings import StopStrings
 from pure_rllib.setting_types import Count, check_setting
 
 _ENVIRONMENT = {
@@ -307,6 +308,34 @@ def _process_state() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def watch_for_stop_strings(llm: Any, stop: StopStrings) -> None:
+    """Has the requests that wait in an engine end with stop strings.
+
+    By the same rule as everywhere: vLLM's own takes the prompt's text along where a
+    character begins there, sees a token that ends within a character too late, and
+    wants a tokenizer in the engine. vLLM asks the part of a request that is replaced
+    here after each token whether the request ends, and takes its ids from it.
+
+    Args:
+        llm: the engine.
+        stop: what ends a response.
+    """
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    class Watcher(IncrementalDetokenizer):  # type: ignore[misc]
+        def update(self, new_token_ids: list[int], stop_terminated: bool) -> str | None:
+            for token_id in new_token_ids:
+                self.token_ids.append(token_id)
+                begin = stop.begins_at(self.token_ids)
+                if begin is not None:
+                    # vLLM drops the tokens of this step that come behind.
+                    return stop.stop[0]
+            return None
+
+    for state in llm.llm_engine.output_processor.request_states.values():
+        state.detokenizer = Watcher()
 
 
 def parameter_sizes(

@@ -30,11 +30,14 @@ from pure_rllib.generation.vllm_engine import (
     make_engine,
     parameter_sizes,
     temporary_folder,
+    watch_for_stop_strings,
 )
 from pure_rllib.generation.vllm_tensors import held_tensors
+from pure_rllib.models.ends import is_ended
 from pure_rllib.models.export import WeightSource, write_shards
 from pure_rllib.models.fingerprints import HeldTensors
 from pure_rllib.models.loading import policy_config
+from pure_rllib.models.stop_strings import StopStrings
 
 # vLLM raises what lies below to it, and refuses what lies above.
 _TEMPERATURES = (0.01, 2.0)
@@ -53,6 +56,7 @@ class VLLMGenerator:
         model: folder, hub id or Hugging Face config of the policy.
         eos_token_ids: the ids that end a response, at least one.
         prompt_and_response_len: tokens of both together, at most.
+        stop: the strings that end a response.
         dtype: of the policy, as for `load_policy`; the engine's too by default.
         trust_remote_code: allow code that comes with the model.
         top_p: of the responses that will be asked for. Below 1.0 their temperature
@@ -73,6 +77,7 @@ class VLLMGenerator:
         *,
         eos_token_ids: Iterable[int],
         prompt_and_response_len: int,
+        stop: StopStrings | None = None,
         dtype: str = "float32",
         trust_remote_code: bool = False,
         top_p: float = 1.0,
@@ -85,6 +90,7 @@ class VLLMGenerator:
         config = policy_config(model, trust_remote_code=trust_remote_code)
         text_config = config.get_text_config()
         self.eos_token_ids = checked_eos_ids(eos_token_ids, text_config.vocab_size)
+        self.stop = stop
         asked = engine_settings.pop("max_model_len", None)
         if asked is not None and asked < prompt_and_response_len:
             raise ValueError(
@@ -223,20 +229,26 @@ class VLLMGenerator:
             )
             for seed, budget in zip(seeds, budgets, strict=True)
         ]
-        outputs = self._run(prompts, settings)
+        outputs = self._run(prompts, settings, self.stop)
         groups = [[self._response(one) for one in output.outputs] for output in outputs]
         return [group * group_size for group in groups] if is_greedy else groups
 
-    def _run(self, prompts: Sequence[Sequence[int]], settings: list[Any]) -> list[Any]:
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: list[Any],
+        stop: StopStrings | None = None,
+    ) -> list[Any]:
         assert self._is_loaded, "the engine has no weights: load_weights comes first"
         token_prompts = [
             self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts
         ]
         # vLLM draws from PyTorch's generator even where it then uses a response's own.
         with torch.random.fork_rng(), engine_errors(f"{len(prompts)} prompts were run"):
-            outputs: list[Any] = self._llm.generate(
-                token_prompts, settings, use_tqdm=False
-            )
+            self._llm.enqueue(token_prompts, settings, use_tqdm=False)
+            if stop is not None:
+                watch_for_stop_strings(self._llm, stop)
+            outputs: list[Any] = self._llm.wait_for_completion(use_tqdm=False)
         return outputs
 
     def stream(self, requests: Sequence[Request]) -> Iterator[Finished]:
@@ -271,6 +283,8 @@ class VLLMGenerator:
             for one in requests
         ]
         ids = self._llm.enqueue(prompts, settings, use_tqdm=False)
+        if self.stop is not None:
+            watch_for_stop_strings(self._llm, self.stop)
         # Within the engine a request's name has something random behind it.
         numbers = {name.partition("-")[0]: i for i, name in enumerate(ids)}
         engine = self._llm.llm_engine
@@ -279,7 +293,7 @@ class VLLMGenerator:
                 if output.finished:
                     (one,) = output.outputs
                     token_ids = np.array(one.token_ids, dtype=np.int64)
-                    terminated = int(token_ids[-1]) in self.eos_token_ids
+                    terminated = is_ended(token_ids, self.eos_token_ids, self.stop)
                     yield Finished(numbers[output.request_id], token_ids, terminated)
 
     def _response(self, output: Any) -> Response:
@@ -293,7 +307,8 @@ class VLLMGenerator:
                 f"{len(token_ids)} tokens and {len(logps)} log-probabilities."
             )
         check_logps(logps, self.weights_version)
-        return Response(token_ids, logps, int(token_ids[-1]) in self.eos_token_ids)
+        terminated = is_ended(token_ids, self.eos_token_ids, self.stop)
+        return Response(token_ids, logps, terminated)
 
     def _check(self, params: SamplingParams) -> None:
         check_vllm_sampling(params.temperature, params.top_p)

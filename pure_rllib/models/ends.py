@@ -1,10 +1,13 @@
-"""Which ids end what a model writes; one rule for policies and for judges."""
+"""What ends what a model writes; one rule for policies and for judges."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pure_rllib.models.loading import named_eos_ids
+from pure_rllib.models.stop_strings import StopStrings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +39,15 @@ def eos_ids(
             "`env_config={'eos_token_ids': [...]}`."
         )
     return ids
+
+
+def is_ended(
+    token_ids: np.ndarray, eos_token_ids: Container[int], stop: StopStrings | None
+) -> bool:
+    """Tells whether the last of the `[T]` ids of a response is one that ends it."""
+    if int(token_ids[-1]) in eos_token_ids:
+        return True
+    return stop is not None and stop.begins_at(token_ids) is not None
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase", eos_token_ids: Collection[int]) -> int:

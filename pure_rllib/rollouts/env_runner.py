@@ -108,6 +108,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         judge = self.token_env.judge
         judge.step_scorer = connected_scorer(self.config, judge.step_scorer)
         fit_to_policy(self.token_env, self.config.full_model_config())
+        self.token_env.set_stop(self.config.stop)
         self.callbacks.call(
             "on_environment_created", env=self.env.unwrapped, env_context=context
         )
@@ -123,6 +124,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                 self.config.generator_kwargs,
                 pad_token_id=env.pad_token_id,
                 eos_token_ids=env.eos_token_ids,
+                stop=env.stop,
                 max_model_len=env.max_prompt_tokens
                 + self.config.longest_response(env.max_response_tokens),
                 top_p=self.config.top_p,

@@ -124,7 +124,9 @@ def first_lines(env: TokenEnv) -> str:
     lines += ["first prompt", *(f"  | {line}" for line in prompt.split("\n"))]
     ids = sorted(env.eos_token_ids)
     ends = zip(env.tokenizer.convert_ids_to_tokens(ids), ids, strict=True)
-    lines.append(f"responses end   at {', '.join(f'{t} ({i})' for t, i in ends)}")
+    names = [f"{token} ({i})" for token, i in ends]
+    names += map(repr, env.stop.stop if env.stop else ())
+    lines.append(f"responses end   at {', '.join(names)}")
     return "\n".join(lines)
 
 

@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
-from pure_rllib.generation.base import Response, SamplingParams
+from pure_rllib.generation.base import Request, Response, SamplingParams
 from pure_rllib.generation.engine_log import EngineError
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.generation.vllm_generator import VLLMGenerator
 from pure_rllib.models.export import cut_into_shards, untied_tensors, write_shards
 from pure_rllib.models.fingerprints import fingerprint
 from pure_rllib.models.loading import load_policy
+from pure_rllib.models.stop_strings import StopStrings
 from pure_rllib.testing import tiny_model_config
 from pure_rllib.weight_sync.check import (
     Probe,
@@ -298,6 +301,56 @@ def test_greedy_is_that_of_transformers(engine: Engine) -> None:
             [PROMPTS[-1]], [engine.generator._vllm.SamplingParams(max_tokens=1)]
         )
         assert output.num_cached_tokens == 64, "the prefix cache is on"
+
+
+def letters() -> Any:
+    """A tokenizer whose ids are one letter each."""
+    vocabulary = {chr(ord("0") + i): i for i in range(VOCAB_SIZE)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="0"))
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def cut(response: Response, stop: StopStrings) -> Response:
+    """What a response that was sampled without stop strings becomes with them."""
+    ids = response.token_ids
+    for num in range(1, len(ids) + 1):
+        if stop.begins_at(ids[:num]) is not None:
+            return Response(ids[:num], response.logps[:num], True)
+    return response
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_stop_strings_end_responses_as_transformers(
+    engine: Engine, temperature: float
+) -> None:
+    model, generator, tokenizer = engine.load(0), engine.generator, letters()
+    params = SamplingParams(BUDGET, temperature, engine.top_p)
+    free = generator.generate(PROMPTS, 4, params, SEEDS)
+    texts = [tokenizer.decode(r.token_ids) for group in free for r in group]
+    longest = max(texts, key=len)
+    stop = StopStrings(tokenizer, [longest[3:5], longest[9]], VOCAB_SIZE)
+    generator.stop = stop
+    try:
+        rows = generator.generate(PROMPTS, 4, params, SEEDS)
+        requests = [Request(p, params, 7) for p in PROMPTS]
+        streamed = {one.number: one for one in generator.stream(requests)}
+    finally:
+        generator.stop = None
+    expected = [[cut(response, stop) for response in group] for group in free]
+    assert same(rows, expected)
+    assert not same(rows, free)
+    for i, prompt in enumerate(PROMPTS):
+        (whole,) = generator.stream([Request(prompt, params, 7)])
+        response = cut(Response(whole.token_ids, np.zeros(0), whole.terminated), stop)
+        assert streamed[i].token_ids.tolist() == response.token_ids.tolist()
+        assert streamed[i].terminated == response.terminated
+    if temperature == 0.0:
+        reference = TransformersGenerator(
+            model, pad_token_id=PAD, eos_token_ids=EOS, stop=stop
+        )
+        assert same(rows, reference.generate(PROMPTS, 4, params, SEEDS))
+    assert same(generator.generate(PROMPTS, 4, params, SEEDS), free)
 
 
 def test_a_response_depends_on_its_own_seed_only(engine: Engine) -> None:
