@@ -117,8 +117,8 @@ class TextEpisode:
         """Ends the turn of the ids that `own_ids` now holds.
 
         Args:
-            is_ended: whether with an end-of-sequence token or a stop string. A turn that was cut is
-                never shown to the environment, and ends the episode.
+            is_ended: whether with an end-of-sequence token or a stop string. A turn
+                that was cut is never shown to the environment, and ends the episode.
 
         Returns:
             The turn's text for the environment, or None.

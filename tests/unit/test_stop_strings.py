@@ -10,6 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pure_rllib.credit.steps import StepSplitter
 from pure_rllib.data.problems import ListProblems, Problem
+from pure_rllib.envs.text_token_env import TextTokenEnv
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.generation import transformers_generator
 from pure_rllib.generation.base import Response, SamplingParams
@@ -229,3 +230,44 @@ def test_the_environment_ends_its_episodes_there() -> None:
     assert info["response_text"] == "<a>2</a>", "the string is part of the text"
     env.set_stop([])
     assert env.stop is None and not env.is_ended(ids_of("</a>"))
+
+
+class Echo:
+    """Says what it was shown."""
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return "?", {}
+
+    def step(self, action: str) -> Any:
+        return f"saw {action}", None, False, False, {}
+
+
+def test_a_turn_ends_there_and_the_chat_goes_on_as_its_template_says() -> None:
+    tokenizer = byte_tokenizer(["<|im_end|>"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    env = TextTokenEnv(
+        make_env=Echo,
+        tokenizer=tokenizer,
+        prompt_template={"chat": True},
+        max_prompt_tokens=64,
+        max_response_tokens=128,
+    )
+    env.set_stop(["</call>"])
+    observation, _ = env.reset(seed=0)
+    for token in ids_of("f</call>", tokenizer):
+        observation, *_ = env.step(token)
+    shown = observation["input_ids"][observation["attention_mask"] > 0].tolist()
+    # The template's end of a turn is the environment's: it is not learned.
+    text = "user:saw f</call><|im_end|>assistant:"
+    assert tokenizer.decode(shown).endswith(f"assistant:f</call><|im_end|>{text}")
+    # A new turn's match does not begin in the old one.
+    assert env.is_ended(ids_of("</call>", tokenizer))
+    for token in ids_of("/call>", tokenizer):
+        observation, _, _, _, info = env.step(token)
+    assert info["turn"] == 1
+    assert tokenizer.decode(
+        observation["input_ids"][observation["attention_mask"] > 0].tolist()
+    ).endswith("assistant:/call>")
