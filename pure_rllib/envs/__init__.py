@@ -9,6 +9,10 @@ ENV_IDS = {
     "pure_rllib/ReasoningGym-v0": (
         "pure_rllib.envs.adapters.reasoning_gym:ReasoningGymEnv"
     ),
+    "pure_rllib/Gymnasium-v0": "pure_rllib.envs.adapters.gymnasium:GymnasiumEnv",
+    "pure_rllib/GEM-v0": "pure_rllib.envs.adapters.gymnasium:GemEnv",
+    "pure_rllib/TextArena-v0": "pure_rllib.envs.adapters.textarena:TextArenaEnv",
+    "pure_rllib/OpenEnv-v0": "pure_rllib.envs.adapters.openenv:OpenEnv",
     "pure_rllib/Text-v0": "pure_rllib.envs.text_token_env:TextTokenEnv",
     "pure_rllib/GuessNumber-v0": "pure_rllib.envs.guess_number:GuessNumberEnv",
 }

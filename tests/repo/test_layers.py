@@ -47,7 +47,8 @@ ALLOWED = _allowed()
 NO_RAY = {"arithmetic", "credit", "data", "envs", "generation", "prm_training"}
 NO_RAY |= {"rewards"}
 RAY_FILES = {"rewards/prm/actors.py"}
-OPTIONAL = {"vllm", "deepspeed", "peft", "wandb", "reasoning_gym"}
+OPTIONAL = {"vllm", "deepspeed", "peft", "wandb"}
+OPTIONAL |= {"reasoning_gym", "gem", "textarena", "openenv"}
 ROOT_LINKS = {"algorithms", "envs", "tuned_examples"}
 
 
