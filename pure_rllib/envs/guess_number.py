@@ -10,6 +10,7 @@ from pure_rllib.envs.text_env import StepResult
 from pure_rllib.envs.text_token_env import TextTokenEnv
 
 HIGHEST = 7
+NUMBERS = [str(number) for number in range(1, HIGHEST + 1)]
 
 
 class GuessNumber:
@@ -30,7 +31,7 @@ class GuessNumber:
 
     def step(self, action: str) -> StepResult:
         """Answers "<" (it is lower), ">" (higher) or "?" (no possible number)."""
-        guess = int(action) if action.isdecimal() else 0
+        guess = int(action) if action in NUMBERS else 0
         if not self.low <= guess <= self.high:
             return "?", -1.0, False, False, {"verifiable_reward": 0.0}
         if guess == self.number:
@@ -51,7 +52,7 @@ def guess_tokenizer() -> PreTrainedTokenizerBase:
     """Makes a tokenizer of 13 tokens: the digits 1 to 7, `<`, `>`, `?` and a newline,
     besides padding and end of sequence.
     """
-    characters = [*map(str, range(1, HIGHEST + 1)), *"<>?"]
+    characters = [*NUMBERS, *"<>?"]
     names = ["<pad>", "<|endoftext|>", *characters]
     tokenizer = Qwen2Tokenizer(
         vocab={name: i for i, name in enumerate(names)},

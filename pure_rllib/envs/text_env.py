@@ -36,8 +36,9 @@ class TextEnv(Protocol):
 
         Returns:
             The observation, the turn's reward (None: it was not judged), `terminated`,
-            `truncated`, and information: `verifiable_reward` in [0, 1] and `outcome`
-            (see `rewards.base.OUTCOMES`) for the episode up to here, if it knows.
+            `truncated`, and information on the episode up to here: `verifiable_reward`
+            in [0, 1], `outcome` (see `rewards.base.OUTCOMES`) and `parts`, numbers by
+            name that are logged as means, such as tool calls. All may be missing.
         """
 
 

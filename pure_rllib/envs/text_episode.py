@@ -212,7 +212,8 @@ class TextEpisode:
             )
         reward = float(reward)
         by_reward: Outcome = "correct" if reward > 0.5 else "incorrect"
-        return Verdict(self.info.get("outcome") or by_reward, score=reward)
+        outcome, parts = self.info.get("outcome"), self.info.get("parts")
+        return Verdict(outcome or by_reward, score=reward, parts=parts or {})
 
     def _text(self, ids: list[int]) -> str:
         text: str = self.rules.bridge.tokenizer.decode(

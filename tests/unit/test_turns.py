@@ -22,7 +22,7 @@ from pure_rllib.data.bridge import Bridge
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
 from pure_rllib.data.prompts import PromptTemplate
-from pure_rllib.envs.guess_number import GuessNumberEnv, guess_tokenizer
+from pure_rllib.envs.guess_number import GuessNumber, GuessNumberEnv, guess_tokenizer
 from pure_rllib.envs.text_env import call_all, task
 from pure_rllib.envs.text_episode import TextEpisode
 from pure_rllib.envs.text_token_env import TextTokenEnv
@@ -282,6 +282,17 @@ def test_3_learners_see_own_tokens_alone_and_score_them_in_the_whole_row() -> No
     assert found[1].shape == (1, 2)
 
 
+def test_7_a_sampled_end_of_turn_has_loss_and_what_is_said_has_none() -> None:
+    env = text_env(turn_rewards="process", eos_token_ids=[1])
+    answers: list[Any] = [(1.0, False), (-1.0, True)]
+    rows = rows_of([sampled(by_hand(env, ["4", "2"], answers, told=2))] * 2)
+    #              4  end 2  end
+    assert rows[Columns.ACTIONS].tolist() == [[5, 1, 3, 1]] * 2
+    assert rows[Columns.LOSS_MASK].all()
+    told = set(rows[columns.INPUT_IDS][0].tolist()) - {11, 5, 1, 3}
+    assert told == set(env.tokenizer.encode("<"))
+
+
 def test_3_packed_rows_hold_what_the_environment_said_too() -> None:
     env = GuessNumberEnv()
     answers: list[Any] = [(1.0, False), (1.0, True)]
@@ -397,6 +408,40 @@ def test_10_an_environment_that_raises_costs_its_response_and_is_counted() -> No
     assert Breaks.closed == 18
 
 
+def test_10_a_group_of_which_too_little_is_left_is_played_again() -> None:
+    class BreaksAtFirst(Talk):
+        made = 0
+
+        def reset(self, **kwargs: Any) -> Any:
+            type(self).made += 1
+            if type(self).made < 4:
+                raise OSError("the server is not up")
+            return super().reset(**kwargs)
+
+    env = text_env(BreaksAtFirst, env_error_limit=1.0)
+    (group,) = play(env, tickets=TICKETS[:1])
+    assert (len(group.episodes), group.num_errors) == (4, 3)
+    # The one that was left, and the first three that were played again.
+    assert BreaksAtFirst.made == 8
+    BreaksAtFirst.made = -1000
+    with pytest.raises(RuntimeError, match=r"(?s)3 times in a row.*is not up"):
+        play(env, tickets=TICKETS[:1])
+
+
+def test_15_whatever_the_generator_raises_environments_are_closed() -> None:
+    class Fails(TransformersGenerator):
+        def generate(self, *args: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+    env = text_env()
+    broken = Fails(model(env.tokenizer), pad_token_id=0, eos_token_ids=[1])
+    tasks: Any = env.problems
+    Talk.closed = 0
+    with pytest.raises(RuntimeError, match="out of memory"):
+        play_groups(env, broken, tasks, TICKETS, 4, PARAMS)
+    assert Talk.closed == 12
+
+
 def test_10_over_the_limit_the_run_stops_with_the_first_error() -> None:
     Breaks.made = 0
     with pytest.raises(RuntimeError, match=r"(?s)seed .*the server is gone"):
@@ -441,10 +486,18 @@ def test_10_an_environment_that_fails_to_close_is_counted() -> None:
 def test_12_a_row_does_not_depend_on_the_others() -> None:
     env = GuessNumberEnv()
     alone = play(env, tickets=TICKETS[1:2])[0]
-    among = play(env)[1]
-    assert [e.all_ids() for e in alone.episodes] == [
-        e.all_ids() for e in among.episodes
-    ]
+    turned = [TICKETS[1], TICKETS[2], TICKETS[0], *TICKETS]
+    for among in (play(env)[1], play(env, tickets=turned, size=16)[0]):
+        assert [e.all_ids() for e in alone.episodes] == [
+            e.all_ids() for e in among.episodes[:4]
+        ]
+
+
+@pytest.mark.parametrize("action", ["", "0", "8", "four", "\ud800", "9" * 5000, "²"])
+def test_11_a_bad_guess_is_an_observation(action: str) -> None:
+    game = GuessNumber()
+    game.reset(seed=0)
+    assert game.step(action)[:4] == ("?", -1.0, False, False)
 
 
 def test_13_different_first_observations_in_a_group_are_an_error() -> None:
@@ -461,6 +514,15 @@ def test_where_no_turn_was_judged_there_is_no_process_reward() -> None:
     assert not by_hand(env, ["1"], [(None, True)]).judged().is_scored
     scored = by_hand(env, ["1", "2", "3"], [(None, False), (0.5, False), (None, True)])
     assert scored.judged().step_spans.tolist() == [[0, 4]]
+
+
+def test_14_numbers_that_the_environment_names_are_parts_of_the_verdict() -> None:
+    episode = text_env().episode()
+    episode.own_ids += [1]
+    episode.end_turn(True)
+    episode.take(("", 1.0, True, False, {"parts": {"tool_calls": 2}}))
+    verdict = episode.judged().verdict
+    assert verdict is not None and verdict.parts == {"tool_calls": 2}
 
 
 def test_a_turn_that_was_cut_earns_the_least() -> None:
