@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pure_rllib.data.chat import Text
-from pure_rllib.data.encoding import encode_shielded, shield
+from pure_rllib.data.encoding import encode_plain, encode_shielded, marker_ids, shield
 from pure_rllib.data.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+CUT_MARK = " [cut]"
+"""Behind an observation that was too long."""
 
 _ASKED = {"role": "user", "content": "problem#1"}
 _REPLIED = {"role": "assistant", "content": "reply#1"}
@@ -46,11 +49,11 @@ class Bridge:
         prompt = template.conversation([_ASKED], tokenizer)
         replied = template.conversation([_ASKED, _REPLIED, _ASKED], tokenizer)
         behind = replied.removeprefix(prompt + _REPLIED["content"])
-        added = tokenizer.added_tokens_decoder.items()
-        ends = [(len(t.content), i) for i, t in added if behind.startswith(t.content)]
+        markers = marker_ids(tokenizer)
+        ends = [marker for marker in markers if behind.startswith(marker)]
         if behind == replied or not ends:
             raise _rewrites(tokenizer)
-        return cls(template, tokenizer, max(ends)[1])
+        return cls(template, tokenizer, markers[max(ends, key=len)])
 
     def encode(self, observation: Text) -> list[int]:
         """Returns the ids behind a turn's end; no text in them becomes a marker.
@@ -80,6 +83,29 @@ class Bridge:
         if not whole.startswith(head):
             raise _rewrites(self.tokenizer)
         return encode_shielded(self.tokenizer, [whole.removeprefix(head)])[0]
+
+    def shortened(self, observation: Text, max_tokens: int) -> Text:
+        """Returns an observation whose texts have at most so many tokens, then a mark.
+
+        Args:
+            observation: see `encode`.
+            max_tokens: of each text, >= 1.
+        """
+        if not isinstance(observation, str):
+            return [
+                {**message, "content": self._shortened(message["content"], max_tokens)}
+                for message in observation
+            ]
+        return self._shortened(observation, max_tokens)
+
+    def _shortened(self, text: str, max_tokens: int) -> str:
+        ids = encode_plain(self.tokenizer, text)
+        if len(ids) <= max_tokens:
+            return text
+        kept: str = self.tokenizer.decode(
+            ids[:max_tokens], clean_up_tokenization_spaces=False
+        )
+        return f"{kept}{CUT_MARK}"
 
     def _encode_plain(self, observation: Text) -> list[int]:
         if not isinstance(observation, str):

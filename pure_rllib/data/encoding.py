@@ -115,6 +115,11 @@ class _Markers:
         return backend, {backend.token_to_id(name): i for name, i in real.items()}
 
 
+def marker_ids(tokenizer: Any) -> dict[str, int]:
+    """Returns the tokenizer's markers and their ids."""
+    return dict(_markers(tokenizer)._ids)
+
+
 def _is_marker(token: AddedToken) -> bool:
     # SentencePiece writes a space as U+2581.
     text = token.content.replace("\u2581", " ")

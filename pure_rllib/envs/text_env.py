@@ -2,7 +2,8 @@
 
 import importlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -67,6 +68,54 @@ def text_env_maker(make_env: TextEnvMaker | str) -> TextEnvMaker:
             "played in an environment of its own. Set it to the environment's class."
         )
     return make_env
+
+
+Game = Generator[Any, str, float | tuple[float, dict[str, Any]] | None]
+
+
+def text_env(play: Callable[[int], Game]) -> TextEnvMaker:
+    """Makes a text environment of a function that asks for replies.
+
+    A decorator of generator functions of a seed: `reply = yield observation` says
+    something and gets the policy's next turn. `yield observation, reward` also judges
+    the turn before; the returned reward is the last turn's, `return reward, info` gives
+    information as well. What stands in a `finally` is done however the episode ends.
+    """
+    return partial(_Played, play)
+
+
+class _Played:
+    """A generator function as a text environment."""
+
+    def __init__(self, play: Callable[[int], Game]):
+        self._play = play
+        self._game: Game | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Text, dict[str, Any]]:
+        """Starts the game, up to its first observation."""
+        self.close()
+        self._game = self._play(seed or 0)
+        return next(self._game), {}
+
+    def step(self, action: str) -> StepResult:
+        """Goes on to the next observation, or to the end."""
+        assert self._game is not None, "reset comes first"
+        try:
+            said = self._game.send(action)
+        except StopIteration as end:
+            reward, info = (
+                end.value if isinstance(end.value, tuple) else (end.value, {})
+            )
+            return "", reward, True, False, info
+        observation, reward = said if isinstance(said, tuple) else (said, None)
+        return observation, reward, False, False, {}
+
+    def close(self) -> None:
+        """Ends a game that is under way."""
+        if self._game is not None:
+            self._game.close()
 
 
 def close_env(env: Any) -> None:

@@ -24,10 +24,14 @@ class Turns:
     Attributes:
         number: turns of the policy, >= 1.
         observations: the environment's ids, where they stand.
+        is_cut: whether the last turn was cut by a budget.
+        num_cut_observations: observations over `max_observation_tokens`.
     """
 
     number: int = 1
     observations: tuple[Observation, ...] = ()
+    is_cut: bool = False
+    num_cut_observations: int = 0
 
     @property
     def num_observation_tokens(self) -> int:
@@ -43,12 +47,14 @@ class TurnRules:
         bridge: encodes observations.
         max_turns: turns of the policy, >= 1.
         max_turn_tokens: of one turn; None: as many as are left.
+        max_observation_tokens: of one text of the environment; None: as many as it has.
         turn_rewards: see `TextTokenEnv`.
     """
 
     bridge: Bridge
     max_turns: int
     max_turn_tokens: int | None
+    max_observation_tokens: int | None
     turn_rewards: TurnRewards
 
 
@@ -71,6 +77,7 @@ class TextEpisode:
         terminated: whether the environment ended the episode.
         truncated: whether it ended for lack of turns or tokens.
         is_cut: whether the last turn was cut, which the environment never sees.
+        num_cut_observations: observations over `max_observation_tokens`.
     """
 
     rules: TurnRules
@@ -84,6 +91,7 @@ class TextEpisode:
     terminated: bool = False
     truncated: bool = False
     is_cut: bool = False
+    num_cut_observations: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -153,6 +161,11 @@ class TextEpisode:
         )
         if self.is_over:
             return
+        most = self.rules.max_observation_tokens
+        if most is not None:
+            whole = observation
+            observation = self.rules.bridge.shortened(whole, most)
+            self.num_cut_observations += observation != whole
         ids = self.rules.bridge.encode(observation)
         end_id = self.rules.bridge.end_id
         if end_id is not None and self.own_ids[-1] != end_id:
@@ -165,7 +178,12 @@ class TextEpisode:
 
     def turns(self) -> Turns:
         """Returns how many turns there were, and what stands between them."""
-        return Turns(len(self.turn_ends), tuple(self.observations))
+        return Turns(
+            len(self.turn_ends),
+            tuple(self.observations),
+            self.is_cut,
+            self.num_cut_observations,
+        )
 
     def judged(self, score: bool = True) -> JudgedResponse:
         """Returns steps and rewards, in own tokens.

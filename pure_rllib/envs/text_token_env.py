@@ -53,6 +53,8 @@ class TextTokenEnv(TokenEnv):
         task_seed: names the sequence of tasks.
         max_turns: turns of the policy.
         max_turn_tokens: of one turn; None: as many as are left.
+        max_observation_tokens: of one text that the environment says; what is longer is
+            cut, with a mark behind it. None: as many as it has.
         turn_rewards: "outcome": an episode is worth `verifiable_reward` of its last
             info, else the sum of its turns' rewards, in [0, 1]; no process rewards.
             "process": a turn's reward in [-1, 1] is the process reward of its tokens, a
@@ -79,6 +81,7 @@ class TextTokenEnv(TokenEnv):
         task_seed: int = 0,
         max_turns: int = 8,
         max_turn_tokens: int | None = None,
+        max_observation_tokens: int | None = None,
         turn_rewards: TurnRewards = "outcome",
         step_timeout_s: float = 60.0,
         max_concurrent_envs: int = 1,
@@ -91,6 +94,7 @@ class TextTokenEnv(TokenEnv):
             ("task_seed", task_seed, NaturalNumber),
             ("max_turns", max_turns, Count),
             ("max_turn_tokens", max_turn_tokens, Count | None),
+            ("max_observation_tokens", max_observation_tokens, Count | None),
             ("turn_rewards", turn_rewards, TurnRewards),
             ("step_timeout_s", step_timeout_s, PositiveFloat),
             ("max_concurrent_envs", max_concurrent_envs, Count),
@@ -111,7 +115,9 @@ class TextTokenEnv(TokenEnv):
         bridge = Bridge.of(self.prompt_template, tokenizer)
         if bridge.end_id is not None:
             self._end_turns_at(bridge.end_id)
-        self.rules = TurnRules(bridge, max_turns, max_turn_tokens, turn_rewards)
+        self.rules = TurnRules(
+            bridge, max_turns, max_turn_tokens, max_observation_tokens, turn_rewards
+        )
         self._text_env: TextEnv | None = None
         self._episode = self.episode()
 

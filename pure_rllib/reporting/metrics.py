@@ -291,7 +291,7 @@ seconds/score [s] needs step scorer
     Wall-clock time of scoring steps.
     With several env runners the slowest one's.
 seconds/verify [s] needs verifier
-    Wall-clock time of checking answers.
+    Wall-clock time of checking answers, or of text environments between turns.
     With several env runners the slowest one's.
 seconds/learn [s]
     Wall-clock time of learner connectors and updates.
@@ -352,6 +352,12 @@ evaluation/truncated_share [share, 0 to 1] needs verifier
 # Turns
 turns/mean [turns] needs turns
     Turns of the policy in a response.
+    Mean over responses.
+turns/cut_share [share, 0 to 1] needs turns
+    Responses whose last turn was cut by a budget, so that no environment saw it.
+    Over all responses.
+turns/cut_observations [observations] needs turns
+    Observations that were over `max_observation_tokens`.
     Mean over responses.
 turns/observation_tokens [tokens] needs turns
     What the environment says between turns; no other count of tokens has it.

@@ -32,7 +32,9 @@ class ResponseNumbers:
             known.
         num_prompt_tokens: prompt tokens, template included; None where not counted.
         num_turns: turns of the policy.
+        has_cut_turn: whether the last one was cut by a budget.
         num_observation_tokens: the environment's tokens between them.
+        num_cut_observations: what it said at too great length.
         metadata: whatever else is to be shown (problem, weights version, ...).
         verdict_parts: what the verifiable reward is made of, by name.
     """
@@ -52,7 +54,9 @@ class ResponseNumbers:
     total_reward: float | None = None
     num_prompt_tokens: int | None = None
     num_turns: int = 1
+    has_cut_turn: bool = False
     num_observation_tokens: int = 0
+    num_cut_observations: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     verdict_parts: Mapping[str, float] = field(default_factory=dict)
 

@@ -36,6 +36,8 @@ def turn_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
     """Computes what is only measured where responses have turns."""
     return {
         "turns/mean": _mean([r.num_turns for r in records]),
+        "turns/cut_share": _mean([r.has_cut_turn for r in records]),
+        "turns/cut_observations": _mean([r.num_cut_observations for r in records]),
         "turns/observation_tokens": _mean([r.num_observation_tokens for r in records]),
     }
 

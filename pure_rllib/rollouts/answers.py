@@ -133,7 +133,7 @@ def _play(
 ) -> Answers:
     """Text environments answer turns, and judge them."""
     start = perf_counter()
-    played = play_groups(env, generator, source, tickets, group_size, params)
+    played, write_s = play_groups(env, generator, source, tickets, group_size, params)
     groups = [
         AnsweredGroup(
             group.problem,
@@ -145,4 +145,5 @@ def _play(
         for group in played
     ]
     counts = Counter({ENV_ERRORS: sum(group.num_errors for group in played)})
-    return Answers(groups, counts, perf_counter() - start, JudgeTimes(0.0, 0.0))
+    times = JudgeTimes(0.0, perf_counter() - start - write_s)
+    return Answers(groups, counts, write_s, times)

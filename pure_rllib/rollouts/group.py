@@ -159,7 +159,9 @@ class SampledResponse:
             total_reward=self.total_reward,
             num_prompt_tokens=len(self.prompt_ids),
             num_turns=self.turns.number,
+            has_cut_turn=self.turns.is_cut,
             num_observation_tokens=self.turns.num_observation_tokens,
+            num_cut_observations=self.turns.num_cut_observations,
             metadata={
                 "problem_id": self.problem.problem_id,
                 "weights_version": self.weights_version,

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def play_groups(
     tickets: Sequence[ProblemTicket],
     group_size: int,
     params: SamplingParams,
-) -> list[PlayedGroup]:
+) -> tuple[list[PlayedGroup], float]:
     """Plays each task `group_size` times.
 
     A response depends on its ticket's seed, its number in the group and the weights. An
@@ -92,19 +93,23 @@ def play_groups(
         group_size: G.
         params: of sampling; the budget is of turns and observations together.
 
+    Returns:
+        The groups, and the seconds in which the generator wrote.
+
     Raises:
         RuntimeError: more environments failed than `env_error_limit` allows, or all of
             a group again and again.
         ValueError: one task began with different observations.
     """
     least = min(2, group_size)
-    groups = _play(env, generator, tasks, tickets, group_size, params)
+    groups, write_s = _play(env, generator, tasks, tickets, group_size, params)
     for attempt in range(1, MAX_ATTEMPTS):
         short = [i for i, g in enumerate(groups) if len(g.episodes) < least]
         anew = [
             replace(tickets[i], seed=_seed(tickets[i].seed, attempt)) for i in short
         ]
-        played = _play(env, generator, tasks, anew, group_size, params) if anew else []
+        played, seconds = _play(env, generator, tasks, anew, group_size, params)
+        write_s += seconds
         for i, again in zip(short, played, strict=True):
             groups[i].episodes = [*groups[i].episodes, *again.episodes][:group_size]
             groups[i].num_errors += again.num_errors
@@ -114,7 +119,7 @@ def play_groups(
     for group in groups:
         if len(group.episodes) < least:
             raise _failure(group, f"{MAX_ATTEMPTS} times in a row")
-    return groups
+    return groups, write_s
 
 
 def _play(
@@ -124,7 +129,7 @@ def _play(
     tickets: Sequence[ProblemTicket],
     group_size: int,
     params: SamplingParams,
-) -> list[PlayedGroup]:
+) -> tuple[list[PlayedGroup], float]:
     """Plays each task `group_size` times, once."""
     seeds = [tasks.seeds[ticket.index] for ticket in tickets]
     rows = [
@@ -136,9 +141,11 @@ def _play(
         starts = _call(env, rows, [partial(_start, env, row, seeds) for row in rows])
         groups = _groups(env, rows, starts, seeds)
         live = [row for row in rows if row.is_live]
-        turn = 0
+        turn, write_s = 0, 0.0
         while live:
+            start = perf_counter()
             _write(generator, groups, tickets, live, turn, group_size, params)
+            write_s += perf_counter() - start
             _step(env, live)
             live = [row for row in live if row.is_live]
             turn += 1
@@ -155,7 +162,7 @@ def _play(
     if num_errors > env.env_error_limit * len(rows):
         failed = next(group for group in groups if group.num_errors)
         raise _failure(failed, f"in {num_errors} of {len(rows)} responses")
-    return groups
+    return groups, write_s
 
 
 def _start(env: TextTokenEnv, row: _Row, seeds: Sequence[int]) -> Text:

@@ -27,6 +27,7 @@ OF_TURNS = """
 import json
 from gymnasium.utils.env_checker import check_env
 check_env(game, skip_render_check=True)
+check_env(quiz, skip_render_check=True)
 algo = config.build_algo()
 result = algo.train()
 algo.stop()
@@ -47,7 +48,7 @@ def test_the_text_environments_of_the_page_are_short():
 
 @pytest.mark.slow
 def test_the_text_environments_of_the_page_run(tmp_path: Path):
-    blocks = [b for b in BLOCKS if "class Sum" in b or "class HigherLower" in b]
+    blocks = [b for b in BLOCKS if "TextTokenEnv(" in b or "class Sum" in b]
     output = run_python("\n".join([*blocks, OF_TURNS]), tmp_path)
     result = json.loads(output.partition("RESULT ")[2])
     assert result == {"responses": 16, "turns": 1.0, "observed": 0.0, "errors": 0.0}
@@ -62,7 +63,7 @@ def test_the_environment_of_the_page_is_short():
 
 @pytest.mark.slow
 def test_the_page_runs_as_it_stands(tmp_path: Path):
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     output = run_python("\n".join([*BLOCKS, REPORT]), tmp_path)
     printed, _, report = output.partition("RESULT ")
     # What the page says that it prints.

@@ -47,3 +47,29 @@ def test_training_is_the_same_in_a_process_and_in_an_env_runner(
             assert here[name] == pytest.approx(there[name], abs=1e-5), name
     for name, tensor in policy.state_dict().items():
         torch.testing.assert_close(tensor, remote_policy.state_dict()[name])
+
+
+def test_turns_are_scored_by_the_learner_as_the_engine_sampled_them(
+    ray_cluster: None,
+) -> None:
+    policy = tiny_model_config(13, num_attention_heads=1, num_key_value_heads=1)
+    config = (
+        PUREConfig()
+        .environment("pure_rllib/GuessNumber-v0", env_config={"num_tasks": 50})
+        .env_runners(
+            num_prompts=4,
+            group_size=4,
+            generator="vllm",
+            generator_kwargs={"enforce_eager": True},
+        )
+        .rl_module(model_config={"model": policy})
+        .training(mask_separators=False, baseline="response", lr=1.0e-2)
+        .debugging(seed=3)
+    )
+    with built(config) as algo:
+        results = [flat(algo.train()) for _ in range(2)]
+    for result in results:
+        assert 1.0 < result["turns/mean"] <= 3.0
+        # Were a token of the environment missing, all behind it would differ.
+        assert result["ratio/first_minibatch_max_deviation"] <= 1e-4
+        assert result["generator_learner_logp_gap"] <= 1e-4

@@ -18,12 +18,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from pure_rllib.connectors.episodes_to_rows import EpisodesToRows
 from pure_rllib.connectors.pure_advantages import PUREAdvantages
 from pure_rllib.credit.presets import CreditConfig
-from pure_rllib.data.bridge import Bridge
+from pure_rllib.data.bridge import CUT_MARK
 from pure_rllib.data.order import ProblemTicket
 from pure_rllib.data.problems import Problem
-from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.envs.guess_number import GuessNumber, GuessNumberEnv, guess_tokenizer
-from pure_rllib.envs.text_env import call_all, task
+from pure_rllib.envs.text_env import call_all, text_env
 from pure_rllib.envs.text_episode import TextEpisode
 from pure_rllib.envs.text_token_env import TextTokenEnv
 from pure_rllib.generation.base import SamplingParams
@@ -71,7 +70,7 @@ def generator(env: TextTokenEnv) -> TransformersGenerator:
     )
 
 
-def text_env(make_env: Any = Talk, **kwargs: Any) -> TextTokenEnv:
+def token_env(make_env: Any = Talk, **kwargs: Any) -> TextTokenEnv:
     settings: dict[str, Any] = {"max_prompt_tokens": 1, "max_response_tokens": 8}
     settings["eos_token_ids"] = range(1, 9)
     return TextTokenEnv(
@@ -87,7 +86,8 @@ def play(
 ) -> list[PlayedGroup]:
     tasks: Any = env.problems
     chosen = SamplingParams(max_response_tokens=env.max_response_tokens, **params)
-    return play_groups(env, generator(env), tasks, tickets, size, chosen)
+    groups, _ = play_groups(env, generator(env), tasks, tickets, size, chosen)
+    return groups
 
 
 def sampled(episode: TextEpisode, group_id: int = 0) -> SampledResponse:
@@ -141,7 +141,7 @@ def test_1_a_turn_begins_with_all_ids_before_it_and_none_is_encoded_again() -> N
 
     policy.generate = watch  # type: ignore
     tasks: Any = env.problems
-    groups = play_groups(env, policy, tasks, TICKETS, 8, PARAMS)
+    groups, _ = play_groups(env, policy, tasks, TICKETS, 8, PARAMS)
     several = [e for g in groups for e in g.episodes if len(e.turn_ends) > 1]
     assert several
     for episode in several:
@@ -155,100 +155,41 @@ def test_1_a_turn_begins_with_all_ids_before_it_and_none_is_encoded_again() -> N
         assert row in seen
 
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def chat_tokenizer(template: str) -> Any:
+def test_what_is_said_at_too_great_length_is_cut_and_counted() -> None:
     tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    env = TextTokenEnv(
+        make_env=Talk,
+        tokenizer=tokenizer,
+        num_tasks=1,
+        max_response_tokens=20,
+        max_observation_tokens=1,
     )
-    tokenizer.chat_template = template
-    return tokenizer
+    episode = by_hand(env, ["1", "2"], [(0.0, False), (0.0, True)], told=3)
+    assert episode.turns().num_cut_observations == 1
+    (said,) = episode.turns().observations
+    assert tokenizer.decode(said[1].tolist()) == f"<{CUT_MARK}"
 
 
-def test_2_prompt_turn_and_bridge_are_the_whole_conversation() -> None:
-    tokenizer = chat_tokenizer(CHATML)
-    template = PromptTemplate(chat=True, system="Play.")
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    bridge = Bridge.of(template, tokenizer)
-    assert bridge.end_id == end
-    ids = template.encode("Guess.", tokenizer)
-    ids += [*tokenizer.encode("4"), end, *bridge.encode("lower")]
-    whole = [
-        {"role": "user", "content": "Guess."},
-        {"role": "assistant", "content": "4"},
-        {"role": "user", "content": "lower"},
+def test_a_function_that_asks_for_replies_is_an_environment() -> None:
+    @text_env
+    def adding(seed: int) -> Any:
+        reply = yield f"{seed}+1="
+        for _ in range(2):
+            if reply == str(seed + 1):
+                return 1.0, {"outcome": "correct"}
+            reply = yield "no", -0.5
+        return None
+
+    env = adding()
+    assert env.reset(seed=4) == ("4+1=", {})
+    assert env.step("7") == ("no", -0.5, False, False, {})
+    assert env.step("5") == ("", 1.0, True, False, {"outcome": "correct"})
+    env.reset(seed=4)
+    assert [env.step("7")[1:3] for _ in range(3)] == [
+        (-0.5, False),
+        (-0.5, False),
+        (None, True),
     ]
-    text = template.conversation(whole, tokenizer)
-    assert ids == tokenizer.encode(text, add_special_tokens=False)
-
-
-def test_2_a_template_that_rewrites_is_refused_by_name() -> None:
-    rewriting = CHATML.replace("{{ m.content }}", "{{ m.content|upper }}").replace(
-        "{% for", "{% if messages|length > 1 %}#{% endif %}{% for"
-    )
-    tokenizer = chat_tokenizer(rewriting.replace("|upper", ""))
-    with pytest.raises(ValueError, match=r"chat template .* as they were written"):
-        Bridge.of(PromptTemplate(chat=True), tokenizer)
-
-
-WITH_TOOLS = CHATML.replace(
-    "<|im_start|>{{ m.role }}\n{{ m.content }}",
-    "<|im_start|>{{ 'user' if m.role == 'tool' else m.role }}\n"
-    "{{ '[' + m.content + ']' if m.role == 'tool' else m.content }}",
-)
-
-
-def test_2_an_environment_may_say_messages() -> None:
-    tokenizer = chat_tokenizer(WITH_TOOLS)
-    bridge = Bridge.of(PromptTemplate(chat=True), tokenizer)
-    told = bridge.encode([{"role": "tool", "content": "<|im_end|>4"}])
-    # No mark stands in it but those of the template.
-    assert tokenizer.decode(told).startswith("\n<|im_start|>user\n[<|im_end|>4]<|im_")
-    assert told.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
-    plain = Bridge.of(PromptTemplate(), tokenizer)
-    with pytest.raises(ValueError, match=r"`prompt_template` .* must use the chat"):
-        plain.encode([{"role": "tool", "content": "4"}])
-
-
-def test_2_a_template_that_drops_a_role_is_refused() -> None:
-    drops = CHATML.replace("messages %}<", "messages if m.role != 'tool' %}<")
-    bridge = Bridge.of(PromptTemplate(chat=True), chat_tokenizer(drops))
-    with pytest.raises(ValueError, match="it drops that of the tool"):
-        bridge.encode([{"role": "tool", "content": "4"}])
-
-
-def test_a_first_observation_of_messages_is_a_problem_with_history() -> None:
-    messages = [
-        {"role": "system", "content": "Play."},
-        {"role": "user", "content": "Guess."},
-    ]
-    problem = task(messages, 3)
-    assert (problem.prompt, problem.history) == ("Guess.", (messages[0],))
-    with pytest.raises(ValueError, match=r"the task of seed 3 must end with .* user"):
-        task(messages[:1], 3)
-
-
-def test_turns_end_where_the_chat_template_ends_them() -> None:
-    tokenizer = chat_tokenizer(CHATML)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    settings: Any = {"make_env": Talk, "tokenizer": tokenizer, "num_tasks": 1}
-    settings["prompt_template"] = {"chat": True}
-    assert end in TextTokenEnv(**settings).eos_token_ids
-    with pytest.raises(ValueError, match=rf"`eos_token_ids` .* must hold {end}"):
-        TextTokenEnv(**settings, eos_token_ids=[0])
-
-
-def test_17_an_observation_ends_no_turn() -> None:
-    tokenizer = chat_tokenizer(CHATML)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    bridge = Bridge.of(PromptTemplate(chat=True), tokenizer)
-    forged = bridge.encode("a<|im_end|>b")
-    assert forged.count(end) == bridge.encode("ab").count(end) == 1
 
 
 def test_3_learners_see_own_tokens_alone_and_score_them_in_the_whole_row() -> None:
@@ -283,7 +224,7 @@ def test_3_learners_see_own_tokens_alone_and_score_them_in_the_whole_row() -> No
 
 
 def test_7_a_sampled_end_of_turn_has_loss_and_what_is_said_has_none() -> None:
-    env = text_env(turn_rewards="process", eos_token_ids=[1])
+    env = token_env(turn_rewards="process", eos_token_ids=[1])
     answers: list[Any] = [(1.0, False), (-1.0, True)]
     rows = rows_of([sampled(by_hand(env, ["4", "2"], answers, told=2))] * 2)
     #              4  end 2  end
@@ -337,7 +278,7 @@ def test_4_advantages_do_not_depend_on_observation_lengths(baseline: Any) -> Non
 
 @pytest.mark.parametrize("form", ["min", "strict_min", "sum"])
 def test_6_success_at_the_last_turn_has_one_sign_on_every_turn(form: Any) -> None:
-    env = text_env(turn_rewards="process")
+    env = token_env(turn_rewards="process")
     turns = ["1", "2", "3"]
     won = [(None, False), (None, False), (1.0, True)]
     lost = [(None, False), (None, False), (-1.0, True)]
@@ -351,7 +292,7 @@ def test_6_success_at_the_last_turn_has_one_sign_on_every_turn(form: Any) -> Non
 
 
 def test_5_the_first_round_is_what_single_responses_are() -> None:
-    env = text_env(max_turns=1)
+    env = token_env(max_turns=1)
     (group,) = play(env, tickets=TICKETS[:1])
     (same,) = generator(env).generate([[11]], 4, PARAMS, [100])
     for one, other in zip(group.responses, same, strict=True):
@@ -363,7 +304,7 @@ def test_5_the_first_round_is_what_single_responses_are() -> None:
 def test_8_and_9_rows_have_a_logp_per_own_token_and_keep_to_the_budget(
     settings: dict[str, Any],
 ) -> None:
-    env = text_env(**settings)
+    env = token_env(**settings)
     for group in play(env, size=16):
         for episode in group.episodes:
             assert len(episode.own_ids) == len(episode.logps) > 0
@@ -377,7 +318,7 @@ def test_8_and_9_rows_have_a_logp_per_own_token_and_keep_to_the_budget(
 
 
 def test_9_a_truncated_row_keeps_what_was_earned() -> None:
-    env = text_env(max_turns=2)
+    env = token_env(max_turns=2)
     episode = by_hand(env, ["1", "2"], [(0.25, False), (0.5, False)])
     assert episode.truncated
     assert episode.judged().verifiable_reward == 0.75
@@ -401,7 +342,7 @@ class Breaks(Talk):
 
 def test_10_an_environment_that_raises_costs_its_response_and_is_counted() -> None:
     Breaks.made = Breaks.closed = 0
-    groups = play(text_env(Breaks), size=6)
+    groups = play(token_env(Breaks), size=6)
     assert [len(g.episodes) + g.num_errors for g in groups] == [6] * 3
     assert sum(g.num_errors for g in groups) > 0
     # 15: whatever happened, each is closed.
@@ -418,7 +359,7 @@ def test_10_a_group_of_which_too_little_is_left_is_played_again() -> None:
                 raise OSError("the server is not up")
             return super().reset(**kwargs)
 
-    env = text_env(BreaksAtFirst, env_error_limit=1.0)
+    env = token_env(BreaksAtFirst, env_error_limit=1.0)
     (group,) = play(env, tickets=TICKETS[:1])
     assert (len(group.episodes), group.num_errors) == (4, 3)
     # The one that was left, and the first three that were played again.
@@ -433,7 +374,7 @@ def test_15_whatever_the_generator_raises_environments_are_closed() -> None:
         def generate(self, *args: Any) -> Any:
             raise RuntimeError("out of memory")
 
-    env = text_env()
+    env = token_env()
     broken = Fails(model(env.tokenizer), pad_token_id=0, eos_token_ids=[1])
     tasks: Any = env.problems
     Talk.closed = 0
@@ -445,7 +386,7 @@ def test_15_whatever_the_generator_raises_environments_are_closed() -> None:
 def test_10_over_the_limit_the_run_stops_with_the_first_error() -> None:
     Breaks.made = 0
     with pytest.raises(RuntimeError, match=r"(?s)seed .*the server is gone"):
-        play(text_env(Breaks, env_error_limit=0.0), size=6)
+        play(token_env(Breaks, env_error_limit=0.0), size=6)
 
 
 def test_10_a_call_that_hangs_is_left_behind() -> None:
@@ -470,17 +411,17 @@ def test_15_an_environment_that_answers_late_is_closed_then() -> None:
 
 
 def test_10_an_environment_that_fails_to_close_is_counted() -> None:
-    broken = text_env().problems.seeds[1]  # type: ignore[attr-defined]
+    broken = token_env().problems.seeds[1]  # type: ignore[attr-defined]
 
     class Stuck(Talk):
         def close(self) -> None:
             if self.seed == broken:
                 raise OSError("still open")
 
-    (group,) = play(text_env(Stuck), tickets=TICKETS[:1])
+    (group,) = play(token_env(Stuck), tickets=TICKETS[:1])
     assert group.num_errors == 0
     with pytest.raises(RuntimeError, match="still open"):
-        play(text_env(Stuck, env_error_limit=0.0), tickets=TICKETS[1:2])
+        play(token_env(Stuck, env_error_limit=0.0), tickets=TICKETS[1:2])
 
 
 def test_12_a_row_does_not_depend_on_the_others() -> None:
@@ -506,18 +447,18 @@ def test_13_different_first_observations_in_a_group_are_an_error() -> None:
             return random.choice("123456"), {}
 
     with pytest.raises(ValueError, match=r"Careless.* must begin alike with one seed"):
-        play(text_env(Careless), size=32)
+        play(token_env(Careless), size=32)
 
 
 def test_where_no_turn_was_judged_there_is_no_process_reward() -> None:
-    env = text_env(turn_rewards="process")
+    env = token_env(turn_rewards="process")
     assert not by_hand(env, ["1"], [(None, True)]).judged().is_scored
     scored = by_hand(env, ["1", "2", "3"], [(None, False), (0.5, False), (None, True)])
     assert scored.judged().step_spans.tolist() == [[0, 4]]
 
 
 def test_14_numbers_that_the_environment_names_are_parts_of_the_verdict() -> None:
-    episode = text_env().episode()
+    episode = token_env().episode()
     episode.own_ids += [1]
     episode.end_turn(True)
     episode.take(("", 1.0, True, False, {"parts": {"tool_calls": 2}}))
@@ -560,4 +501,4 @@ def test_one_token_at_a_time_gives_what_rounds_give() -> None:
 )
 def test_settings_out_of_range(settings: dict[str, Any], fragment: str) -> None:
     with pytest.raises(ValueError, match=fragment):
-        text_env(**settings)
+        token_env(**settings)
