@@ -244,25 +244,34 @@ def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:
     Raises:
         ValueError: naming the setting, its value, the reason and the way out.
     """
-    if config.verifiable_reward_coeff and not env.has_verifier:
+    has_verdicts = config.verifiable_reward_coeff and not env.has_reward_model
+    if has_verdicts and not env.has_verifier:
         raise ValueError(
             f"`verifiable_reward_coeff` ({config.verifiable_reward_coeff}) must be 0, "
             "because the environment has no verifier. Set it to 0, or give the "
             "environment one."
         )
-    if config.verifiable_reward_coeff and not env.num_answers:
+    if has_verdicts and not env.num_answers:
         raise ValueError(
             f"`verifiable_reward_coeff` ({config.verifiable_reward_coeff}) must be 0, "
             f"because none of the {env.num_problems} problems has a gold answer. Set "
             "it to 0, or name the right `answer_field` in `env_config`."
         )
     is_partly = env.num_answers < env.num_problems
-    if config.verifiable_reward_coeff and is_partly and config.groups_together() > 1:
+    if has_verdicts and is_partly and config.groups_together() > 1:
         raise ValueError(
             f"`verifiable_reward_coeff` ({config.verifiable_reward_coeff}) must be 0, "
             f"because {env.num_problems - env.num_answers} of {env.num_problems} "
             "problems have no gold answer, and what they earn is added to others'. Set "
             "it to 0, or train on problems with answers."
+        )
+    is_unbounded = env.has_reward_model and env.reward_map is None
+    if is_unbounded and not config.takes_any_reward:
+        raise ValueError(
+            f'`reward_model_kwargs.map` (None) must be "sigmoid" with '
+            f"{config.algo_class.__name__}, because rewards of whole responses lie in "
+            "[0, 1] there, beside process rewards in [-1, 1]. Set it, or train with "
+            "GRPO or RLOO."
         )
     if config.process_reward_coeff and not env.has_step_scorer:
         raise ValueError(

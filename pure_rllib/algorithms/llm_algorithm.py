@@ -176,7 +176,8 @@ class LLMAlgorithm(Algorithm):
         if model != self._tokenizer.name_or_path:  # it was loaded from there
             check_exportable(self._tokenizer, policy)
         self.first_lines = first_lines(token_env)
-        self._prm_actors = start_prm_actors(config, token_env.judge.step_scorer)
+        judge = token_env.judge
+        self._prm_actors = start_prm_actors(config, getattr(judge, judge.pooled_part))
         return summary
 
     def _make_env(self, context: EnvContext) -> Any:

@@ -74,6 +74,9 @@ class LLMConfig(AlgorithmConfig):
     that are RLlib's keep RLlib's names and meaning.
     """
 
+    takes_any_reward = True
+    """Whether a response may earn any number, and not only one in [0, 1]."""
+
     def __init__(self, algo_class: Any = None):
         """Lists every setting with its default, by setter."""
         super().__init__(algo_class=algo_class)
@@ -174,14 +177,14 @@ class LLMConfig(AlgorithmConfig):
     def total_rewards(self, judged: Sequence[JudgedResponse]) -> list[float]:
         """Returns what each response of a group earns in all, for reports."""
         coeff = self.verifiable_reward_coeff
-        return [coeff * (j.verifiable_reward or 0.0) for j in judged]
+        return [coeff * (j.outcome_reward or 0.0) for j in judged]
 
     def earned(self, response: ResponseNumbers) -> Hashable:
         """Returns what a response's advantages follow from.
 
         A group whose responses have all earned the same has no signal.
         """
-        return response.verifiable_reward
+        return response.outcome_reward
 
     # Setters
 

@@ -244,6 +244,8 @@ def evaluation_metrics(
     metrics |= _interval("sampled_accuracy", cluster_interval(verified))
     passed = [pass_at_k(len(c), sum(c), num_samples) for c in verified]
     metrics["pass_at_n"] = sum(passed) / len(passed) if passed else math.nan
+    for kind, of_kind in (("greedy", _records(greedy)), ("sampled", records)):
+        metrics[f"{kind}_model_reward"] = response_metrics(of_kind)["reward/model"]
     of_texts = response_metrics(records or _records(greedy))
     metrics |= {name: of_texts[of] for name, of in _EVALUATED.items()}
     return {k: v for k, v in metrics.items() if f"evaluation/{k}" not in absent}
@@ -252,10 +254,10 @@ def evaluation_metrics(
 def evaluated_episodes(groups: Sequence[Group]) -> dict[str, float]:
     """Computes `episode_metrics` of evaluation, without process rewards.
 
-    A response's return is its verifiable reward there.
+    A response's return is its reward as a whole there.
     """
     records = _records(groups)
-    returns = [float(record.verifiable_reward or 0.0) for record in records]
+    returns = [float(record.outcome_reward or 0.0) for record in records]
     return episode_metrics(records, returns)
 
 

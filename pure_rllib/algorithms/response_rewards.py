@@ -86,7 +86,7 @@ class ResponseRewardConfig(LLMConfig):
     def earned(self, response: ResponseNumbers) -> Hashable:
         """Adds process rewards; a stream whose coefficient is 0 does not count."""
         counts = bool(self.verifiable_reward_coeff)
-        verifiable = response.verifiable_reward if counts else None
+        verifiable = response.outcome_reward if counts else None
         if not self.process_reward_coeff:
             return verifiable
         rewards = np.round(np.asarray(response.step_rewards), _DECIMALS).tolist()

@@ -113,6 +113,7 @@ class MetricsCSVLogger(CSVLoggerCallback):
             has_step_scorer="reward/process_mean" in flat,
             has_verifier="accuracy" in flat,
             has_turns="turns/mean" in flat,
+            has_reward_model="reward/model" in flat,
         )
         missing = {n: math.nan for n in METRICS if n not in flat and n not in absent}
         super().log_trial_result(iteration, trial, {**flat, **missing})

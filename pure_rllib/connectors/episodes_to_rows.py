@@ -70,7 +70,7 @@ class EpisodesToRows(ConnectorV2):
             columns.PROMPT_LENS: torch.tensor([len(d.prompt_ids) for d in data]),
             columns.RESPONSE_LENS: response_lens,
             columns.GROUP_ID: torch.tensor([d.group_id for d in data]),
-            columns.VERIFIABLE_REWARDS: _rewards([j.verifiable_reward for j in judged]),
+            columns.VERIFIABLE_REWARDS: _rewards([j.outcome_reward for j in judged]),
             columns.TOTAL_REWARDS: _rewards([d.total_reward for d in data]),
             columns.STEP_REWARDS: _pad([j.step_rewards for j in judged]),
             columns.STEP_MASK: columns.length_mask(

@@ -19,6 +19,7 @@ from pure_rllib.rewards.base import AnyVerifier, StepScorer
 from pure_rllib.rewards.make import (
     PRMSetting,
     ScoringFunction,
+    make_reward_model,
     make_step_scorer,
     make_verifier,
 )
@@ -44,6 +45,10 @@ class MathEnv(TokenEnv):
         step_scorer: used in place of a PRM: a step scorer, a function from the prompt's
             text and the texts of the steps to one score in [-1, 1] per step, or
             "module:name" of either.
+        reward_model: folder or hub id of a sequence classifier with one label, which
+            rates whole responses; its number is the reward in place of the verifier's,
+            whose verdicts are still measured where there are gold answers.
+        reward_model_kwargs: further arguments of `RewardModel.from_pretrained`.
         verifier: "math_verify", "hybrid", a verifier, or None.
         verifier_kwargs: further arguments of `MathVerifier`; for "hybrid" also
             `second_opinion`, see `make_verifier`.
@@ -70,6 +75,8 @@ class MathEnv(TokenEnv):
         prm: PRMSetting = None,
         prm_kwargs: Mapping[str, Any] | None = None,
         step_scorer: StepScorer | ScoringFunction | str | None = None,
+        reward_model: str | None = None,
+        reward_model_kwargs: Mapping[str, Any] | None = None,
         verifier: str | AnyVerifier | None = "math_verify",
         verifier_kwargs: Mapping[str, Any] | None = None,
         prompt_template: PromptTemplate | Mapping[str, Any] | str = "qwen2_5_math",
@@ -87,15 +94,14 @@ class MathEnv(TokenEnv):
             else _problems(eval_problems, encode, max_prompt_tokens)
         )
         self.num_dropped_prompts = num_dropped + num_dropped_held_out
+        sources = [train] if held_out is None else [train, held_out]
+        if reward_model is not None and not any(s.num_answers for s in sources):
+            verifier = verifier_kwargs = None  # no answers: there is no accuracy
         super().__init__(
             problems=train,
             eval_problems=held_out,
             tokenizer=tokenizer,
-            verifier=make_verifier(
-                verifier,
-                verifier_kwargs,
-                [train] if held_out is None else [train, held_out],
-            ),
+            verifier=make_verifier(verifier, verifier_kwargs, sources),
             prompt_template=template,
             max_prompt_tokens=max_prompt_tokens,
             **kwargs,
@@ -103,6 +109,9 @@ class MathEnv(TokenEnv):
         # Last: a slip in another setting is found before a PRM's files are read.
         self.judge.step_scorer = make_step_scorer(
             prm, prm_kwargs, step_scorer, tokenizer, template
+        )
+        self.judge.reward_model = make_reward_model(
+            reward_model, reward_model_kwargs, template
         )
         several = [prm] if isinstance(prm, str | Mapping) else prm or ()
         self.prms = tuple(one for one in several if isinstance(one, str))

@@ -52,7 +52,8 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
     differ in length) and `problem_id` at reset. At every step `is_boundary`, and where
     it is True `step_span`, the half-open token range of the step that ended. At the end
     `response_text`, `verifiable_reward` (in [0, 1], or None without a gold answer) and
-    `outcome` (the verifier's).
+    `outcome` (the verifier's); with a reward model
+    `model_reward`.
 
     ## Arguments
     Args:
@@ -325,7 +326,10 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
             self._response, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         verdict = self.judge.verify_one(self._problem, text)
-        return {
+        response = np.asarray(self._response, dtype=np.int64)
+        (rating,) = self.judge.rate([self._problem], [self._prompt], [response], [text])
+        rated = {} if rating is None else {"model_reward": rating}
+        return rated | {
             "response_text": text,
             "verifiable_reward": None if verdict is None else verdict.reward,
             "outcome": None if verdict is None else verdict.outcome,

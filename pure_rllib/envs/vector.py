@@ -6,7 +6,7 @@ T response tokens, S steps.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -41,6 +41,7 @@ class JudgedResponse:
         has_visible: False if the response has no visible character at all.
         verdict: the verifier's word, or None without a verifier or a gold answer.
         is_scored: whether a step scorer gave the process rewards.
+        model_reward: what a reward model says of the whole response; None without one.
     """
 
     text: str
@@ -49,19 +50,33 @@ class JudgedResponse:
     has_visible: bool
     verdict: Verdict | None
     is_scored: bool = True
+    model_reward: float | None = None
 
     @property
     def verifiable_reward(self) -> float | None:
         """In [0, 1], or None where there is no gold answer."""
         return None if self.verdict is None else self.verdict.reward
 
+    @property
+    def outcome_reward(self) -> float | None:
+        """What the response as a whole earns: the reward model's, else the verifier's.
+
+        With a reward model the verifier's verdict is measured, and not rewarded.
+        """
+        return (
+            self.verifiable_reward if self.model_reward is None else self.model_reward
+        )
+
     def final_info(self) -> dict[str, Any]:
         """What `TokenEnv` says of a response at its end."""
-        return {
+        info = {
             "response_text": self.text,
             "verifiable_reward": self.verifiable_reward,
             "outcome": None if self.verdict is None else self.verdict.outcome,
         }
+        if self.model_reward is not None:
+            info["model_reward"] = self.model_reward
+        return info
 
     def token_rewards(self, num_tokens: int) -> np.ndarray:
         """`[T]` float32: process rewards on the steps' last tokens, else 0.0."""
@@ -86,6 +101,10 @@ class ResponseJudge:
         splitter: where steps end.
         step_scorer: gives process rewards; None makes all of them 0.0.
         verifier: gives verdicts; None gives none.
+
+    Attributes:
+        reward_model: rates whole responses, shown as one step, with any number; None
+            rates none.
     """
 
     def __init__(
@@ -99,6 +118,7 @@ class ResponseJudge:
         self.splitter = splitter
         self.step_scorer = step_scorer
         self.verifier = verifier
+        self.reward_model: StepScorer | None = None
 
     def judge(
         self,
@@ -131,12 +151,16 @@ class ResponseJudge:
         start = perf_counter()
         scorer = self.step_scorer if score else None
         rewards = self._score(scorer, problems, prompts, responses, spans, visible)
+        ratings = self.rate(problems, prompts, responses, texts)
         scored = perf_counter()
         verdicts = self._verify(problems, texts)
         verified = perf_counter()
+        is_scored = scorer is not None
         judged = [
-            JudgedResponse(*fields, is_scored=scorer is not None)
-            for fields in zip(texts, spans, rewards, visible, verdicts, strict=True)
+            JudgedResponse(text, steps, scores, is_visible, verdict, is_scored, rating)
+            for text, steps, scores, is_visible, verdict, rating in zip(
+                texts, spans, rewards, visible, verdicts, ratings, strict=True
+            )
         ]
         return judged, JudgeTimes(scored - start, verified - scored)
 
@@ -150,6 +174,38 @@ class ResponseJudge:
         """`[S]` process rewards of one visible, maybe unfinished response."""
         scorer, requests = self.step_scorer, ([problem], [prompt], [response], [spans])
         return self._score(scorer, *requests, [True])[0]
+
+    def rate(
+        self,
+        problems: Sequence[Problem],
+        prompts: Sequence[np.ndarray],
+        responses: Sequence[np.ndarray],
+        texts: Sequence[str],
+    ) -> list[float | None]:
+        """Returns the reward model's number of each response; None without one."""
+        if self.reward_model is None:
+            return [None] * len(texts)
+        requests = [
+            ScoringRequest(
+                prompt=problem.prompt,
+                answer=problem.answer,
+                prompt_ids=prompt,
+                response_ids=response,
+                step_spans=np.array([[0, len(response)]]),
+                step_texts=(text,),
+                history=problem.history,
+            )
+            for problem, prompt, response, text in zip(
+                problems, prompts, responses, texts, strict=True
+            )
+        ]
+        return [float(number) for (number,) in self.reward_model.score(requests)]
+
+    @property
+    def pooled_part(self) -> Literal["step_scorer", "reward_model"]:
+        """What actors hold, where there are any: the PRM, else the reward model."""
+        has_one = self.step_scorer is not None or self.reward_model is None
+        return "step_scorer" if has_one else "reward_model"
 
     def verify_one(self, problem: Problem, text: str) -> Verdict | None:
         """Returns the verdict on one response's text; None without a gold answer."""

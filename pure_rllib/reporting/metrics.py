@@ -28,6 +28,9 @@ reward/process_min [reward, -1 to 1] needs step scorer
 reward/verifiable [reward, 0 to 1] needs verifier
     Verifiable reward before its coefficient; equals accuracy, unless graded.
     Mean over responses whose gold answer is known.
+reward/model [reward] needs reward model
+    What the reward model says of a response, before its coefficient; any number.
+    Mean over responses.
 reward/total [reward]
     Both reward streams with their coefficients, for a whole response.
     Mean over responses of the credited rewards' sum over tokens; before any baseline.
@@ -118,6 +121,14 @@ verifier/opinion_undecided [responses, count] needs verifier
 verifier/opinion_guarded [responses, count] needs verifier
     Rejected responses that a guard kept from the second opinion (no box, attacks, ...).
     Count in this iteration; 0 without a second opinion.
+
+# Reward model of whole responses
+reward_model/overlong [responses, count] needs reward model
+    Responses that with their prompt exceed the reward model's context.
+    Count in this iteration; such texts lose their beginning.
+reward_model/retries [batches, count] needs reward model
+    Batches of responses that were rated again, their actor having been lost.
+    Count in this iteration; 0 without actors.
 
 # Process reward model (PRM)
 prm/verifier_agreement [share, 0 to 1] needs step scorer, verifier
@@ -339,6 +350,12 @@ evaluation/sampled_accuracy_high [share, 0 to 1] needs verifier
 evaluation/pass_at_n [share, 0 to 1] needs verifier
     Problems that at least one of the sampled responses solves.
     Mean over problems of pass@n, n being num_samples_per_problem.
+evaluation/greedy_model_reward [reward] needs reward model
+    What the reward model says of greedy responses.
+    Mean over problems.
+evaluation/sampled_model_reward [reward] needs reward model
+    What it says of sampled responses.
+    Mean over responses.
 evaluation/response_tokens [tokens]
     Length of a response to a held-out problem.
     Mean over the sampled responses; over the greedy ones if none were sampled.
@@ -422,13 +439,18 @@ FAMILIES = tuple(name.split("<")[0] for name in _REGISTERED if "<" in name)
 
 
 def absent_metrics(
-    *, has_step_scorer: bool, has_verifier: bool, has_turns: bool = False
+    *,
+    has_step_scorer: bool,
+    has_verifier: bool,
+    has_turns: bool = False,
+    has_reward_model: bool = False,
 ) -> frozenset[str]:
     """Returns the metrics that a run without these can never measure."""
     has = {
         "step scorer": has_step_scorer,
         "verifier": has_verifier,
         "turns": has_turns,
+        "reward model": has_reward_model,
     }
     return frozenset(
         name
@@ -446,7 +468,8 @@ def metrics_markdown() -> str:
         "`pure_rllib/reporting/metrics.py`, not this file.",
         "",
         "A metric that has nothing to measure in an iteration is NaN. One that needs a "
-        "step scorer, a verifier or turns is missing where the environment has none.",
+        "step scorer, a verifier, a reward model or turns is missing where the "
+        "environment has none.",
     ]
     group = ""
     for metric in _REGISTERED.values():

@@ -8,6 +8,8 @@ import numpy as np
 
 from pure_rllib.rewards.base import Outcome
 
+_DECIMALS = 5
+
 Numbers = Sequence[float] | np.ndarray
 
 
@@ -21,6 +23,7 @@ class ResponseNumbers:
         step_spans: `[S, 2]` half-open token ranges, in order.
         step_rewards: S process rewards in [-1, 1], or None where nothing scored them.
         verifiable_reward: in [0, 1]; None where the gold answer is unknown.
+        model_reward: what a reward model says, any number; None without one.
         outcome: the verifier's verdict; None where it was not asked.
         terminated: False if the token budget ran out.
         num_separators: tokens that complete a blank line.
@@ -44,6 +47,7 @@ class ResponseNumbers:
     step_spans: Sequence[tuple[int, int]] | np.ndarray
     step_rewards: Numbers | None = None
     verifiable_reward: float | None = None
+    model_reward: float | None = None
     outcome: Outcome | None = None
     terminated: bool = True
     num_separators: int = 0
@@ -66,6 +70,16 @@ class ResponseNumbers:
         if self.step_rewards is None or len(self.step_rewards) == 0:
             return None
         return float(min(self.step_rewards))
+
+    @property
+    def outcome_reward(self) -> float | None:
+        """What the response as a whole earns: the reward model's, else the verifier's.
+
+        Reward models' last digits hang on the batch, and are left out.
+        """
+        if self.model_reward is None:
+            return self.verifiable_reward
+        return round(self.model_reward, _DECIMALS)
 
     @property
     def correct(self) -> bool | None:
@@ -116,8 +130,12 @@ class ResponseRecord(ResponseNumbers):
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the arguments that make this record again, in a file's order."""
-        parts = {"verdict_parts": self.verdict_parts} if self.verdict_parts else {}
-        return {name: getattr(self, name) for name in _IN_FILES} | parts
+        optional = {
+            "verdict_parts": self.verdict_parts or None,
+            "model_reward": self.model_reward,
+        }
+        known = {name: value for name, value in optional.items() if value is not None}
+        return {name: getattr(self, name) for name in _IN_FILES} | known
 
 
 _IN_FILES = [

@@ -50,6 +50,7 @@ def _reward_metrics(records: Sequence[ResponseNumbers]) -> dict[str, float]:
         "reward/process_mean": float(np.concatenate(steps).mean()) if steps else NAN,
         "reward/process_min": _mean([r.min_reward for r in records]),
         "reward/verifiable": _mean([r.verifiable_reward for r in records]),
+        "reward/model": _mean([r.model_reward for r in records]),
         "reward/total": _mean([r.total_reward for r in records]),
         "prm/verifier_agreement": _mean(
             [((r.min_reward or 0.0) > 0.0) == r.correct for r in both]

@@ -71,6 +71,8 @@ def accuracy_table(before: Mapping[str, float], after: Mapping[str, float]) -> s
     for key, label, decimals in (
         ("greedy_accuracy", "accuracy, greedy", 3),
         ("sampled_accuracy", "accuracy, sampled", 3),
+        ("greedy_model_reward", "reward model, greedy", 3),
+        ("sampled_model_reward", "reward model, sampled", 3),
         ("response_tokens", "response tokens", 1),
         ("no_answer_share", "no answer, share", 3),
     ):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class ScoringRequest:
         response_ids: `[T]` int64 token ids that it sampled, EOS included.
         step_spans: `[S, 2]` int64, half-open token ranges of the steps in the response.
         step_texts: S texts, white space at both ends removed, special tokens left out.
+        history: messages before the prompt, where it is the last of a conversation.
     """
 
     prompt: str
@@ -33,6 +34,7 @@ class ScoringRequest:
     response_ids: np.ndarray
     step_spans: np.ndarray
     step_texts: tuple[str, ...]
+    history: tuple[Mapping[str, Any], ...] = ()
 
 
 @runtime_checkable

@@ -31,12 +31,18 @@ from pure_rllib.rewards.prm.generative import GenerativeLoader
 from pure_rllib.rewards.prm.model import ProcessRewardModel
 from pure_rllib.rewards.prm.rows import make_builder
 from pure_rllib.rewards.prm.scoring import MinimumScorer, ScoreAdjustment
+from pure_rllib.rewards.reward_model import (
+    RewardMap,
+    RewardModel,
+    check_reward_model,
+)
 from pure_rllib.rewards.verifier.hybrid import (
     GenerativeOpinion,
     HybridVerifier,
     SecondOpinion,
 )
 from pure_rllib.rewards.verifier.math_verifier import MathVerifier
+from pure_rllib.setting_types import check_setting
 
 VERIFIERS = ("math_verify", "hybrid")
 ScoringFunction = Callable[[str, tuple[str, ...]], Sequence[float]]
@@ -236,6 +242,45 @@ def _random_prm(
         seed=0,
     )
     return ProcessRewardModel(model.to(device), tokenizer, **kwargs)
+
+
+def make_reward_model(
+    reward_model: str | None,
+    reward_model_kwargs: Mapping[str, Any] | None,
+    prompt_template: PromptTemplate,
+) -> StepScorer | None:
+    """Makes the reward model of an environment, which is loaded when it is first used.
+
+    Args:
+        reward_model: folder, hub id or embedded model, or None.
+        reward_model_kwargs: further arguments of `RewardModel.from_pretrained`.
+        prompt_template: the policy's.
+
+    Returns:
+        What rates a response whose only step is the whole of it; its `map` is known.
+
+    Raises:
+        ValueError: it is no reward model, or a setting is wrong or has no effect.
+        TypeError: an unknown argument in `reward_model_kwargs`.
+    """
+    settings = {"prompt_template": prompt_template, **(reward_model_kwargs or {})}
+    if reward_model is None:
+        if reward_model_kwargs:
+            raise ValueError(
+                f"`reward_model_kwargs` ({dict(reward_model_kwargs)}) has no effect "
+                "without a `reward_model`: set it to a model folder, or drop them."
+            )
+        return None
+    check_setting("reward_model", reward_model, str)
+    given = inspect.signature(RewardModel.from_pretrained).bind("", **settings)
+    passed_on = given.arguments.get("kwargs", {})
+    inspect.signature(RewardModel).bind(None, None, **passed_on)
+    check_setting("map", settings.get("map"), RewardMap | None)
+    folder = check_reward_model(reward_model)
+    return Lazy(
+        partial(RewardModel.from_pretrained, folder, **settings),
+        map=settings.get("map"),
+    )
 
 
 def make_verifier(

@@ -106,7 +106,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         self.env: gym.Env = self._env_creator(context)
         self.token_env = token_env_of(self.env, self.config.env)
         judge = self.token_env.judge
-        judge.step_scorer = connected_scorer(self.config, judge.step_scorer)
+        part = judge.pooled_part
+        setattr(judge, part, connected_scorer(self.config, getattr(judge, part)))
         fit_to_policy(self.token_env, self.config.full_model_config())
         self.token_env.set_stop(self.config.stop)
         self.callbacks.call(

@@ -37,6 +37,8 @@ class EnvSummary:
         default_policy: the model that the environment brings for policies, or None.
         probe_ids: the beginnings of a few prompts, for comparing log-probabilities.
         steps: how responses are divided, in a sentence.
+        has_reward_model: whether a reward model rates whole responses.
+        reward_map: what its numbers are mapped by; None: by nothing.
         has_turns: whether a text environment answers between turns.
     """
 
@@ -53,6 +55,8 @@ class EnvSummary:
     probe_ids: tuple[tuple[int, ...], ...]
     steps: str = ""
     has_turns: bool = False
+    has_reward_model: bool = False
+    reward_map: str | None = None
 
     @property
     def absent_metrics(self) -> frozenset[str]:
@@ -61,6 +65,7 @@ class EnvSummary:
             has_step_scorer=self.has_step_scorer,
             has_verifier=self.has_verifier,
             has_turns=self.has_turns,
+            has_reward_model=self.has_reward_model,
         )
 
     @classmethod
@@ -80,6 +85,8 @@ class EnvSummary:
             probe_ids=_probe_ids(env),
             steps=_steps(env),
             has_turns=isinstance(env, TextTokenEnv),
+            has_reward_model=env.judge.reward_model is not None,
+            reward_map=getattr(env.judge.reward_model, "map", None),
         )
 
 

@@ -137,7 +137,7 @@ class SampledResponse:
         """
         rewards = self.judged.token_rewards(len(self.response.token_ids))
         if self.in_evaluation:
-            rewards[-1] = self.judged.verifiable_reward or 0.0
+            rewards[-1] = self.judged.outcome_reward or 0.0
         return rewards
 
     def numbers(self) -> ResponseNumbers:
@@ -149,6 +149,7 @@ class SampledResponse:
             step_spans=self.judged.step_spans,
             step_rewards=self.judged.step_rewards if self.judged.is_scored else None,
             verifiable_reward=self.judged.verifiable_reward,
+            model_reward=self.judged.model_reward,
             outcome=None if verdict is None else verdict.outcome,
             terminated=self.response.terminated,
             num_separators=self.num_separators,

@@ -15,6 +15,8 @@ JUDGE_COUNTS = (
     "prm/verdicts",
     "prm/unclear_verdicts",
     "prm/ties",
+    "reward_model/overlong",
+    "reward_model/retries",
     "verifier/opinion_accepted",
     "verifier/opinion_rejected",
     "verifier/opinion_undecided",
@@ -54,6 +56,8 @@ def judge_counts(judge: ResponseJudge) -> Counter[str]:
     counts = Counter(
         {f"prm/{name}": n for name, n in counts_of(judge.step_scorer).items()}
     )
+    for name, n in counts_of(judge.reward_model).items():
+        counts[f"reward_model/{name}"] += n
     for name, n in counts_of(judge.verifier).items():
         is_guarded = name.startswith("guard_")
         counts[f"verifier/opinion_{'guarded' if is_guarded else name}"] += n

@@ -51,6 +51,9 @@ class PUREConfig(ResponseRewardConfig):
     The settings that other algorithms have as well are those of `LLMConfig`.
     """
 
+    # A minimum over process rewards and an outcome must be of one scale.
+    takes_any_reward = False
+
     def __init__(self, algo_class: Any = None):
         """Lists every setting of PURE's own with its default."""
         super().__init__(algo_class=algo_class or PURE)

@@ -299,8 +299,8 @@ def start_prm_actors(config: Any, scorer: StepScorer | None) -> PRMActors | None
     if scorer is None:
         raise ValueError(
             f"`num_prm_actors` ({config.num_prm_actors}) must be 0, because the "
-            "environment has no step scorer. Set `env_config={'prm': ...}`, or leave "
-            "`num_prm_actors` out."
+            "environment has no step scorer and no reward model. Set "
+            "`env_config={'prm': ...}`, or leave `num_prm_actors` out."
         )
     settings = PRMPoolSettings(**config.prm_actor_kwargs)
     actors = PRMActors(scorer, config.num_prm_actors, settings)

@@ -101,14 +101,10 @@ class RowScorer:
         micro_batch_tokens: int | None = None,
         adjustment: ScoreAdjustment | None = None,
     ):
-        if micro_batch_tokens is None:
-            on_cpu = next(model.parameters()).device.type == "cpu"
-            micro_batch_tokens = _CPU_MICRO_BATCH if on_cpu else _MICRO_BATCH
-        check_setting("micro_batch_tokens", micro_batch_tokens, Count)
         self.model = model.eval().requires_grad_(False)
         self.columns = columns
         self.pad_token_id = pad_token_id
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens = micro_batch_size(model, micro_batch_tokens)
         self.adjustment = adjustment or ScoreAdjustment()
         self.num_overlong = 0
         self._context = context_of(model.config)
@@ -188,6 +184,15 @@ class MinimumScorer:
     def counts(self) -> Counter[str]:
         """Of each count the highest: what is too long for all is one response."""
         return reduce(or_, map(counts_of, self.scorers))
+
+
+def micro_batch_size(model: Any, asked: int | None) -> int:
+    """Returns the padded tokens per forward pass; None: by the model's device."""
+    if asked is None:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        asked = _CPU_MICRO_BATCH if on_cpu else _MICRO_BATCH
+    check_setting("micro_batch_tokens", asked, Count)
+    return asked
 
 
 def context_of(config: Any) -> int | None:
