@@ -208,7 +208,7 @@ def test_equal_responses_have_no_advantage_at_their_start(name, kind):
     rewards = torch.tensor([[0.3, -0.4, 0.8]]).repeat(4, 1)
     mask, ends = torch.ones(4, 3, dtype=torch.bool), ENDS[:1].repeat(4, 1)
     groups = torch.tensor([0, 0, 0, 0])
-    credits = step_credits(rewards, mask, credit_assignment=kind)
+    credit = step_credits(rewards, mask, credit_assignment=kind)
     advantages = process_advantages(credits, mask, ends, 6, groups, baseline=name)
     assert (advantages[:, 0].abs() < 1e-6).all()
 
@@ -223,7 +223,7 @@ def advantages_of_two_cuts(name):
     rewards = torch.tensor([[0.5, -0.5, 0, 0, 0, 0], [0.5] * 5 + [-0.5]])
     ends = torch.tensor([[2, 5, -1, -1, -1, -1], [0, 1, 2, 3, 4, 5]])
     mask, groups = ends >= 0, torch.zeros(2).long()
-    credits = step_credits(rewards, mask, credit_assignment="strict_min")
+    credit = step_credits(rewards, mask, credit_assignment="strict_min")
     return process_advantages(
         credits, mask, ends, 6, groups, baseline=name, max_response_tokens=8
     )
@@ -270,3 +270,35 @@ def test_length_baseline_needs_the_budget():
 def test_unknown_baseline():
     with pytest.raises(ValueError, match="token, step, length, response"):
         process_baseline("mean", CREDITS, MASK, ENDS, 7, GROUPS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "short", "long"),
+    [
+        # Returns to go of min: -1, -1/2 and -1, -3/4, -1/2, -1/4. Token: off the
+        # others' -1 per 40 tokens or per 20, for each token to come.
+        ("min", "token", [-0.5, -0.25], [1.0, 0.75, 0.5, 0.25]),
+        ("min", "step", [-0.5, -0.25], [1.0, 0.75, 0.5, 0.25]),
+        ("min", "response", [0.0, 0.5], [0.0, 0.25, 0.5, 0.75]),
+        # All of the return stands at the last step.
+        ("strict_min", "token", [-0.5, -0.75], [1.0, 0.5, 0.0, -0.5]),
+        ("strict_min", "response", [0.0, 0.0], [0.0, 0.0, 0.0, 0.0]),
+        ("sum", "token", [0.0, 0.0], [0.0, 0.0, 0.0, 0.0]),
+        ("sum", "response", [2.0, 3.0], [-2.0, -1.0, 0.0, 1.0]),
+    ],
+)
+def test_equally_bad_steps_pull_length(form, name, short, long):
+    """Two and four steps of ten tokens, each worth -1: none is better than another."""
+    step_ends = torch.tensor([[9, 19, -1, -1], [9, 19, 29, 39]])
+    step_mask = step_ends >= 0
+    credit = step_credits(torch.full((2, 4), -1.0), step_mask, credit_assignment=form)
+    advantages = process_advantages(
+        credit,
+        step_mask,
+        step_ends,
+        40,
+        torch.zeros(2, dtype=torch.long),
+        baseline=name,
+    )
+    close(advantages[0, [0, 10]], short)
+    close(advantages[1, [0, 10, 20, 30]], long)
