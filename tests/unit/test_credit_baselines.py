@@ -208,7 +208,7 @@ def test_equal_responses_have_no_advantage_at_their_start(name, kind):
     rewards = torch.tensor([[0.3, -0.4, 0.8]]).repeat(4, 1)
     mask, ends = torch.ones(4, 3, dtype=torch.bool), ENDS[:1].repeat(4, 1)
     groups = torch.tensor([0, 0, 0, 0])
-    credit = step_credits(rewards, mask, credit_assignment=kind)
+    credits = step_credits(rewards, mask, credit_assignment=kind)
     advantages = process_advantages(credits, mask, ends, 6, groups, baseline=name)
     assert (advantages[:, 0].abs() < 1e-6).all()
 
@@ -223,7 +223,7 @@ def advantages_of_two_cuts(name):
     rewards = torch.tensor([[0.5, -0.5, 0, 0, 0, 0], [0.5] * 5 + [-0.5]])
     ends = torch.tensor([[2, 5, -1, -1, -1, -1], [0, 1, 2, 3, 4, 5]])
     mask, groups = ends >= 0, torch.zeros(2).long()
-    credit = step_credits(rewards, mask, credit_assignment="strict_min")
+    credits = step_credits(rewards, mask, credit_assignment="strict_min")
     return process_advantages(
         credits, mask, ends, 6, groups, baseline=name, max_response_tokens=8
     )
