@@ -410,6 +410,10 @@ class LLMAlgorithm(Algorithm):
         return sampled.record(
             numbers,
             response_tokens=self._tokenizer.batch_decode([[int(i)] for i in token_ids]),
+            observations=[
+                (before, self._tokenizer.decode(ids.tolist()))
+                for before, ids in sampled.turns.observations
+            ],
             returns=returns[:size].tolist(),
             advantages=advantages[:size].tolist(),
         )

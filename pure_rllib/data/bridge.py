@@ -1,6 +1,6 @@
 """What stands between two turns of the policy: an observation in the prompt's form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pure_rllib.data.chat import Text
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CUT_MARK = " [cut]"
 """Behind an observation that was too long."""
 
+_MOST_KNOWN = 4096
 _ASKED = {"role": "user", "content": "problem#1"}
 _REPLIED = {"role": "assistant", "content": "reply#1"}
 
@@ -28,11 +29,14 @@ class Bridge:
         template: of the prompt, which turns follow.
         tokenizer: the policy's.
         end_id: the token that ends a turn in the chat template; None without one.
+        head: what the chat template shows up to there, of any conversation.
     """
 
     template: PromptTemplate
     tokenizer: "PreTrainedTokenizerBase"
-    end_id: int | None
+    end_id: int | None = None
+    head: str = ""
+    _known: dict[str, list[int]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(
@@ -45,15 +49,16 @@ class Bridge:
                 follows, or ends them with no token of their own.
         """
         if not template.chat:
-            return cls(template, tokenizer, None)
-        prompt = template.conversation([_ASKED], tokenizer)
+            return cls(template, tokenizer)
+        turn = template.conversation([_ASKED], tokenizer) + _REPLIED["content"]
         replied = template.conversation([_ASKED, _REPLIED, _ASKED], tokenizer)
-        behind = replied.removeprefix(prompt + _REPLIED["content"])
+        behind = replied.removeprefix(turn)
         markers = marker_ids(tokenizer)
         ends = [marker for marker in markers if behind.startswith(marker)]
         if behind == replied or not ends:
             raise _rewrites(tokenizer)
-        return cls(template, tokenizer, markers[max(ends, key=len)])
+        end = max(ends, key=len)
+        return cls(template, tokenizer, markers[end], turn + end)
 
     def encode(self, observation: Text) -> list[int]:
         """Returns the ids behind a turn's end; no text in them becomes a marker.
@@ -66,6 +71,16 @@ class Bridge:
             ValueError: there is no chat template for messages, or it does not show them
                 behind what was written before.
         """
+        if not isinstance(observation, str):
+            return self._encode(observation)
+        # The responses of a group hear much the same.
+        if observation not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[observation] = self._encode(observation)
+        return self._known[observation]
+
+    def _encode(self, observation: Text) -> list[int]:
         if self.end_id is None:
             return self._encode_plain(observation)
         if isinstance(observation, str):
@@ -74,15 +89,12 @@ class Bridge:
             {**message, "content": shield(self.tokenizer, message["content"])}
             for message in observation
         ]
-        before = self.template.conversation([_ASKED], self.tokenizer)
-        end = self.tokenizer.convert_ids_to_tokens(self.end_id)
-        head = f"{before}{_REPLIED['content']}{end}"
         whole = self.template.conversation(
             [_ASKED, _REPLIED, *messages], self.tokenizer
         )
-        if not whole.startswith(head):
+        if not whole.startswith(self.head):
             raise _rewrites(self.tokenizer)
-        return encode_shielded(self.tokenizer, [whole.removeprefix(head)])[0]
+        return encode_shielded(self.tokenizer, [whole.removeprefix(self.head)])[0]
 
     def shortened(self, observation: Text, max_tokens: int) -> Text:
         """Returns an observation whose texts have at most so many tokens, then a mark.

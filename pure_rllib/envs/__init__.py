@@ -15,6 +15,7 @@ ENV_IDS = {
     "pure_rllib/OpenEnv-v0": "pure_rllib.envs.adapters.openenv:OpenEnv",
     "pure_rllib/Text-v0": "pure_rllib.envs.text_token_env:TextTokenEnv",
     "pure_rllib/GuessNumber-v0": "pure_rllib.envs.guess_number:GuessNumberEnv",
+    "pure_rllib/Calculator-v0": "pure_rllib.envs.calculator:CalculatorEnv",
 }
 
 for _env_id, _entry_point in ENV_IDS.items():

@@ -214,7 +214,8 @@ def call_all(
                     break  # left behind, and another thread does the rest
                 del running[number]
                 results[number] = result
-                changed.notify()
+                if len(results) == len(calls):
+                    changed.notify()
         if_late(number)
 
     def start() -> None:

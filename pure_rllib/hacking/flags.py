@@ -93,6 +93,7 @@ def flag_group(
     responses: Sequence[np.ndarray],
     splitter: StepSplitter,
     limits: HackLimits,
+    num_steps: Sequence[int] | None = None,
 ) -> list[Flags]:
     """Finds the flags of all responses to one prompt.
 
@@ -101,16 +102,21 @@ def flag_group(
         responses: G arrays of token ids, each `[T]` with T >= 1.
         splitter: where steps end.
         limits: where flags begin.
+        num_steps: G numbers, where steps are not the splitter's, as turns.
     """
+    if num_steps is None:
+        num_steps = [len(splitter.step_spans(ids)) for ids in responses]
     sizes = np.array([len(ids) for ids in responses])
     # A group that is short throughout is its problem's nature.
     is_short = sizes < limits.short * np.median(sizes)
     found = []
-    for text, ids, short in zip(texts, responses, is_short, strict=True):
+    for text, ids, short, steps in zip(
+        texts, responses, is_short, num_steps, strict=True
+    ):
         repeated = repetition(text)
         flags = {
             "empty_step": has_empty_step(ids, splitter),
-            "one_step": len(splitter.step_spans(ids)) == 1,
+            "one_step": steps == 1,
             "short": short,
             "repetition": repeated > limits.repetition
             or repeated_sentences(text) > limits.repeated_sentences,

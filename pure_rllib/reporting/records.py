@@ -101,6 +101,8 @@ class ResponseRecord(ResponseNumbers):
         extracted_answer: the answer that the verifier found.
         advantages: T numbers, or None before the learner has seen the response.
         returns: T numbers, or None likewise.
+        observations: what the environment said between turns, as the policy saw it,
+            each with the number of response tokens before it.
     """
 
     num_tokens: int = field(init=False)
@@ -112,6 +114,7 @@ class ResponseRecord(ResponseNumbers):
     extracted_answer: str | None = None
     advantages: Numbers | None = None
     returns: Numbers | None = None
+    observations: Sequence[tuple[int, str]] = ()
 
     def __post_init__(self) -> None:
         self.num_tokens, num_steps = len(self.token_ids), len(self.step_spans)
@@ -133,6 +136,8 @@ class ResponseRecord(ResponseNumbers):
         optional = {
             "verdict_parts": self.verdict_parts or None,
             "model_reward": self.model_reward,
+            "num_turns": self.num_turns if self.num_turns > 1 else None,
+            **{name: getattr(self, name) or None for name in _OF_TURNS},
         }
         known = {name: value for name, value in optional.items() if value is not None}
         return {name: getattr(self, name) for name in _IN_FILES} | known
@@ -162,6 +167,12 @@ _IN_FILES = [
     "num_prompt_tokens",
     "metadata",
 ]
+_OF_TURNS = (
+    "observations",
+    "has_cut_turn",
+    "num_observation_tokens",
+    "num_cut_observations",
+)
 _Response = TypeVar("_Response", bound=ResponseNumbers)
 
 

@@ -174,6 +174,8 @@ def _response_data(record: ResponseRecord) -> dict[str, Any]:
         "tokens": list(tokens),
         "ids": [int(i) for i in record.token_ids],
         "texts": span_texts(record.response_text, tokens, spans),
+        "said": [[int(before), text] for before, text in record.observations],
+        "turns": record.num_turns,
         "spans": spans,
         "rewards": _numbers(record.step_rewards),
         "min": _number(record.min_reward),

@@ -333,7 +333,9 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         caps = {} if in_evaluation else self.config.hack_caps
         responses, judged = answered.responses, answered.judged
         ids = [response.token_ids for response in responses]
-        flags = flag_group([j.text for j in judged], ids, splitter, limits)
+        num_steps = [len(j.step_spans) for j in judged]
+        texts = [j.text for j in judged]
+        flags = flag_group(texts, ids, splitter, limits, num_steps)
         judged = [cap_rewards(j, f, caps) for j, f in zip(judged, flags, strict=True)]
         totals = self.config.total_rewards(judged)
         return Group.of(

@@ -178,7 +178,8 @@ class SampledResponse:
 
         Args:
             numbers: its own, with what the driver knows of it.
-            **of_report: `response_tokens`, `returns` and `advantages` of the record.
+            **of_report: `response_tokens`, `observations`, `returns` and `advantages`
+                of the record.
         """
         known = {f.name: getattr(numbers, f.name) for f in fields(numbers)}
         del known["num_tokens"]

@@ -174,6 +174,7 @@ def _start(env: TextTokenEnv, row: _Row, seeds: Sequence[int]) -> Text:
 def _close(env: TextTokenEnv, rows: Sequence[_Row]) -> None:
     # One that did not answer in time is still at it, and closed when it does.
     idle = [row for row in rows if not isinstance(row.error, TimeoutError)]
+    idle = [row for row in idle if hasattr(row.env, "close")]
     _call(env, idle, [partial(close_env, row.env) for row in idle])
 
 

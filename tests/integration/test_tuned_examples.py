@@ -72,6 +72,7 @@ SAMPLED_BY_TRANSFORMERS = [
 ]
 STAND_INS = {
     "guess_number": SMALL,
+    "calculator": [*SMALL, f"rl_module.model_config.model={json.dumps(tiny(22))}"],
     "arithmetic": EXACT,
     "arithmetic_grpo": EMBEDDED,
     "arithmetic_rloo": EMBEDDED,

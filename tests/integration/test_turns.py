@@ -124,6 +124,7 @@ def test_14_turns_and_what_is_said_between_them_are_metrics() -> None:
     assert 1.0 < turns <= 3.0
     # Of one token each: a turn, and what is said between two.
     assert result["response/tokens"] == turns and said == turns - 1.0
+    assert result["response/steps"] == turns
     assert result["env/errors"] == 0.0
 
 

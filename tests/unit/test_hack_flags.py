@@ -42,6 +42,13 @@ def flags(*texts: str, limits: HackLimits | None = None) -> list[frozenset[str]]
 GOOD = "First we add two and three.\n\nThat makes five.\n\nSo \\boxed{5}."
 
 
+def test_turns_are_steps_where_there_are_any() -> None:
+    text = "4"
+    for steps, names in ((1, {"one_step"}), (2, set())):
+        (found,) = flag_group([text], [ids_of(text)], SPLITTER, HackLimits(), [steps])
+        assert found.names == names
+
+
 def test_an_ordinary_response_bears_no_flag() -> None:
     assert flags(GOOD, GOOD) == [frozenset(), frozenset()]
 

@@ -146,6 +146,34 @@ def test_page_holds_what_the_records_say(tmp_path):
     assert page["summary"]["verified"] == sum(r.correct is not None for r in everyone)
 
 
+def test_what_the_environment_said_stands_where_it_stood(tmp_path):
+    record = ResponseRecord(
+        group_id="0",
+        prompt="1 to 7?",
+        answer=None,
+        response_text="42",
+        response_tokens=["4", "2"],
+        token_ids=[4, 2],
+        step_spans=[(0, 2)],
+        step_rewards=[0.5],
+        verifiable_reward=1.0,
+        outcome="correct",
+        terminated=True,
+        num_turns=2,
+        observations=[(1, HOSTILE)],
+    )
+    path = write_rollouts_page([[record]], tmp_path / "rollouts.html", "A run")
+    assert HOSTILE not in path.read_text("utf-8")
+    _, (page,) = read(path)
+    shown = page["groups"][0]["responses"][0]
+    assert (shown["turns"], shown["said"]) == (2, [[1, HOSTILE]])
+    kept = json.loads(json.dumps(record.as_dict()))
+    assert ResponseRecord(**kept).observations == [[1, HOSTILE]]
+    assert ResponseRecord(**kept).num_turns == 2
+    # Files of single responses stay as they are.
+    assert not {"observations", "num_turns"} & set(make_groups()[0][0].as_dict())
+
+
 def test_hostile_text_is_inert(tmp_path):
     path = write_rollouts_page(
         [hostile_group()], tmp_path / "x.html", HOSTILE, {HOSTILE: HOSTILE}
