@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
@@ -160,6 +161,17 @@ def test_r12_what_differs_is_named_and_engines_may(policy: str) -> None:
     other = plan_of(policy, own("1", "3"), temperature=1.0).record
     keys = [line.partition(":")[0] for line in differences(record, other)]
     assert keys == ["sampling.temperature", "benchmarks.own.data_sha256"]
+
+
+def test_stop_strings_are_the_engines_and_end_no_step_of_their_own(policy: str) -> None:
+    plan = plan_of(policy, stop=["Q:"])
+    assert plan.engine.stop is not None and plan.engine.stop.stop == ("Q:",)
+    assert plan.record["sampling"]["stop"] == ["Q:"]
+    ids = np.array(plan.tokenizer("1+1=2\n\nQ:")["input_ids"])
+    assert len(plan.splitter.step_spans(ids)) == 1
+    assert len(plan_of(policy).splitter.step_spans(ids)) == 2
+    with pytest.raises(ValueError, match=r"`stop` .* can write"):
+        plan_of(policy, stop=["\N{REPLACEMENT CHARACTER}"])
 
 
 @pytest.mark.parametrize("where", ["template", "system"])
