@@ -175,10 +175,10 @@ class RewardModel:
         return [i for i in ids if i < self._vocab_size]
 
     def _forward(self, rows: list[tuple[list[int], list[int]]]) -> list[float]:
-        config, width = self.model.config, max(len(ids) for ids, _ in rows)
-        pad = config.get_text_config().pad_token_id
+        config = self.model.config.get_text_config()
+        width, pad = max(len(ids) for ids, _ in rows), config.pad_token_id
         fill = pad
-        if fill is None:
+        if pad is None or not 0 <= pad < self._vocab_size:
             # Transformers reads a decoder's number at the last token that is no pad,
             # and of several rows none without one. Any id will do that ends no row.
             last = {ids[-1] for ids, _ in rows}
@@ -196,11 +196,11 @@ class RewardModel:
         if self._pair is not None and self._pair.has_types:
             types = torch.tensor([types for _, types in columns], device=device)
             arguments["token_type_ids"] = types
-        config.get_text_config().pad_token_id = fill
+        config.pad_token_id = fill
         try:
             logits = self.model(**arguments).logits
         finally:
-            config.get_text_config().pad_token_id = pad
+            config.pad_token_id = pad
         numbers = logits[:, 0].float()
         if self.map == "sigmoid":
             numbers = numbers.sigmoid()

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from pure_rllib.arithmetic.task import TASK_Z
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
@@ -24,8 +28,8 @@ from tests.integration.conftest import built
 MATH = "pure_rllib/Math-v0"
 # What an environment is given of the models and prompts made here.
 OF_MODELS: dict[str, tuple[str, ...]] = {
-    MATH: ("problems", "tokenizer", "prm", "model"),
-    "pure_rllib/Labels-v0": ("tokenizer", "model"),
+    MATH: ("problems", "tokenizer", ".prm", ".model"),
+    "pure_rllib/Labels-v0": ("tokenizer", ".model"),
 }
 PAPER = "pure_prm_vr_qwen2_5_math_7b"
 
@@ -75,6 +79,7 @@ STAND_INS = {
     "calculator": [*SMALL, f"rl_module.model_config.model={json.dumps(tiny(22))}"],
     "arithmetic": EXACT,
     "arithmetic_grpo": EMBEDDED,
+    "arithmetic_rlhf": EMBEDDED,
     "arithmetic_rloo": EMBEDDED,
     "arithmetic_rover": [*EMBEDDED, "training.minibatch_size=8"],
     "arithmetic_riskpo": [*EMBEDDED, "training.bundle_size=2"],
@@ -118,7 +123,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     )
     labelled = policy_config({**tiny(size), "num_labels": 2})
     random_model(AutoModelForTokenClassification, labelled, 0).save_pretrained(prm)
-    given = {"problems": folder / "problems.json", "tokenizer": policy, "prm": prm}
+    rater, size = folder / "reward_model", len(build_tokenizer(TASK_Z))
+    build_tokenizer(TASK_Z).save_pretrained(rater)
+    rating = policy_config({**tiny(size), "num_labels": 1, "pad_token_id": 0})
+    random_model(AutoModelForSequenceClassification, rating, 0).save_pretrained(rater)
+    given = {
+        "problems": folder / "problems.json",
+        "tokenizer": policy,
+        "prm": prm,
+        "reward_model": rater,
+    }
     return [
         *(f"environment.env_config.{key}={path}" for key, path in given.items()),
         f"rl_module.model_config.model={policy}",
@@ -156,7 +170,10 @@ def test_example_trains_an_iteration(
     ):
         if is_used and find_spec(engine) is None:
             pytest.skip(f"{engine} is not installed (make engines): {name} was not run")
-    wanted = OF_MODELS.get(experiment.config["environment"]["env"], ())
+    environment = experiment.config["environment"]
+    wanted = OF_MODELS.get(environment["env"], ())
+    if "reward_model" in environment.get("env_config", {}):
+        wanted = (*wanted, "reward_model")
     given = [option for option in models if option.split("=")[0].endswith(wanted)]
     experiment = without_search(experiment.with_overrides([*given, *STAND_INS[name]]))
     for arm in experiment.arms or [None]:

@@ -98,8 +98,9 @@ def test_a_text_that_ends_with_the_padding_token_is_read_as_transformers_does() 
     tokenizer = byte_tokenizer(["<|im_end|>"])
     tokenizer.chat_template = CHAT
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    for pad in (end, None, 5):
-        model = classifier(len(tokenizer), pad_token_id=pad)
+    for pad in (end, None, 5, -1):
+        model = classifier(len(tokenizer))
+        model.config.pad_token_id = pad
         found = RewardModel(model, tokenizer).score(REQUESTS)
         for one, (number,) in zip(REQUESTS, found, strict=True):
             text = f"user:{one.prompt}<|im_end|>assistant:{one.step_texts[0]}<|im_end|>"
