@@ -1,13 +1,15 @@
 r"""Contract checks and small parts for tests of environments, yours and ours.
 
-`check_token_env(env)` holds any `TokenEnv` to what the algorithm relies on. The parts
+`check_token_env(env)` holds any `TokenEnv` to what the algorithm relies on, and
+`check_text_env(make_env)` what is played over turns. The parts
 are real but tiny: a byte tokenizer, configs of two-layer models, a step scorer that
 hashes what it sees. T response tokens, S steps.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,14 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from pure_rllib.data.problems import Problem
+from pure_rllib.envs.text_env import (
+    TextEnvMaker,
+    TextTasks,
+    close_env,
+    task,
+    text_env_maker,
+)
+from pure_rllib.envs.text_token_env import TextTokenEnv
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.rewards.base import ScoringRequest
 
@@ -24,6 +34,8 @@ SEPARATORS = (".\n\n", "\n\n", "}\n\n")
 
 _EOS_TOKEN = "<|endoftext|>"
 _RESET_KEYS = {"prompt_ids", "problem_id"}
+NONSENSE = ("", " ", "\n\n", "0", "-1", "{", "<|im_end|>", "\u00e9" * 5000)
+"""Turns that any policy writes one day."""
 _FINAL_KEYS = {"response_text", "verifiable_reward", "outcome"}
 
 
@@ -283,6 +295,9 @@ def check_token_env(
     Raises:
         AssertionError: a rule is broken; the message says which.
     """
+    if isinstance(env, TextTokenEnv):
+        _check_turns(env, seed, num_episodes)
+        return
     rng = np.random.default_rng(seed)
     first, first_info = env.reset(seed=seed)
     assert set(first_info) >= _RESET_KEYS, f"{_RESET_KEYS} missing in {first_info}."
@@ -315,6 +330,87 @@ def check_token_env(
     except RuntimeError:
         return
     raise AssertionError("`step` after the end of an episode must raise RuntimeError.")
+
+
+def _check_turns(env: TextTokenEnv, seed: int, num_episodes: int) -> None:
+    """Plays random tokens, after the texts' own check."""
+    tasks = env.problems
+    assert isinstance(tasks, TextTasks)
+    check_text_env(env.make_text_env, seeds=tasks.seeds[:2])
+    rng = np.random.default_rng(seed)
+    for number in range(num_episodes):
+        problem = tasks[number % len(tasks)]
+        _, info = env.reset(options={"problem": problem})
+        is_over, num_tokens = False, 0
+        while not is_over:
+            token = int(rng.integers(env.vocab_size))
+            observation, reward, terminated, truncated, info = env.step(token)
+            assert env.observation_space.contains(observation)
+            assert isinstance(reward, float), f"The reward {reward!r} is not a float."
+            is_over, num_tokens = terminated or truncated, num_tokens + 1
+        assert num_tokens <= env.max_response_tokens
+        assert set(info) >= _FINAL_KEYS, f"No {_FINAL_KEYS - set(info)} at the end."
+
+
+def check_text_env(
+    make_env: TextEnvMaker | str,
+    *,
+    turns: Sequence[str] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    max_turns: int = 8,
+) -> None:
+    """Checks a text environment's contract, with the given turns and with nonsense.
+
+    It must not raise, say what it should, and depend on nothing but its seed and its
+    turns: not on others that are played in between, nor on the global generators.
+
+    Args:
+        make_env: as for `TextTokenEnv`.
+        turns: that make sense.
+        seeds: of the tasks that are played.
+        max_turns: of a game that does not end itself.
+
+    Raises:
+        AssertionError: a rule is broken.
+        Exception: what the environment raises.
+    """
+    make = text_env_maker(make_env)
+    written = [*turns, *NONSENSE]
+    for seed in seeds:
+        for shift in range(len(written)):
+            texts = [*written[shift:], *written[:shift]][:max_turns]
+            alone = list(_told(make, seed, texts))
+            # Two of the seed by turns with each other, and with one of another seed.
+            games = (_told(make, s, texts) for s in (seed, seed + 1, seed))
+            first, _, second = zip(*zip_longest(*games), strict=True)
+            for other in (first, second):
+                found = [said for said in other if said is not None]
+                assert found == alone, (
+                    f"With seed {seed} and turns {texts!r:.200} it said {alone!r:.200} "
+                    f"alone, and {found!r:.200} beside others: draw from a generator "
+                    "of its own with that seed."
+                )
+
+
+def _told(make: TextEnvMaker, seed: int, texts: Sequence[str]) -> Iterator[Any]:
+    """What an environment says at first and to each turn."""
+    env = make()
+    observation, info = env.reset(seed=seed)
+    assert isinstance(info, dict), f"The info {info!r:.80} is no dictionary."
+    task(observation, seed)
+    yield observation
+    for text in texts:
+        result = env.step(text)
+        assert len(result) == 5, f"`step` gave {len(result)} values for five."
+        observation, reward, terminated, truncated, info = result
+        assert isinstance(observation, str | Sequence), f"{observation!r:.80}"
+        assert reward is None or np.isfinite(reward), f"The reward is {reward!r}."
+        worth = info.get("verifiable_reward")
+        assert worth is None or 0.0 <= worth <= 1.0, f"`verifiable_reward` is {worth}."
+        yield result
+        if terminated or truncated:
+            break
+    close_env(env)
 
 
 def _check_observation(

@@ -24,6 +24,8 @@ from pure_rllib.setting_types import (
     check_setting,
 )
 
+_JUDGES = ("step_scorer", "verifier", "prm")
+
 
 class TextTokenEnv(TokenEnv):
     """Plays a text environment over turns, one token per action.
@@ -101,6 +103,13 @@ class TextTokenEnv(TokenEnv):
             ("env_error_limit", env_error_limit, Share),
         ):
             check_setting(name, value, rule)
+        judges = [name for name in _JUDGES if kwargs.get(name) is not None]
+        if judges:
+            raise ValueError(
+                f"`{judges[0]}` must be left out, because the text environment judges "
+                "its turns, and a judge of whole responses does not see what it says "
+                "between them. Let `step` give the rewards."
+            )
         self.make_text_env = text_env_maker(make_env)
         seeds = SeedSequence(task_seed).generate_state(num_tasks + num_eval_tasks)
         super().__init__(

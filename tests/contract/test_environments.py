@@ -1,5 +1,6 @@
 """Every environment keeps Gymnasium's contract and ours."""
 
+import random
 import subprocess
 import sys
 import warnings
@@ -10,11 +11,13 @@ from gymnasium.utils.env_checker import check_env
 
 import pure_rllib.envs
 from pure_rllib.data.problems import ListProblems, Problem
+from pure_rllib.envs.guess_number import GuessNumber
 from pure_rllib.envs.token_env import TokenEnv
 from pure_rllib.rewards.base import FunctionVerifier
 from pure_rllib.testing import (
     HashScorer,
     byte_tokenizer,
+    check_text_env,
     check_token_env,
     tiny_model_config,
 )
@@ -73,6 +76,8 @@ SETTINGS = [
         0.0,
         id="labels-no-thinking",
     ),
+    pytest.param("GuessNumber-v0", {}, 0.0, id="guess-number"),
+    pytest.param("Calculator-v0", {}, 0.0, id="calculator"),
     pytest.param("Math-v0", {"prm": tiny_model_config(261)}, 1e-5, id="math-prm"),
     pytest.param(
         "Math-v0",
@@ -174,6 +179,48 @@ def test_broken_environments_are_found(cls, scorer, message):
     )
     with pytest.raises(AssertionError, match=message):
         check_token_env(env)
+
+
+class SharedDice:
+    """Draws from the global generator, and so from what others left there."""
+
+    def reset(self, *, seed=None, options=None):
+        random.seed(seed)
+        return "?", {}
+
+    def step(self, action):
+        return str(random.random()), 0.0, False, False, {}
+
+
+class Proud(SharedDice):
+    """Thinks too much of an episode."""
+
+    def step(self, action):
+        return "", 0.0, True, False, {"verifiable_reward": 2.0}
+
+
+class Strict(SharedDice):
+    """Raises at what it does not know."""
+
+    def step(self, action):
+        return "", float(int(action)), True, False, {}
+
+
+@pytest.mark.parametrize(
+    ("make_env", "error", "message"),
+    [
+        (SharedDice, AssertionError, "generator of its own"),
+        (Proud, AssertionError, "`verifiable_reward` is 2.0"),
+        (Strict, ValueError, "invalid literal"),
+    ],
+)
+def test_broken_text_environments_are_found(make_env, error, message):
+    with pytest.raises(error, match=message):
+        check_text_env(make_env)
+
+
+def test_a_game_that_makes_sense_keeps_the_contract_too():
+    check_text_env(GuessNumber, turns=["4", "2", "6", "1"])
 
 
 def test_ids_are_registered_on_import():

@@ -33,7 +33,7 @@ from pure_rllib.models.flat_attention import set_flat_attention
 from pure_rllib.models.logprobs import LOGP, response_logps, sequence_logps
 from pure_rllib.rollouts.group import SampledResponse
 from pure_rllib.rollouts.turns import PlayedGroup, play_groups
-from pure_rllib.testing import byte_tokenizer, tiny_model_config
+from pure_rllib.testing import HashScorer, byte_tokenizer, tiny_model_config
 
 PARAMS = SamplingParams(max_response_tokens=8)
 TICKETS = [ProblemTicket(i, 0, i, 100 + i) for i in range(3)]
@@ -497,6 +497,8 @@ def test_one_token_at_a_time_gives_what_rounds_give() -> None:
         ({"turn_rewards": "turn"}, "turn_rewards"),
         ({"make_env": "nowhere:Env"}, "make_env"),
         ({"env_error_limit": 2.0}, "env_error_limit"),
+        ({"step_scorer": HashScorer()}, "`step_scorer` must be left out, because"),
+        ({"prm": "some/prm"}, "`prm` must be left out, because"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], fragment: str) -> None:
