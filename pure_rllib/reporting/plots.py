@@ -57,8 +57,8 @@ def learning_curves(rows: Sequence[Row], path: str | Path, title: str = "") -> P
     Args:
         rows: one mapping per iteration, metric names to numbers, with
             `training_iteration` (else rows count from 1). A metric that is missing or
-            NaN leaves a gap; `evaluation/*` may stand in some rows only. Accuracy and
-            process reward have a panel where any row has the metric.
+            NaN leaves a gap; `evaluation/*` may stand in some rows only. Accuracy, the
+            reward model's and process rewards have a panel where any row has them.
         path: PNG file to write; its folder is made.
         title: shown above the panels.
 
@@ -88,11 +88,13 @@ def learning_curves(rows: Sequence[Row], path: str | Path, title: str = "") -> P
 def run_panels(rows: Sequence[Row]) -> list[Panel]:
     """Returns what draws the panels of `learning_curves`.
 
-    A run without a step scorer or a verifier has no such metric in any row.
+    A run without a step scorer, a reward model or a verifier has no such metric in any
+    row.
     """
     panels: list[Panel] = [_draw_lengths, _draw_kl, _draw_clipping, _draw_seconds]
     for panel, metric in (
         (_draw_process_reward, "reward/process_mean"),
+        (_draw_model_reward, "reward/model"),
         (_draw_accuracy, "accuracy"),
     ):
         if any(metric in row for row in rows):
@@ -223,6 +225,16 @@ def _draw_process_reward(axis: "Axes", rows: Sequence[Row]) -> None:
     axis.axhline(0, color="#999999", linewidth=0.8, zorder=0)
     axis.set_ylim(-1.05, 1.05)
     _finish(axis, "Process reward", "reward, -1 to 1")
+
+
+def _draw_model_reward(axis: "Axes", rows: Sequence[Row]) -> None:
+    _line(axis, rows, "reward/model", "training samples", SKY)
+    for decoding, colour, marker in (("sampled", BLUE, "o"), ("greedy", ORANGE, "s")):
+        xs, ys = _series(rows, f"evaluation/{decoding}_model_reward")
+        if (known := ~np.isnan(ys)).any():
+            label = f"held out, {decoding}"
+            axis.plot(xs[known], ys[known], color=colour, marker=marker, label=label)
+    _finish(axis, "Reward model", "reward")
 
 
 def _draw_lengths(axis: "Axes", rows: Sequence[Row]) -> None:

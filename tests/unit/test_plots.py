@@ -47,7 +47,11 @@ def test_learning_curves_with_gaps(tmp_path):
 
 @pytest.mark.parametrize(
     ("lacking", "panel"),
-    [("reward/process_mean", "_draw_process_reward"), ("accuracy", "_draw_accuracy")],
+    [
+        ("reward/process_mean", "_draw_process_reward"),
+        ("reward/model", "_draw_model_reward"),
+        ("accuracy", "_draw_accuracy"),
+    ],
 )
 def test_a_run_has_panels_of_what_it_measures(tmp_path, lacking, panel):
     rows = make_rows(3)
