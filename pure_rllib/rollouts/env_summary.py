@@ -1,8 +1,9 @@
 """What the algorithm must know of an environment, and can carry over a network."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +19,8 @@ from pure_rllib.reporting.metrics import absent_metrics
 
 _NUM_PROBES = 4
 _MAX_PROBE_TOKENS = 32
+# Seconds for comparing held-out problems with those of training.
+_PATIENCE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,11 @@ def first_lines(env: TokenEnv) -> str:
     lines = [f"problems        {_counted(env.problems)}"]
     if env.eval_problems is not None:
         lines.append(f"held out        {_counted(env.eval_problems)}")
+        shared = _num_shared(env.problems, env.eval_problems)
+        if shared:
+            lines.append(
+                f"                at least {shared} of them are asked in training, too"
+            )
     dropped = getattr(env, "num_dropped_prompts", 0)
     if dropped:
         lines.append(
@@ -135,6 +143,22 @@ def first_lines(env: TokenEnv) -> str:
     names += map(repr, env.stop.stop if env.stop else ())
     lines.append(f"responses end   at {', '.join(names)}")
     return "\n".join(lines)
+
+
+def _num_shared(problems: ProblemSource, held_out: ProblemSource) -> int:
+    """Counts held-out problems whose text is one of training, while patience lasts."""
+    trained = set(_texts(problems))
+    return sum(text in trained for text in _texts(held_out))
+
+
+def _texts(source: ProblemSource) -> Iterator[tuple[str, str]]:
+    # A source may make its problems, or reset an environment for each.
+    deadline = perf_counter() + _PATIENCE_S
+    for index in range(len(source)):
+        if perf_counter() > deadline:
+            return
+        problem = source[index]
+        yield problem.prompt, str(problem.history)
 
 
 def _counted(problems: ProblemSource) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pure_rllib.data.problems import ListProblems, Problem
+from pure_rllib.envs.guess_number import GuessNumberEnv
 from pure_rllib.envs.math_env import MathEnv
 from pure_rllib.rollouts.env_summary import first_lines, fit_to_policy
 from pure_rllib.testing import byte_tokenizer, tiny_model_config
@@ -81,6 +82,15 @@ def test_a_broken_file_is_named(folder: Path):
     (folder / "generation_config.json").write_text("{")
     with pytest.raises(OSError, match=r"generation_config\.json"):
         make_env(folder)
+
+
+def test_held_out_problems_that_are_trained_on_are_said(folder: Path):
+    held_out = ListProblems([Problem("3+3?", "6"), Problem("1+1?", "2")])
+    assert first_lines(make_env(folder, eval_problems=held_out)).splitlines()[2] == (
+        "                at least 1 of them are asked in training, too"
+    )
+    # Games that begin alike are told apart by nobody.
+    assert "at least 200 of them are asked" in first_lines(GuessNumberEnv())
 
 
 def test_what_was_read_is_said(folder: Path):
