@@ -216,7 +216,8 @@ class TextEpisode:
         if self.rules.turn_rewards == "outcome":
             if reward is None:
                 turns = self.rewards[:-1] if self.is_cut else self.rewards
-                reward = sum(r for r in turns if r is not None)
+                # Parts of one must not make a little more than one.
+                reward = round(sum(r for r in turns if r is not None), 9)
         elif reward is None and self.is_cut:
             reward = 0.0
         if reward is None:

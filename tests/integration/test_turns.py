@@ -10,7 +10,7 @@ import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.columns import Columns
 
-from pure_rllib.algorithms import GRPOConfig, LLMConfig, PUREConfig
+from pure_rllib.algorithms import GRPOConfig, LLMConfig, PUREConfig, RLOOConfig
 from pure_rllib.data.problems import ListProblems, Problem
 from pure_rllib.envs.guess_number import GuessNumber, GuessNumberEnv, guess_tokenizer
 from pure_rllib.envs.text_token_env import TextTokenEnv
@@ -126,6 +126,14 @@ def test_14_turns_and_what_is_said_between_them_are_metrics() -> None:
     assert result["response/tokens"] == turns and said == turns - 1.0
     assert result["response/steps"] == turns
     assert result["env/errors"] == 0.0
+
+
+@pytest.mark.parametrize("made", [GRPOConfig(), RLOOConfig()], ids=["GRPO", "RLOO"])
+def test_algorithms_of_outcomes_play_the_same_game(made: LLMConfig) -> None:
+    with built(config(made, GuessNumberEnv, {})) as algo:
+        result = flat(algo.train())
+    assert 1.0 < result["turns/mean"] <= 3.0 and 0.0 < result["accuracy"] < 1.0
+    assert np.isfinite(result["loss/total"]) and result["gradient_norm"] > 0.0
 
 
 class BreaksAtTimes(GuessNumber):

@@ -324,6 +324,14 @@ def test_9_a_truncated_row_keeps_what_was_earned() -> None:
     assert episode.judged().verifiable_reward == 0.75
 
 
+def test_parts_of_one_make_one() -> None:
+    parts = [0.1, 0.2, 0.3, 0.4 + 2e-16]
+    assert sum(parts) > 1.0
+    answers = [(part, i == 3) for i, part in enumerate(parts)]
+    episode = by_hand(token_env(), ["1"] * 4, answers)
+    assert episode.judged().verifiable_reward == 1.0
+
+
 class Breaks(Talk):
     """Every third one raises in its second turn."""
 
