@@ -108,8 +108,8 @@ class Task:
         Raises:
             RuntimeError: the task fails.
         """
-        start, problems = perf_counter(), []
-        is_slow = False
+        problems: list[Problem] = []
+        start, is_slow = 0.0, False
         # A file, not a pipe: nobody has to read it for the process to go on.
         with tempfile.TemporaryFile() as stderr:
             command = [sys.executable, "-P", "-c", _WRITE_ITEMS, PACKAGE_ROOT]
@@ -123,12 +123,14 @@ class Task:
             assert process.stdout is not None, "asked for"
             with process:
                 for index, line in enumerate(process.stdout):
+                    # The imports before the first item say nothing about the others.
+                    start = start or perf_counter()
                     question, answer = json.loads(line)
                     problems.append(self._problem(index, question, answer))
                     seconds = perf_counter() - start
                     if seconds > _SLOW_S and not is_slow:
                         is_slow = True
-                        self._warn_slow(seconds / (index + 1))
+                        self._warn_slow(seconds / index)
             if process.returncode:
                 stderr.seek(0)
                 raise RuntimeError(
