@@ -101,7 +101,7 @@ class Experiment:
 
     @property
     def arms(self) -> dict[str, dict[str, Any]]:
-        """Label -> settings that differ from `config`; empty without arms."""
+        """Label -> settings that differ from `config`, and maybe `run`."""
         return self.spec.get("arms") or {}
 
     @property
@@ -132,6 +132,8 @@ class Experiment:
         """
         settings = copy.deepcopy(self.config)
         for section, values in (self.arms[arm] if arm is not None else {}).items():
+            if section == "run":
+                continue
             merged = settings.setdefault(section, {})
             for key, value in copy.deepcopy(values).items():
                 old = merged.get(key)
@@ -143,16 +145,27 @@ class Experiment:
                     merged[key] = value
         return settings
 
+    def run_of(self, arm: str | None) -> str:
+        """Returns the name of the algorithm that an arm trains with."""
+        run: str = self.run if arm is None else self.arms[arm].get("run", self.run)
+        return run
+
+    def arm_config(self, arm: str | None) -> "LLMConfig":
+        """Returns the config of an arm; see `build_config`."""
+        return self.build_config(self.settings(arm), run=self.run_of(arm))
+
     def build_config(
         self,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         *,
+        run: str | None = None,
         validate: bool = True,
     ) -> "LLMConfig":
         """Calls the setters.
 
         Args:
             settings: setter name -> arguments; default: this experiment's `config`.
+            run: name of the algorithm; default: this experiment's.
             validate: also check values against each other.
 
         Raises:
@@ -162,7 +175,7 @@ class Experiment:
         settings = self.config if settings is None else settings
         with naming(self.source):
             _check_required(settings)
-            return make_config(self.run, settings, validate=validate)
+            return make_config(run or self.run, settings, validate=validate)
 
     def with_overrides(
         self,

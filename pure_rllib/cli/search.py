@@ -20,6 +20,8 @@ from pure_rllib.cli.settings import (
     with_values,
 )
 
+RUN = "run"
+"""Where a trial's config names its algorithm, in a sweep with arms."""
 _MAX_CHECKED = 64
 _SCHEDULERS = {"ASHA": ASHAScheduler, "PBT": PopulationBasedTraining}
 
@@ -43,9 +45,7 @@ def check_sweep(experiment: Experiment) -> list[LLMConfig]:
                 "`arms`, because each arm is one fixed setting. Write its values as "
                 "arms of their own."
             )
-        return [
-            experiment.build_config(experiment.settings(a)) for a in experiment.arms
-        ]
+        return [experiment.arm_config(arm) for arm in experiment.arms]
     experiment.build_config(settings, validate=False)
     if "training.preset" in spaces:
         raise ValueError(
@@ -79,12 +79,13 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
 def _space_of_arms(experiment: Experiment) -> dict[str, Any]:
     """A base, and every setting in which arms differ as a function of `arm`."""
     configs = {
-        arm: experiment.build_config(experiment.settings(arm)).to_dict()
+        arm: experiment.arm_config(arm).to_dict() | {RUN: experiment.run_of(arm)}
         for arm in experiment.arms
     }
-    space = dict(next(iter(configs.values())))
+    # Those of one algorithm alone are None in arms of others.
+    space = {key: value for config in configs.values() for key, value in config.items()}
     for key in space:
-        values = {arm: config[key] for arm, config in configs.items()}
+        values = {arm: config.get(key) for arm, config in configs.items()}
         if any(value != space[key] for value in values.values()):
             space[key] = tune.sample_from(_OfArm(values))
     space["arm"] = tune.grid_search(list(configs))

@@ -12,9 +12,10 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune import PlacementGroupFactory
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from pure_rllib.algorithms import ALGORITHMS
+from pure_rllib.algorithms import ALGORITHMS, LLMAlgorithm
 from pure_rllib.cli.experiment import Experiment
 from pure_rllib.cli.folder import RunFolder
 from pure_rllib.cli.loggers import (
@@ -23,7 +24,13 @@ from pure_rllib.cli.loggers import (
     make_wandb,
     read_rows,
 )
-from pure_rllib.cli.search import check_sweep, flat_path, make_scheduler, param_space
+from pure_rllib.cli.search import (
+    RUN,
+    check_sweep,
+    flat_path,
+    make_scheduler,
+    param_space,
+)
 from pure_rllib.cli.settings import search_spaces
 from pure_rllib.cli.study import Trial, draw_study, results_of, shown, study_table
 from pure_rllib.cli.train import INTERRUPTED, say, start_ray
@@ -86,6 +93,25 @@ class SweepProgress(tune.Callback):
         """Keeps nothing in Tune's own checkpoint: a bar cannot be kept."""
 
 
+class AlgorithmOfArm(LLMAlgorithm):
+    """The algorithm that a trial's arm names: Tune takes one class for all trials.
+
+    What algorithms differ in is their configs.
+    """
+
+    def __init__(self, config: Any = None, *args: Any, **kwargs: Any):
+        defaults = ALGORITHMS[config[RUN]].get_default_config()
+        # Results say by it which arm they are of.
+        known = {*defaults.to_dict(), "arm"}
+        own = {key: value for key, value in config.items() if key in known}
+        super().__init__(defaults.update_from_dict(own), *args, **kwargs)
+
+    @classmethod
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """Returns what a trial of the arm needs."""
+        return ALGORITHMS[config[RUN]].default_resource_request(config)
+
+
 @dataclass
 class Sweep:
     """A sweep of one experiment: arms, seeds, or search spaces.
@@ -116,8 +142,7 @@ class Sweep:
         start_ray(configs[0], self.experiment.spec.get("ray"), verbose=self.verbose)
         try:
             # Tune forgets names when Ray is shut down, as an earlier run may have done.
-            run = self.experiment.run
-            tune.register_trainable(run, ALGORITHMS[run])
+            tune.register_trainable(self.trainable, self._trainable_class())
             self.folder.path.mkdir(parents=True, exist_ok=True)
             if not self.resume:
                 write_text(self.folder.experiment_file, self.experiment.to_yaml())
@@ -130,6 +155,19 @@ class Sweep:
             ray.shutdown()
         return self._report(results)
 
+    @property
+    def trainable(self) -> str:
+        """The name of what Tune trains: the algorithm, or those of the arms."""
+        return "+".join(sorted({self.experiment.run_of(a) for a in self._arms}))
+
+    @property
+    def _arms(self) -> list[str] | list[None]:
+        return list(self.experiment.arms) or [None]
+
+    def _trainable_class(self) -> type[LLMAlgorithm]:
+        is_one = len({self.experiment.run_of(arm) for arm in self._arms}) == 1
+        return ALGORITHMS[self.trainable] if is_one else AlgorithmOfArm
+
     def _tuner(self) -> tune.Tuner:
         spec = self.experiment.spec
         path = self.folder.path.resolve()
@@ -138,7 +176,7 @@ class Sweep:
             try:
                 return tune.Tuner.restore(
                     str(path),
-                    trainable=self.experiment.run,
+                    trainable=self.trainable,
                     param_space=space,
                     restart_errored=True,
                 )
@@ -152,7 +190,7 @@ class Sweep:
         concurrent = spec.get("max_concurrent", 0)
         stop, wandb = self.experiment.stop, spec.get("wandb")
         return tune.Tuner(
-            self.experiment.run,
+            self.trainable,
             param_space=space,
             tune_config=tune.TuneConfig(
                 metric=spec.get("metric"),

@@ -25,6 +25,22 @@ def sweep(tmp_path: Path, text: str) -> list[dict]:
     return json.loads((tmp_path / "out" / "table.json").read_text())
 
 
+def test_arms_of_two_algorithms_print_one_table(tmp_path: Path) -> None:
+    arms = """
+  arms:
+    pure: {}
+    grpo:
+      run: GRPO
+      environment: {env_config: {process_rewards: none}}
+"""
+    table = sweep(tmp_path, TINY_EXPERIMENT + arms)
+    assert [row["settings"]["arm"] for row in table] == ["pure", "grpo"]
+    assert [row["iterations"] for row in table] == [2, 2]
+    # GRPO takes its KL term by default, PURE has process rewards.
+    rows = [read_rows(Path(row["folder"]) / "result.json")[-1] for row in table]
+    assert ["reward/process_mean" in row for row in rows] == [True, False]
+
+
 def test_arms_with_seeds_print_one_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,6 +226,22 @@ def test_arms_are_whole_configurations(tmp_path: Path) -> None:
         ("verifiable", 0, 0.0, "length", "none"),
         ("verifiable", 1, 0.0, "length", "none"),
     ]
+
+
+def test_an_arm_may_name_its_algorithm(tmp_path: Path) -> None:
+    text = ARMS + "    grpo: {run: GRPO}\n    back: {run: PURE}\n"
+    text = text.replace("  seeds: [0, 1]\n", "") + "  seeds: [0]\n"
+    experiment = read(tmp_path, text)
+    assert [type(config).__name__ for config in check_sweep(experiment)] == [
+        *("PUREConfig", "PUREConfig", "GRPOConfig", "PUREConfig")
+    ]
+    space = param_space(experiment)
+    of_arm = space["run"].func
+    assert [of_arm(SimpleNamespace(config={"arm": a})) for a in experiment.arms] == [
+        *("PURE", "PURE", "GRPO", "PURE")
+    ]
+    with pytest.raises(ValueError, match=r"`run` \(GRPPO\) must be one of PURE, GRPO"):
+        check_sweep(read(tmp_path, text.replace("GRPO", "GRPPO")))
 
 
 def test_an_arm_is_checked_like_the_rest(tmp_path: Path) -> None:
