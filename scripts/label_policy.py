@@ -14,20 +14,17 @@ import sys
 from collections.abc import Iterator
 
 from tokenizers import AddedToken
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerBase
 
-from pure_rllib.arithmetic.prm_quality import padded
 from pure_rllib.arithmetic.task import (
     STEP_SEPARATOR,
     TASK_Z,
     Chain,
 )
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
-from pure_rllib.arithmetic.traces import IGNORED
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.labels import NO_THINKING, PROCEDURAL, THINKING, LabelEnv
-from scripts.embedded_models.training import Optimizer, model_config, own_random_state
+from scripts.embedded_models.training import own_random_state, teach
 
 UPDATES, BATCH_SIZE = 1200, 32
 # How often the teacher writes a label out of a hat.
@@ -96,31 +93,13 @@ def _rows(
         number += 1
 
 
-def train_policy(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """Teaches a policy of two layers; its prompts are not learned."""
-    model = Qwen2ForCausalLM(model_config(tokenizer))
-    optimizer = Optimizer(model, matrix_lr=4e-3, lr=3e-3, warmup=20)
-    rows = _rows(tokenizer)
-    for update in range(1, UPDATES + 1):
-        batch = [next(rows) for _ in range(BATCH_SIZE)]
-        ids = padded([a + b for a, b in batch], tokenizer.pad_token_id)
-        targets = padded([[IGNORED] * len(a) + b for a, b in batch], IGNORED)
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
-        # Falling to nothing, so that single weights do not jump about in the end.
-        optimizer.update(loss, 1.0 - update / UPDATES)
-        if update % 100 == 0:
-            print(f"update {update}: loss {loss.item():.3f}", flush=True)
-    return model.eval()
-
-
 def main() -> None:
     """Makes the policy in the folder that the command line names."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise SystemExit(__doc__)
     with own_random_state(0):
         tokenizer = label_tokenizer()
-        policy = train_policy(tokenizer)
+        policy = teach(tokenizer, _rows(tokenizer), UPDATES, BATCH_SIZE)
     policy.save_pretrained(sys.argv[1])
     tokenizer.save_pretrained(sys.argv[1])
 

@@ -7,11 +7,18 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config
+from torch.nn.functional import cross_entropy
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from pure_rllib.arithmetic.checker import check_steps
-from pure_rllib.arithmetic.prm_quality import sample_texts
+from pure_rllib.arithmetic.prm_quality import padded, sample_texts
 from pure_rllib.arithmetic.task import ArithmeticTask, is_correct, steps_of
+from pure_rllib.arithmetic.traces import IGNORED
 from pure_rllib.data.problems import Problem
 
 Item = TypeVar("Item")
@@ -105,6 +112,35 @@ class Optimizer:
                 group["lr"] = lr * rate
             optimizer.step()
             optimizer.zero_grad()
+
+
+def teach(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterator[tuple[list[int], list[int]]],
+    updates: int,
+    batch_size: int,
+) -> Qwen2ForCausalLM:
+    """Teaches a policy of two layers by SFT; prompts are not learned.
+
+    Args:
+        tokenizer: of the policy.
+        rows: endless prompts and responses, as ids.
+        updates: of the weights.
+        batch_size: rows in each.
+    """
+    model = Qwen2ForCausalLM(model_config(tokenizer))
+    optimizer = Optimizer(model, matrix_lr=4e-3, lr=3e-3, warmup=20)
+    for update in range(1, updates + 1):
+        batch = [next(rows) for _ in range(batch_size)]
+        ids = padded([a + b for a, b in batch], tokenizer.pad_token_id)
+        targets = padded([[IGNORED] * len(a) + b for a, b in batch], IGNORED)
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        loss = cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
+        # Falling to nothing, so that single weights do not jump about in the end.
+        optimizer.update(loss, 1.0 - update / updates)
+        if update % 100 == 0:
+            print(f"update {update}: loss {loss.item():.3f}", flush=True)
+    return model.eval()
 
 
 def bucketed(
