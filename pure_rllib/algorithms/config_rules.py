@@ -274,10 +274,13 @@ def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:
             "GRPO or RLOO."
         )
     if config.process_reward_coeff and not env.has_step_scorer:
+        reason, other = "has no step scorer", "'prm': ..."
+        if env.has_turns:
+            reason, other = "judges no turns", "'turn_rewards': 'process'"
         raise ValueError(
             f"`process_reward_coeff` ({config.process_reward_coeff}) must be 0, "
-            "because the environment has no step scorer. Set it to 0, or set "
-            "`env_config={'prm': ...}`."
+            f"because the environment {reason}. Set it to 0, or set "
+            f"`env_config={{{other}}}`."
         )
     if env.has_turns and getattr(config, "mask_separators", False):
         raise ValueError(

@@ -381,6 +381,15 @@ def test_an_environment_that_fits_is_accepted() -> None:
             r"has no step scorer\. Set it to 0, or set `env_config",
         ),
         (
+            {"has_step_scorer": False, "has_turns": True},
+            r"`process_reward_coeff` \(1\.0\) must be 0, .* judges no turns\. "
+            r"Set it to 0, or set `env_config=\{'turn_rewards': 'process'\}",
+        ),
+        (
+            {"has_turns": True},
+            r"`mask_separators` \(True\) must be False, because a turn's last token",
+        ),
+        (
             {"tokenizer_size": 33},
             r"`model` \(vocabulary of 32\) must cover the tokenizer's 33 ids, because",
         ),
