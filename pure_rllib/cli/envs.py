@@ -45,7 +45,7 @@ def add_command(commands: Any) -> None:
         "name",
         nargs="?",
         metavar="NAME",
-        help="id, task of reasoning-gym, or YAML file of an experiment",
+        help="id, task of reasoning-gym, YAML file or tuned example",
     )
     parser.add_argument(
         "--show", type=int, default=1, metavar="N", help="so many problems (default: 1)"
@@ -107,11 +107,11 @@ def _find(name: str, changes: Iterable[str]) -> tuple[str, dict[str, Any]]:
     import gymnasium as gym
 
     import pure_rllib.envs  # noqa: F401  registers ours
-    from pure_rllib.cli.experiment import load_experiment, read_setting
+    from pure_rllib.cli.experiment import EXAMPLES, load_experiment, read_setting
     from pure_rllib.cli.settings import put
 
     env_config: dict[str, Any] = {}
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith((".yaml", ".yml")) or (EXAMPLES / f"{name}.yaml").is_file():
         environment = load_experiment(name).config["environment"]
         env_id, env_config = environment["env"], dict(environment.get("env_config", {}))
     elif name in gym.registry or ":" in name:
@@ -175,7 +175,8 @@ def looks(env: "TokenEnv", num_problems: int) -> Iterable[str]:
     yield f"{len(env.problems)} problems"
     for index in range(min(num_problems, len(env.problems))):
         problem = env.problems[index]
-        yield f"\nproblem {problem.problem_id or index}, answer {problem.answer}"
+        answer = "" if problem.answer is None else f", answer {problem.answer}"
+        yield f"\nproblem {problem.problem_id or index}{answer}"
         prompt = env.tokenizer.decode(env.encode_prompt(problem))
         yield from (f"  | {line}" for line in prompt.split("\n"))
         yield f"  random tokens earn {_earned(env, problem, seed=index)}"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from pure_rllib.data.problems import (
     ListProblems,
@@ -14,7 +14,7 @@ from pure_rllib.data.problems import (
 )
 from pure_rllib.data.prompts import PromptTemplate, drop_long_prompts, make_template
 from pure_rllib.envs.token_env import TokenEnv
-from pure_rllib.models.loading import resolve_model
+from pure_rllib.envs.tokenizers import load_tokenizer
 from pure_rllib.rewards.base import AnyVerifier, StepScorer
 from pure_rllib.rewards.make import (
     PRMSetting,
@@ -83,8 +83,7 @@ class MathEnv(TokenEnv):
         max_prompt_tokens: int = 1024,
         **kwargs: Any,
     ):
-        if isinstance(tokenizer, str):
-            tokenizer = _load_tokenizer(tokenizer)
+        tokenizer = load_tokenizer(tokenizer)
         template = make_template(prompt_template)
         encode = partial(template.encode_batch, tokenizer=tokenizer)
         train, num_dropped = _problems(problems, encode, max_prompt_tokens)
@@ -115,17 +114,6 @@ class MathEnv(TokenEnv):
         )
         several = [prm] if isinstance(prm, str | Mapping) else prm or ()
         self.prms = tuple(one for one in several if isinstance(one, str))
-
-
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(resolve_model(name))
-    except OSError as error:
-        raise ValueError(
-            f"`tokenizer` ({name}) must be a folder with a tokenizer's files or the id "
-            f"of one on the hub, because prompts are encoded with it: {error}. Set it "
-            "to the policy's folder."
-        ) from error
 
 
 def _problems(

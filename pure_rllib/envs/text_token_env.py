@@ -16,6 +16,7 @@ from pure_rllib.envs.text_env import (
 )
 from pure_rllib.envs.text_episode import TextEpisode, TurnRewards, TurnRules
 from pure_rllib.envs.token_env import TokenEnv
+from pure_rllib.envs.tokenizers import load_tokenizer
 from pure_rllib.setting_types import (
     Count,
     NaturalNumber,
@@ -48,7 +49,7 @@ class TextTokenEnv(TokenEnv):
     ## Arguments
     Args:
         make_env: class or function that makes a `TextEnv`, or its "module:name".
-        tokenizer: of the policy.
+        tokenizer: folder or hub id of the policy's tokenizer, or the tokenizer.
         num_tasks: training tasks; each is a seed that the text environment is reset
             with.
         num_eval_tasks: held-out tasks, of other seeds.
@@ -77,7 +78,7 @@ class TextTokenEnv(TokenEnv):
         self,
         *,
         make_env: TextEnvMaker | str,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: str | PreTrainedTokenizerBase,
         num_tasks: int = 10_000,
         num_eval_tasks: int = 200,
         task_seed: int = 0,
@@ -110,6 +111,7 @@ class TextTokenEnv(TokenEnv):
                 "its turns, and a judge of whole responses does not see what it says "
                 "between them. Let `step` give the rewards."
             )
+        tokenizer = load_tokenizer(tokenizer)
         self.make_text_env = text_env_maker(make_env)
         seeds = SeedSequence(task_seed).generate_state(num_tasks + num_eval_tasks)
         super().__init__(

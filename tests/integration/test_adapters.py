@@ -64,8 +64,8 @@ def play(env: TextTokenEnv, *turns: str, task: int = 0) -> tuple[str, dict[str, 
 
 def parrot(**kwargs: Any) -> GymnasiumEnv:
     sizes: dict[str, Any] = {"max_prompt_tokens": 8, "max_response_tokens": 40}
-    chosen = {"returns": (-4.0, 3.0), **sizes, **kwargs}
-    return GymnasiumEnv(game="Parrot-v0", tokenizer=TOKENIZER, **chosen)
+    chosen = {"returns": (-4.0, 3.0), "tokenizer": TOKENIZER, **sizes, **kwargs}
+    return GymnasiumEnv(game="Parrot-v0", **chosen)
 
 
 def test_a_gymnasium_environment_of_text_is_played_over_turns() -> None:
@@ -78,6 +78,13 @@ def test_a_gymnasium_environment_of_text_is_played_over_turns() -> None:
     _, info = play(env, *"xxxx")
     assert info["verifiable_reward"] == 0.0
     check_env(env, skip_render_check=True)
+
+
+def test_the_tokenizer_of_a_game_may_be_a_folder(tmp_path: Path) -> None:
+    TOKENIZER.save_pretrained(tmp_path)
+    assert len(parrot(tokenizer=str(tmp_path)).tokenizer) == len(TOKENIZER)
+    with pytest.raises(ValueError, match="must be a folder with a tokenizer's files"):
+        parrot(tokenizer=str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_problems_prompts_and_random_rewards_are_shown(
     assert "(at most 0), process rewards -" in out
 
 
+def test_a_tuned_example_is_shown_by_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["envs", "guess_number"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("pure_rllib/GuessNumber-v0\n") and "answer" not in out
+    assert "\n  | ?\n  random tokens earn verifiable reward" in out
+
+
 @pytest.mark.parametrize(
     ("words", "fragment"),
     [

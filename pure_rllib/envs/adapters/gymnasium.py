@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
+from transformers import PreTrainedTokenizerBase
 
 from pure_rllib.envs.adapters.text_game import (
     OwnRandomState,
@@ -73,6 +74,7 @@ class GymnasiumEnv(TextTokenEnv):
 
     ## Arguments
     Args:
+        tokenizer: folder or hub id of the policy's tokenizer, or the tokenizer.
         game: its id; "module:id" imports the module that registers it.
         game_kwargs: its arguments.
         returns: lowest and highest sum of rewards, which become the verifiable rewards
@@ -86,6 +88,7 @@ class GymnasiumEnv(TextTokenEnv):
     def __init__(
         self,
         *,
+        tokenizer: str | PreTrainedTokenizerBase,
         game: str,
         game_kwargs: Mapping[str, Any] | None = None,
         returns: Sequence[float] | None = None,
@@ -96,7 +99,7 @@ class GymnasiumEnv(TextTokenEnv):
         # Its checker warns of every sentence: `spaces.Text` is alphanumeric by default.
         make = partial(gym.make, game, disable_env_checker=True, **(game_kwargs or {}))
         make_env = _maker(make, game, returns, shares_random=False)
-        super().__init__(make_env=make_env, **kwargs)
+        super().__init__(make_env=make_env, tokenizer=tokenizer, **kwargs)
 
 
 class GemEnv(TextTokenEnv):
@@ -104,6 +107,7 @@ class GemEnv(TextTokenEnv):
 
     ## Arguments
     Args:
+        tokenizer: folder or hub id of the policy's tokenizer, or the tokenizer.
         game: its id there, such as "game:GuessTheNumber-v0-easy".
         game_kwargs: its arguments.
         returns: see `GymnasiumEnv`; the games' own punishments for a wrong form take
@@ -117,6 +121,7 @@ class GemEnv(TextTokenEnv):
     def __init__(
         self,
         *,
+        tokenizer: str | PreTrainedTokenizerBase,
         game: str,
         game_kwargs: Mapping[str, Any] | None = None,
         returns: Sequence[float] | None = (0.0, 1.0),
@@ -126,7 +131,7 @@ class GemEnv(TextTokenEnv):
         check_game(game, sorted(optional("gem.envs.registration", "gem").ENV_REGISTRY))
         make = partial(gem.make, game, **(game_kwargs or {}))
         make_env = _maker(make, game, returns, shares_random=True)
-        super().__init__(make_env=make_env, **kwargs)
+        super().__init__(make_env=make_env, tokenizer=tokenizer, **kwargs)
 
 
 def _maker(

@@ -7,6 +7,8 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from transformers import PreTrainedTokenizerBase
+
 from pure_rllib.envs.adapters.text_game import optional, started
 from pure_rllib.envs.text_env import StepResult
 from pure_rllib.envs.text_token_env import TextTokenEnv
@@ -61,6 +63,7 @@ class OpenEnv(TextTokenEnv):
 
     ## Arguments
     Args:
+        tokenizer: folder or hub id of the policy's tokenizer, or the tokenizer.
         url: of the server, such as "http://localhost:8000"; it must take as many
             sessions as responses are sampled at once.
         to_action: function that makes an action, a dict, of a turn's text, or its
@@ -78,6 +81,7 @@ class OpenEnv(TextTokenEnv):
     def __init__(
         self,
         *,
+        tokenizer: str | PreTrainedTokenizerBase,
         url: str,
         to_action: ToAction | str | None = None,
         to_text: ToText | str | None = None,
@@ -95,7 +99,7 @@ class OpenEnv(TextTokenEnv):
             told = schema["observation"]
             text = partial(_field_of, _text_of("to_text", told, told["properties"]))
         make = partial(OpenEnvSession, url, action, text, reset_kwargs or {})
-        super().__init__(make_env=started(make, url), **kwargs)
+        super().__init__(make_env=started(make, url), tokenizer=tokenizer, **kwargs)
 
 
 def _given(setting: str, function: Any) -> Any:

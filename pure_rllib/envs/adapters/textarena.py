@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from pure_rllib.envs.adapters.text_game import (
     OwnRandomState,
     check_game,
@@ -63,6 +65,7 @@ class TextArenaEnv(TextTokenEnv):
 
     ## Arguments
     Args:
+        tokenizer: folder or hub id of the policy's tokenizer, or the tokenizer.
         game: its id, such as "GuessTheNumber-v0"; of its forms "-raw" is played.
         game_kwargs: its arguments.
         **kwargs: the other arguments of `TextTokenEnv`.
@@ -73,10 +76,15 @@ class TextArenaEnv(TextTokenEnv):
     """
 
     def __init__(
-        self, *, game: str, game_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        *,
+        tokenizer: str | PreTrainedTokenizerBase,
+        game: str,
+        game_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ):
         registry = optional("textarena.envs.registration", "textarena").ENV_REGISTRY
         raw = f"{game.removesuffix('-raw')}-raw"
         check_game(raw, [name for name in registry if name.endswith("-raw")])
         make = partial(TextArenaGame, raw, game_kwargs or {})
-        super().__init__(make_env=started(make, game), **kwargs)
+        super().__init__(make_env=started(make, game), tokenizer=tokenizer, **kwargs)
