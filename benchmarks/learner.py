@@ -31,7 +31,7 @@ from pure_rllib.algorithms import PURE, PUREConfig
 from pure_rllib.learners.delivery import deliver
 from pure_rllib.learners.train_batch import MiniBatchPlan, plan_mini_batches
 from pure_rllib.models import columns
-from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.batching import cut_rows, micro_batches
 from pure_rllib.models.logprobs import LOGP, response_logps
 from pure_rllib.reporting.tables import format_table
 from pure_rllib.rollouts.group import Group
@@ -116,7 +116,8 @@ def plain_update(
         is_mine = torch.isin(batch[columns.GROUP_ID], torch.tensor(group_ids))
         rows = is_mine.nonzero(as_tuple=True)[0]
         count = batch[Columns.LOSS_MASK][rows].sum().to(device)
-        for _, cut in micro_batches(batch, options.micro_batch_tokens, device, rows):
+        cuts = cut_rows(batch, options.micro_batch_tokens, rows)
+        for _, cut in micro_batches(batch, cuts, device):
             mask = cut[Columns.LOSS_MASK]
             ratio = (logps_of(policy, cut, options) - cut[Columns.ACTION_LOGP]).exp()
             gain = cut[Columns.ADVANTAGES]

@@ -16,7 +16,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.utils.annotations import override
 
 from pure_rllib.models import columns
-from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.batching import cut_rows, micro_batches
 from pure_rllib.models.flat_attention import takes_flat_rows
 from pure_rllib.models.logprobs import LOGP, MEAN_LOGP
 
@@ -69,14 +69,10 @@ class _ModelLogps(ConnectorV2):
         with self._model(module) as model:
             device = next(model.parameters()).device
             read = [name for name in _READS if name in whole]
+            packing = takes_flat_rows(model)
+            cuts = cut_rows(whole, self.micro_batch_tokens, packing=packing)
             pieces = list(
-                micro_batches(
-                    whole,
-                    self.micro_batch_tokens,
-                    device,
-                    columns=read,
-                    packing=takes_flat_rows(model),
-                )
+                micro_batches(whole, cuts, device, columns=read, packing=packing)
             )
             passes = [
                 partial(module.token_outputs, model, one, self.outputs)

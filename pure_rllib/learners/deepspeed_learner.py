@@ -27,9 +27,7 @@ from pure_rllib.learners.deepspeed_settings import check_dtype
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.learners.zero_weights import ZeroPolicy
 from pure_rllib.models import columns
-from pure_rllib.models.batching import cut_rows
 from pure_rllib.models.export import CPU, MAX_SHARD_BYTES, export_policy
-from pure_rllib.models.flat_attention import takes_flat_rows
 from pure_rllib.models.llm_rl_module import ENTROPY
 from pure_rllib.models.logprobs import sequence_logps
 
@@ -94,19 +92,11 @@ class DeepSpeedLearner(LLMTorchLearner):
 
     @override(LLMTorchLearner)
     def _accumulate(
-        self, batch: dict[str, Any], rows: Tensor, *, is_first: bool
+        self, batch: dict[str, Any], cuts: Sequence[Tensor], *, is_first: bool
     ) -> Tensor:
-        mine = len(
-            cut_rows(
-                batch,
-                self.config.micro_batch_tokens,
-                rows,
-                packing=takes_flat_rows(self._policy),
-            )
-        )
-        most = max_over_learners(mine, "number of micro-batches")
-        total = super()._accumulate(batch, rows, is_first=is_first)
-        for _ in range(most - mine):
+        most = max_over_learners(len(cuts), "number of micro-batches")
+        total = super()._accumulate(batch, cuts, is_first=is_first)
+        for _ in range(most - len(cuts)):
             self._idle_pass()
         return total
 

@@ -43,7 +43,7 @@ from pure_rllib.learners.rollout_correction import add_first_gaps, correct_rollo
 from pure_rllib.learners.stats import LOGGED, STATS, LearnerStats, batch_stats
 from pure_rllib.learners.train_batch import MiniBatchPlan
 from pure_rllib.models import columns
-from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.batching import cut_rows, micro_batches
 from pure_rllib.models.export import (
     CPU,
     MAX_SHARD_BYTES,
@@ -243,7 +243,13 @@ class LLMTorchLearner(TorchLearner):
         self._log_trained(int(batch[columns.RESPONSE_LENS][rows].sum()))
         loss, norm, lr = torch.zeros(()), 0.0, self._learning_rate()
         if self.scale.denominator:
-            loss = self._accumulate(batch, rows, is_first=index == 0)
+            cuts = cut_rows(
+                batch,
+                self.config.micro_batch_tokens,
+                rows,
+                packing=takes_flat_rows(self._policy),
+            )
+            loss = self._accumulate(batch, cuts, is_first=index == 0)
             sum_over_learners(loss, "loss")
             norm = self._apply_gradients(lr, bool(torch.isfinite(loss)))
         # Else all learners are without a loss token: AdamW would still follow its
@@ -280,16 +286,12 @@ class LLMTorchLearner(TorchLearner):
         self.metrics.log_value(size_key, num_tokens, reduce="mean")
 
     def _accumulate(
-        self, batch: dict[str, Any], rows: Tensor, *, is_first: bool
+        self, batch: dict[str, Any], cuts: Sequence[Tensor], *, is_first: bool
     ) -> Tensor:
         """Adds up the gradients of all micro-batches; returns the loss."""
         total = torch.zeros(())
         for _, micro_batch in micro_batches(
-            batch,
-            self.config.micro_batch_tokens,
-            self._device,
-            rows,
-            packing=takes_flat_rows(self._policy),
+            batch, cuts, self._device, packing=takes_flat_rows(self._policy)
         ):
             self._stats.add_passed(micro_batch)
             output = self._forward(micro_batch)

@@ -52,9 +52,24 @@ def token_budget_batches(
 
 
 def cut_rows(
-    batch: dict[str, Any], micro_batch_tokens: int, rows: Tensor, *, packing: bool
+    batch: dict[str, Any],
+    micro_batch_tokens: int,
+    rows: Tensor | None = None,
+    *,
+    packing: bool = False,
 ) -> list[Tensor]:
-    """Returns the indices of the rows of each micro-batch; see `micro_batches`."""
+    """Returns the indices of the rows of each micro-batch.
+
+    Those that take most memory come first.
+
+    Args:
+        batch: the train batch's columns, on the CPU.
+        micro_batch_tokens: see `pack_rows` and `token_budget_batches`.
+        rows: `[n]` indices of the rows to use; None means all.
+        packing: rows are to pass as one flat row.
+    """
+    if rows is None:
+        rows = torch.arange(len(batch[PROMPT_LENS]))
     if packing:
         pieces = pack_rows(_layout(batch, rows), micro_batch_tokens)
     else:
@@ -70,26 +85,22 @@ def _layout(batch: dict[str, Any], rows: Tensor) -> dict[str, Tensor]:
 
 def micro_batches(
     batch: dict[str, Any],
-    micro_batch_tokens: int,
+    cuts: Sequence[Tensor],
     device: torch.device,
-    rows: Tensor | None = None,
     columns: Collection[str] | None = None,
     *,
     packing: bool = False,
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Yields `(rows, columns)` of each micro-batch, cut to its longest row.
 
-    Those that take most memory come first.
-
     Args:
         batch: the train batch's columns, on the CPU.
-        micro_batch_tokens: see `pack_rows` and `token_budget_batches`.
+        cuts: see `cut_rows`.
         device: where the micro-batch is moved.
-        rows: `[n]` indices of the rows to use; None means all.
         columns: names of the columns to take; None means all tensors of the batch.
             `[B, L]` and `[B, T]` are cut to the micro-batch's longest row and longest
             response, others are taken whole.
-        packing: rows pass as one flat row, the added column `FLAT_ROW`.
+        packing: as for `cut_rows`; the flat row is the added column `FLAT_ROW`.
 
     Raises:
         KeyError: the batch lacks a column.
@@ -105,11 +116,9 @@ def micro_batches(
             f"`columns` has {missing}, which the train batch lacks; it has "
             f"{sorted(batch)}. Add a learner connector that writes them."
         )
-    if rows is None:
-        rows = torch.arange(len(batch[PROMPT_LENS]))
     response_lens = batch[RESPONSE_LENS]
     lens = row_lens(batch)
-    for index in cut_rows(batch, micro_batch_tokens, rows, packing=packing):
+    for index in cuts:
         # A response has as many tokens as steps, so that a `[B, S]` that happens to
         # be T wide loses nothing but padding.
         width_of = {

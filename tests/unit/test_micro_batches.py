@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ray.rllib.core.columns import Columns
 
 from pure_rllib.models import columns
-from pure_rllib.models.batching import micro_batches, token_budget_batches
+from pure_rllib.models.batching import cut_rows, micro_batches, token_budget_batches
 
 CPU = torch.device("cpu")
 
@@ -73,7 +73,7 @@ def batch() -> dict[str, Any]:
 
 
 def test_micro_batches_are_cut_to_their_longest_row() -> None:
-    pieces = list(micro_batches(batch(), 6, CPU))
+    pieces = list(micro_batches(batch(), cut_rows(batch(), 6), CPU))
     assert [index.tolist() for index, _ in pieces] == [[0], [2, 1]]
     _, second = pieces[1]
     assert second[columns.INPUT_IDS].tolist() == [[4, 14, 15], [3, 13, 0]]
@@ -87,15 +87,17 @@ def test_micro_batches_are_cut_to_their_longest_row() -> None:
 
 
 def test_micro_batches_of_some_rows_name_rows_of_the_whole_batch() -> None:
-    pieces = list(micro_batches(batch(), 100, CPU, rows=torch.tensor([1, 2])))
+    cuts = cut_rows(batch(), 100, torch.tensor([1, 2]))
+    pieces = list(micro_batches(batch(), cuts, CPU))
     assert [index.tolist() for index, _ in pieces] == [[2, 1]]
     assert pieces[0][1][columns.INPUT_IDS].shape == (2, 3)
     nothing = torch.zeros(0, dtype=torch.int64)
-    assert list(micro_batches(batch(), 100, CPU, rows=nothing)) == []
+    assert cut_rows(batch(), 100, nothing) == []
 
 
 def test_only_the_columns_asked_for_are_taken_and_none_is_missed() -> None:
-    for _, piece in micro_batches(batch(), 6, CPU, columns=("targets",)):
+    cuts = cut_rows(batch(), 6)
+    for _, piece in micro_batches(batch(), cuts, CPU, columns=("targets",)):
         assert set(piece) == {"targets"}
     with pytest.raises(KeyError, match=r"`columns` has \['ref_logp'\], which the"):
-        next(micro_batches(batch(), 6, CPU, columns=("targets", columns.REF_LOGP)))
+        next(micro_batches(batch(), cuts, CPU, columns=("targets", columns.REF_LOGP)))

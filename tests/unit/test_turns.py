@@ -28,7 +28,7 @@ from pure_rllib.envs.text_token_env import TextTokenEnv
 from pure_rllib.generation.base import SamplingParams
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.models import columns
-from pure_rllib.models.batching import micro_batches
+from pure_rllib.models.batching import cut_rows, micro_batches
 from pure_rllib.models.flat_attention import set_flat_attention
 from pure_rllib.models.logprobs import LOGP, response_logps, sequence_logps
 from pure_rllib.rollouts.group import SampledResponse
@@ -214,7 +214,7 @@ def test_3_learners_see_own_tokens_alone_and_score_them_in_the_whole_row() -> No
             one[Columns.LOSS_MASK],
             positions=one[columns.ACTION_POSITIONS],
         )[LOGP]
-        for _, one in micro_batches(rows, 8, torch.device("cpu"))
+        for _, one in micro_batches(rows, cut_rows(rows, 8), torch.device("cpu"))
     ]
     policy.requires_grad_(False)
     whole = sequence_logps(policy, [11, *episodes[0].all_ids()])
@@ -242,7 +242,8 @@ def test_3_packed_rows_hold_what_the_environment_said_too() -> None:
     assert set_flat_attention(policy) is None
     found = []
     for packing in (False, True):
-        pieces = micro_batches(rows, 64, torch.device("cpu"), packing=packing)
+        cuts = cut_rows(rows, 64, packing=packing)
+        pieces = micro_batches(rows, cuts, torch.device("cpu"), packing=packing)
         logps = torch.zeros(rows[Columns.ACTIONS].shape)
         for index, one in pieces:
             logps[index] = response_logps(
