@@ -16,7 +16,7 @@ from pure_rllib.generation.make_generator import (
     make_generator,
 )
 from pure_rllib.generation.vllm_generator import VLLMGenerator
-from pure_rllib.models.ends import eos_ids
+from pure_rllib.models.ends import eos_ids, pad_id
 from pure_rllib.models.loading import (
     check_model_folder,
     load_policy,
@@ -278,13 +278,11 @@ class GenerativeLoader:
         check_generator(kind, settings, temperature=temperature, top_p=1.0)
 
     def _judge(self) -> Judge:
-        pad = self.tokenizer.pad_token_id or 0
         if self.generator is None:
             model = load_policy(self.model, **self.load_options)
             return ModelJudge(
                 model.to(default_device(self.device)),
                 self.question.verdict_ids(self.tokenizer),
-                pad_token_id=pad,
                 micro_batch_tokens=self.micro_batch_tokens,
             )
         config = policy_config(
@@ -292,12 +290,13 @@ class GenerativeLoader:
         )
         limits = [context_of(config), self.generator_kwargs.get("max_model_len")]
         max_model_len = min((n for n in limits if n), default=_NO_LIMIT)
+        ends = eos_ids(self.tokenizer)
         generator = make_generator(
             self.generator,
             {"model": self.model, "seed": 0, **self.load_options},
             self.generator_kwargs,
-            pad_token_id=pad,
-            eos_token_ids=eos_ids(self.tokenizer),
+            pad_token_id=pad_id(self.tokenizer, ends),
+            eos_token_ids=ends,
             max_model_len=max_model_len,
             device=default_device(self.device),
         )
