@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -20,7 +21,7 @@ from pure_rllib.algorithms import (
 from pure_rllib.learners.torch_learner import LLMTorchLearner
 from pure_rllib.models import columns
 from pure_rllib.rewards.base import FunctionVerifier
-from tests.integration.conftest import built, python_blocks, run_python
+from tests.integration.conftest import built, python_blocks, run_python, weights
 
 
 def verified(config: LLMConfig, like: LLMConfig) -> LLMConfig:
@@ -214,17 +215,38 @@ def test_rover_regresses_on_what_its_steps_have_changed(tiny_config: Any) -> Non
     assert result["loss"]["policy"] == pytest.approx(result["loss"]["total"], abs=1e-6)
 
 
+# Small, so that gradients fill several buckets and parameters are really partitioned.
+ZERO: dict[str, dict[str, Any]] = {
+    "ZeRO 2": {"stage": 2, "reduce_bucket_size": 4000},
+    "ZeRO 3": {
+        "stage": 3,
+        "reduce_bucket_size": 4000,
+        "stage3_param_persistence_threshold": 64,
+    },
+}
+
+
 @pytest.mark.slow
-def test_the_number_of_learners_does_not_change_rover(tiny_config: Any) -> None:
-    results = []
-    for num_learners in (0, 2):
-        made = valued(tiny_config)
-        made.learners(num_learners=num_learners, num_cpus_per_learner=0.5)
-        results.append(trained(made))
-    for name in ("log_ratio", "next_value", "mean_logp"):
-        assert results[0]["rover"][name] == pytest.approx(
-            results[1]["rover"][name], abs=1e-4
-        )
+@pytest.mark.parametrize("deepspeed", [None, *ZERO])
+def test_neither_learners_nor_zero_change_rover(
+    tiny_config: Any, deepspeed: str | None
+) -> None:
+    if deepspeed is not None:
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: not run")
+    alone = valued(tiny_config).training(minibatch_size=8, micro_batch_tokens=96)
+    several = alone.copy(copy_frozen=False).learners(
+        num_learners=2,
+        num_cpus_per_learner=0.5,
+        deepspeed=deepspeed and ZERO[deepspeed],
+    )
+    found = []
+    for made in (alone, several):
+        with built(made) as algo:
+            found.append((algo.train()["rover"], weights(algo)))
+    (expected, policy), (values, of_several) = found
+    assert values == pytest.approx(expected, rel=1e-3)
+    for name, array in policy.items():
+        np.testing.assert_allclose(of_several[name], array, atol=1e-5, rtol=0)
 
 
 def test_the_algorithm_of_the_page_is_short() -> None:
