@@ -200,6 +200,10 @@ def test_the_connector_tracks_reports_and_remembers() -> None:
         ({"bundle_credit": "all"}, "`bundle_credit` ('all') must be one of"),
         ({"bundle_size": 3}, "`num_prompts` (20) must be a multiple of `bundle_size`"),
         ({"no_signal_groups": "drop"}, "compares several groups"),
+        (
+            {"no_signal_groups": "drop", "bundle_size": 1},
+            'must be "keep" with tracked quantiles',
+        ),
         ({"verifiable_reward_coeff": 0.0}, "must not both be 0"),
         (
             {"bundle_credit": "score", "process_reward_coeff": 1.0},

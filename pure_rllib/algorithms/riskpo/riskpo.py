@@ -118,7 +118,13 @@ class RiskPOConfig(ResponseRewardConfig):
                 "compared with sums over more questions. Set "
                 f"`.env_runners(num_prompts={self.num_prompts + size - rest})`."
             )
-
+        if risk.is_tracked and self.no_signal_groups != "keep":
+            raise ValueError(
+                f'`no_signal_groups` ("{self.no_signal_groups}") must be "keep" with '
+                "tracked quantiles, because groups whose rewards are all equal are "
+                "compared with those of the run as well. Leave it out, or set "
+                '`quantiles` to "batch".'
+            )
         if risk.bundle_credit == "score" and self.process_reward_coeff:
             raise ValueError(
                 '`bundle_credit` ("score") must be another one with a '
