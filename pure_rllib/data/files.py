@@ -1,16 +1,21 @@
-"""Reading rows from JSON, JSON Lines, Parquet, `datasets` folders and the hub."""
+"""Reading rows from JSON, CSV and Parquet files, `datasets` folders and the hub."""
 
+import csv
+import io
 import itertools
 import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pure_rllib.models.hub import go_offline_without_hub
 
-FILE_SUFFIXES = (".json", ".jsonl", ".parquet")
+if TYPE_CHECKING:
+    from datasets import Features
+
+FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -76,6 +81,8 @@ def _read_file(path: Path) -> Iterable[Mapping[str, Any]]:
         return _read_json_lines(path)
     if path.suffix == ".json":
         return _read_json(path)
+    if path.suffix == ".csv":
+        return _read_csv(path)
     if path.suffix == ".parquet":
         return _read_parquet(path)
     raise ValueError(
@@ -140,15 +147,36 @@ def _decode(data: bytes, path: Path, first_line: int) -> str:
         raise ValueError(f"{path}, line {line}: not UTF-8. Convert it.") from error
 
 
+def _read_csv(path: Path) -> Iterable[Mapping[str, Any]]:
+    """Rows under a header; every value is text, so that "007" stays what it is."""
+    text = _decode(path.read_bytes(), path, 1)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise csv.Error(f"not {len(reader.fieldnames or ())} fields")
+            yield row
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num}: broken CSV, {error}. Repair or remove it."
+        ) from error
+
+
 def _read_parquet(path: Path) -> Iterable[Mapping[str, Any]]:
     # Imported here, like `datasets` below: they are slow to import and seldom needed.
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is no Parquet file: {error}") from error
+    if b"huggingface" not in (table.schema.metadata or {}):
+        return table.to_pylist()
+    import datasets
+
+    features = datasets.Features.from_arrow_schema(table.schema)
+    return _with_class_names(table.to_pylist(), features)
 
 
 def _read_folder(path: Path, split: str) -> Iterable[Mapping[str, Any]]:
@@ -156,16 +184,17 @@ def _read_folder(path: Path, split: str) -> Iterable[Mapping[str, Any]]:
 
     saved = any((path / name).exists() for name in ("state.json", "dataset_dict.json"))
     if not saved:
-        return datasets.load_dataset(str(path), split=split)
+        data = datasets.load_dataset(str(path), split=split)
+        return _with_class_names(data, data.features)
     data = datasets.load_from_disk(str(path))
     if not isinstance(data, datasets.DatasetDict):
-        return data
+        return _with_class_names(data, data.features)
     if split not in data:
         raise ValueError(
             f"`split` ({split!r}) must be a split of {path}; because that is what is "
             f"read. Set it to one of: {', '.join(data)}."
         )
-    return data[split]
+    return _with_class_names(data[split], data[split].features)
 
 
 def _read_hub(
@@ -175,8 +204,31 @@ def _read_hub(
     import datasets
 
     try:
-        return datasets.load_dataset(source, subset, split=split)
+        data = datasets.load_dataset(source, subset, split=split)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{_not_found(source)} The hub says: {error}"
         ) from error
+    return _with_class_names(data, data.features)
+
+
+def _with_class_names(
+    rows: Iterable[Mapping[str, Any]], features: "Features"
+) -> Iterable[Mapping[str, Any]]:
+    """Puts names in the place of the numbers that `datasets` keeps of classes."""
+    import datasets
+
+    names = {
+        field: feature.names
+        for field, feature in features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+
+    def name_of(field: str, number: int | None) -> str | None:
+        # -1 is written where a test split hides the class.
+        return None if number is None or number < 0 else names[field][number]
+
+    return (
+        {**row, **{field: name_of(field, row[field]) for field in names}}
+        for row in rows
+    )

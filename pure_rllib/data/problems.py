@@ -90,8 +90,8 @@ class ListProblems:
 def load_problems(
     source: str | Path,
     *,
-    prompt_field: str | None = None,
-    answer_field: str | None = None,
+    prompt_field: str | Sequence[str] | None = None,
+    answer_field: str | Sequence[str] | None = None,
     id_field: str | None = None,
     answer_from_solution: str | None = None,
     split: str = "train",
@@ -110,14 +110,14 @@ def load_problems(
     unless it is the `answer_field`).
 
     Args:
-        source: a `.json` (list of objects, or one in each line), `.jsonl` or `.parquet`
-            file; a folder that `datasets` wrote or can read; or the id of a data set
-            on the hub.
-        prompt_field: holds the problem; by default the first that has values of
-            `question`, `problem`, `prompt`, `messages`.
-        answer_field: holds the gold answer; by default the first that has values of
-            `answer`, `final_answer`, `gold`, `ground_truth`,
-            `reward_model.ground_truth`; without any, all answers are unknown.
+        source: a `.json` (list of objects, or one in each line), `.jsonl`, `.csv` (with
+            a header) or `.parquet` file; a folder that `datasets` wrote or can read; or
+            the id of a data set on the hub. Classes of `datasets` have their names.
+        prompt_field: holds the problem; of several the first that has values counts; by
+            default of `question`, `problem`, `prompt`, `messages`.
+        answer_field: holds the gold answer; likewise; by default of `answer`,
+            `final_answer`, `gold`, `ground_truth`, `reward_model.ground_truth`; without
+            any, all answers are unknown.
         id_field: names the problem; by default the first that has values of
             `problem_id`, `unique_id`, `id`, `idx`, else the row's number.
         answer_from_solution: the field of a worked solution whose last box (MATH) is
@@ -145,7 +145,7 @@ def load_problems(
         )
     rows = read_rows(str(source), split=split, subset=subset, limit=limit)
     where = str(source)
-    asked: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
+    asked: tuple[tuple[str, str | Sequence[str] | None, Sequence[str]], ...] = (
         ("prompt_field", prompt_field, PROMPT_FIELDS),
         ("answer_field", answer_field, ANSWER_FIELDS),
         ("id_field", id_field, ID_FIELDS),
@@ -206,13 +206,14 @@ def _with_unique_ids(problems: Iterable[Problem]) -> list[Problem]:
 
 def _field(
     setting: str,
-    field: str | None,
-    usual: tuple[str, ...],
+    field: str | Sequence[str] | None,
+    usual: Sequence[str],
     rows: Sequence[Row],
     where: str,
 ) -> str | None:
     """Returns the field that a setting names, or else the usual one that is there."""
-    found = find_field(rows, usual if field is None else (field,))
+    named = (field,) if isinstance(field, str) else field
+    found = find_field(rows, usual if named is None else named)
     if field is not None and found is None:
         raise ValueError(
             f"`{setting}` ({field!r}) must be a field of {where}; because it is read "

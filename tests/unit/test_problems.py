@@ -41,6 +41,24 @@ def test_files_of_each_format_give_the_same_problems(tmp_path: Path, suffix: str
     assert (len(problems), problems.num_answers) == (4, 2)
 
 
+def test_csv_files_hold_texts(tmp_path: Path):
+    text = '\ufeffproblem,answer\n"a, ""b""\nc",007\nd,\n'
+    (tmp_path / "p.csv").write_text(text, encoding="utf-8")
+    problems = load_problems(tmp_path / "p.csv")
+    assert [p.prompt for p in problems] == ['a, "b"\nc', "d"]
+    assert [p.answer for p in problems] == ["007", None]
+
+
+def test_the_first_of_several_fields_counts(tmp_path: Path):
+    rows = [{"sentence": "a", "label": 1, "answer": 2}, {"sentence": "b", "label": 3}]
+    problems = load_problems(
+        write(tmp_path / "p.json", rows),
+        prompt_field=("text", "sentence"),
+        answer_field=("label", "answer"),
+    )
+    assert [(p.prompt, p.answer) for p in problems] == [("a", "1"), ("b", "3")]
+
+
 def test_saved_data_set_folders_are_read_by_split(tmp_path: Path):
     import datasets
 
@@ -262,7 +280,10 @@ def test_limit_takes_the_first(tmp_path: Path):
         ("p.json", '{"prompt": "x"}', r"p.json \(dict\) must hold one"),
         ("p.json", "[]", r"\(0 rows\)"),
         ("p.jsonl", "\n", r"\(0 rows\)"),
-        ("p.csv", "prompt\nx", r"suffix '.csv'"),
+        ("p.tsv", "prompt\nx", r"suffix '.tsv'"),
+        ("p.csv", "prompt,answer\nx,1\n\ny\n", "p.csv, line 4: broken CSV, not 2"),
+        ("p.csv", 'prompt\n"x\n', "broken CSV, unexpected end"),
+        ("p.csv", "prompt,answer\n", r"\(0 rows\)"),
         ("p.parquet", "PAR", "no Parquet file"),
         ("p.json", '[{"text": "x", "b": 1}]', r"`prompt_field`.*text, b"),
         ("p.json", '[{"prompt": "x"}, {"prompt": " "}]', r"\(' '\) of .*row 2"),
