@@ -15,6 +15,7 @@ from pure_rllib.data.problems import (
     ProblemSource,
     load_problems,
 )
+from pure_rllib.data.rows import ANSWER_FIELDS, PROMPT_FIELDS, read_answer
 from pure_rllib.envs.math_env import MathEnv
 from pure_rllib.rewards.labels import LabelVerifier
 from pure_rllib.setting_types import Count, check_setting
@@ -25,6 +26,12 @@ THINKING = (
 )
 NO_THINKING = "Please directly output the answer."
 
+# Where data sets of labelled texts have them, before the fields of problems.
+_FIELDS = {
+    "prompt_field": ("text", "sentence", *PROMPT_FIELDS),
+    "answer_field": ("label", *ANSWER_FIELDS),
+}
+
 _SHARE_SHOWN, _LEAST_SHOWN, _MOST_SHOWN = 0.4, 30, 100
 
 
@@ -32,6 +39,25 @@ def num_choices(num_classes: int) -> int:
     """Returns how many classes a prompt shows: all, or 30 to 100 of many."""
     share = int(_SHARE_SHOWN * num_classes)
     return num_classes if share < _LEAST_SHOWN else min(share, _MOST_SHOWN)
+
+
+def class_names(given: Any, name: str) -> tuple[str, ...]:
+    """Returns classes as labels are read from files, each once.
+
+    Args:
+        given: a list of texts or numbers.
+        name: of the setting, for messages.
+
+    Raises:
+        ValueError: it is no list of such.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ValueError(
+            f"{name} ({given!r:.200}) must be a list of labels, because one of them is "
+            'to be chosen. Set `env_config={"classes": ["a", "b"]}`.'
+        )
+    names = (read_answer(one, name) for one in given)
+    return tuple(dict.fromkeys(one for one in names if one is not None))
 
 
 def choice_text(
@@ -74,7 +100,8 @@ class LabelProblems:
         thinking: bool = True,
         seed: int = 0,
     ):
-        self.source, self.classes, self.seed = source, tuple(classes), seed
+        self.source, self.seed = source, seed
+        self.classes = class_names(classes, "`classes`")
         self.question = question
         self.instruction = THINKING if thinking else NO_THINKING
         self.num_answers = source.num_answers
@@ -84,13 +111,16 @@ class LabelProblems:
 
     def __getitem__(self, index: int) -> Problem:
         problem = self.source[index]
-        classes = problem.metadata.get("classes", self.classes)
-        label = problem.answer
-        if label is None or label not in classes:
+        classes, label = self.classes, problem.answer
+        own = problem.metadata.get("classes")
+        if own is not None:
+            classes = class_names(own, f"`classes` of problem `{problem.problem_id}`")
+        if label not in classes or len(classes) < 2:
             raise ValueError(
                 f"`classes` ({list(classes)!r:.200}) must hold the label {label!r} of "
-                f"problem `{problem.problem_id}`, because it is one of the choices. "
-                'Set `env_config={"classes": [...]}` to all labels, or leave it out.'
+                f"problem `{problem.problem_id}` and others, because one of them is to "
+                'be chosen. Set `env_config={"classes": [...]}` to all labels, those '
+                "of held-out problems too."
             )
         rng = random.Random(f"{self.seed} {index}")
         choices = choice_text(label, classes, num_choices(len(classes)), rng)
@@ -144,9 +174,10 @@ class LabelEnv(MathEnv):
     ## Arguments
     Args:
         tokenizer: folder or hub id of the policy's tokenizer, or the tokenizer.
-        problems: file, folder or hub id with a text and its label in each row, or a
-            dict of `load_problems`' arguments (`prompt_field`, `answer_field`, ...), or
-            a problem source; or "sign" or "value" for a procedural task.
+        problems: file, folder or hub id with a text and its label in each row, by
+            default `text` and `label`, or a dict of `load_problems`' arguments
+            (`prompt_field`, `answer_field`, ...), a list of `Problem`s, or a problem
+            source; or "sign" or "value" for a procedural task.
         eval_problems: the same for held-out problems; None: of a procedural task 200,
             else none.
         classes: all labels; None: those that occur, and of a row with a field
@@ -169,8 +200,12 @@ class LabelEnv(MathEnv):
         self,
         *,
         tokenizer: str | PreTrainedTokenizerBase,
-        problems: str | Mapping[str, Any] | ProblemSource = "sign",
-        eval_problems: str | Mapping[str, Any] | ProblemSource | None = None,
+        problems: str | Mapping[str, Any] | list[Problem] | ProblemSource = "sign",
+        eval_problems: str
+        | Mapping[str, Any]
+        | list[Problem]
+        | ProblemSource
+        | None = None,
         classes: Sequence[str] | None = None,
         question: str | None = None,
         thinking: bool = True,
@@ -180,6 +215,8 @@ class LabelEnv(MathEnv):
         **kwargs: Any,
     ):
         check_setting("num_problems", num_problems, Count)
+        check_setting("thinking", thinking, bool)
+        check_setting("published_rewards", published_rewards, bool)
         if question is not None and "{text}" not in question:
             raise ValueError(
                 f'`question` ("{question}") must hold {{text}}, because the text to '
@@ -199,7 +236,7 @@ class LabelEnv(MathEnv):
         if classes is None:
             classes = _labels_of(train)
 
-        def with_choices(source: ProblemSource) -> ProblemSource:
+        def with_choices(source: ProblemSource) -> list[Problem] | ProblemSource:
             made = LabelProblems(
                 source,
                 classes,
@@ -207,10 +244,11 @@ class LabelEnv(MathEnv):
                 thinking=thinking,
                 seed=label_seed,
             )
-            # A wrong label is found now, where that is possible.
+            # A wrong label is found now, where that is possible, and prompts that are
+            # too long are left out.
             if not isinstance(source, ListProblems):
                 return made
-            return ListProblems(made[index] for index in range(len(made)))
+            return [made[index] for index in range(len(made))]
 
         super().__init__(
             tokenizer=tokenizer,
@@ -222,10 +260,16 @@ class LabelEnv(MathEnv):
         )
 
 
-def _loaded(source: str | Mapping[str, Any] | ProblemSource) -> ProblemSource:
+def _loaded(
+    source: str | Mapping[str, Any] | list[Problem] | ProblemSource,
+) -> ProblemSource:
+    if isinstance(source, list):
+        return ListProblems(source)
     if isinstance(source, str):
-        return load_problems(source)
-    return load_problems(**source) if isinstance(source, Mapping) else source
+        source = {"source": source}
+    if isinstance(source, Mapping):
+        return load_problems(**{**_FIELDS, **source})
+    return source
 
 
 def _labels_of(source: ProblemSource) -> list[str]:

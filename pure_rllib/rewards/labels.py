@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pure_rllib.rewards.base import Verdict
 
 _FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
-# Thinking that is never closed goes on to the end.
-_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+# Thinking that is never closed goes on to the end; some chat templates open it.
+_THINKING = re.compile(
+    r"\A(?:(?!<think>).)*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL
+)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _PUBLISHED_ANSWER = re.compile(r"<answer>(.*?)</answer>")
 
@@ -44,7 +46,8 @@ class LabelVerifier:
             case, and half for the format. False: a point for a text that is the label,
             exactly, and nothing for anything else.
         published: look for the answer as the published code does, where an answer
-            inside of the thinking counts. Its verification by mathematics is left out.
+            inside of the thinking counts, and compare in lower case, where "STRASSE" is
+            not "Straße". Its verification by mathematics is left out.
     """
 
     def __init__(self, *, thinking: bool = True, published: bool = False):
@@ -61,8 +64,12 @@ class LabelVerifier:
     def _verdict(self, label: str, text: str) -> Verdict:
         if not self.thinking:
             return Verdict("correct" if text == label else "incorrect", answer=text)
-        answer = (published_answer_in if self.published else answer_in)(text)
-        is_right = answer.casefold() == label.casefold()
+        if self.published:
+            answer = published_answer_in(text)
+            is_right = answer.lower() == label.lower()
+        else:
+            answer = answer_in(text)
+            is_right = answer.casefold() == label.casefold()
         parts = {"accuracy": float(is_right), "format": float(has_format(text))}
         return Verdict(
             "correct" if is_right else "incorrect" if answer else "no_answer",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from pure_rllib.arithmetic.task import TASK_Z
@@ -38,6 +39,9 @@ RIGHT = "<think>it barks</think><answer>Beagle</answer>"
         ),
         ("<think>x</think><answer>pug or beagle</answer>", 0.5, "incorrect"),
         ("<think>x <answer>beagle</answer>", 0.0, "no_answer"),
+        # A chat template has opened the thinking.
+        ("<answer>beagle</answer></think><answer>pug</answer>", 0.0, "incorrect"),
+        ("it barks</think><answer>beagle</answer>", 0.5, "correct"),
         ("<think>x</think><answer></answer>", 0.5, "no_answer"),
         ("it is a beagle", 0.0, "incorrect"),
         ("", 0.0, "no_answer"),
@@ -62,6 +66,13 @@ def test_names_are_not_numbers() -> None:
     text = "<think>x</think><answer>Cessna 737-800</answer>"
     (verdict,) = LabelVerifier(published=True).verify(["Boeing 737-800"], [text])
     assert verdict.parts["accuracy"] == 0.0
+
+
+def test_letters_that_fold_to_others_are_equal_but_to_the_published_rewards() -> None:
+    for published, accuracy in ((False, 1.0), (True, 0.0)):
+        verifier = LabelVerifier(published=published)
+        (verdict,) = verifier.verify(["Straße"], ["<answer>STRASSE</answer>"])
+        assert verdict.parts["accuracy"] == accuracy
 
 
 def test_the_published_rewards_count_an_answer_inside_of_the_thinking() -> None:
@@ -122,6 +133,45 @@ def test_any_data_file_will_do(tmp_path: Path) -> None:
     assert "z" in made.problems[1].prompt
 
 
+CLASSED = datasets.Features(
+    {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["x", "y"])}
+)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "folder"])
+def test_text_and_label_are_found_with_the_names_of_classes(
+    tmp_path: Path, kind: str
+) -> None:
+    rows = [{"text": "a, b", "label": "x"}, {"text": '"c"', "label": "y"}]
+    data = datasets.Dataset.from_list(rows)
+    file = str(tmp_path / f"rows.{kind}")
+    if kind == "csv":
+        data.to_csv(file)
+    elif kind == "jsonl":
+        data.to_json(file)
+    else:
+        data = data.cast(CLASSED)
+        assert data[0]["label"] == 0
+        data.to_parquet(file) if kind == "parquet" else data.save_to_disk(file)
+    made = env(problems=file)
+    assert made.problems[0].prompt.startswith("a, b\n")
+    assert [made.problems[i].answer for i in range(2)] == ["x", "y"]
+
+
+def test_classes_are_read_as_labels_are() -> None:
+    numbered = [Problem("a", "1"), Problem("b", "2", metadata={"classes": [2, "2", 3]})]
+    made = env(problems=numbered, classes=[1, 2.0, " 3 "])
+    first, second = (made.problems[i].prompt.split("\n")[1] for i in range(2))
+    assert sorted(first) == sorted("Please choose one from list [ 1, 2, 3].")
+    assert sorted(second) == sorted("Please choose one from list [ 2, 3].")
+
+
+def test_texts_over_the_limit_are_left_out() -> None:
+    texts = [Problem("1", "x"), Problem("1" * 600, "y")]
+    made = env(problems=texts, max_prompt_tokens=512)
+    assert len(made.problems) == 1 and made.num_dropped_prompts == 1
+
+
 def test_procedural_tasks_have_labels_by_hand() -> None:
     sign, value = env(problems="sign"), env(problems="value", thinking=False)
     for made, index in ((sign, 0), (value, 1)):
@@ -137,7 +187,10 @@ def test_procedural_tasks_have_labels_by_hand() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classes": ["*"]}, "must hold the label"),
+        ({"classes": ["*", "/"]}, "must hold the label"),
+        ({"classes": ["+"]}, "and others, because one of them is to be chosen"),
+        ({"classes": "+-"}, "`classes` ('+-') must be a list of labels"),
+        ({"thinking": "no"}, "`thinking` ('no') must be True or False"),
         ({"question": "Which?"}, "must hold {text}"),
         ({"num_problems": 0}, "`num_problems` (0) must be >= 1"),
         ({"problems": ListProblems([Problem("a")])}, "must list all labels"),
