@@ -105,6 +105,7 @@ class Regularised(LLMTorchLearner):
         return loss + config.learner_config_dict["coeff"] * mean_weight
 
 
+@pytest.mark.slow
 def test_a_custom_loss_in_rllibs_form_acts_and_logs(tiny_config: Any) -> None:
     losses = []
     for coeff in (0.0, 100.0):
@@ -160,6 +161,7 @@ def test_reports_show_the_advantages_that_riskpo_trained_on(tiny_config: Any) ->
         assert any(shown)
 
 
+@pytest.mark.slow
 def test_riskpo_resumes_with_what_it_has_tracked(
     tiny_config: Any, tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ def test_a_lost_env_runner_is_replaced_and_its_prompts_asked_again(
         assert flat(algo.train())["problems_seen"] == 12
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_change_an_update(tiny_config: PUREConfig) -> None:
     ends = []
     for budget in (64, 16_384):

@@ -21,7 +21,7 @@ from pure_rllib.rewards.base import FunctionVerifier
 from pure_rllib.testing import tiny_model_config
 from tests.integration.conftest import built, flat, stopping, weights
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 POLICY = tiny_model_config(13, max_position_embeddings=32, initializer_range=0.2)
 
 

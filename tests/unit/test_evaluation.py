@@ -149,6 +149,7 @@ def test_r3_every_setting_that_can_change_a_score_is_recorded(policy: str) -> No
     assert json.loads(json.dumps(record)) == record
 
 
+@pytest.mark.slow
 def test_r12_what_differs_is_named_and_engines_may(policy: str) -> None:
     record = plan_of(policy).record
     engines = make_plan(

@@ -140,6 +140,7 @@ def test_progress_is_written_by_time_too():
     assert last == logged
 
 
+@pytest.mark.slow
 def test_a_pass_that_takes_long_is_seen_to_go_on():
     stream = io.StringIO()
     progress = StageProgress("all", stream=stream, interval_s=0.5)

@@ -191,6 +191,7 @@ def test_a_worker_that_cannot_start_is_a_clear_error():
         MathVerifier(start_limit_s=0.001).verify(["5"], [r"\boxed{5}"])
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_verifier():
     verifier = MathVerifier()
     outcomes(verifier, [("1", r"\boxed{1}")])
