@@ -149,6 +149,7 @@ def risky(like: LLMConfig) -> RiskPOConfig:
     return made.env_runners(num_prompts=6)
 
 
+@pytest.mark.slow
 def test_reports_show_the_advantages_that_riskpo_trained_on(tiny_config: Any) -> None:
     with built(risky(tiny_config)) as algo:
         algo.train()

@@ -141,6 +141,7 @@ def test_of_a_worked_solution_only_what_follows_the_mark_counts(checker: Checker
     assert outcome(checker, solution, r"\boxed{24}") == "incorrect"
 
 
+@pytest.mark.slow
 def test_a_single_wrong_step_of_a_changed_gold_is_seen(checker: Checker):
     # Golds of every kind, changed at seeded places: the shares that are aimed at.
     golds = sorted({row["gold"] for row in ROWS})

@@ -164,6 +164,7 @@ def test_r12_what_differs_is_named_and_engines_may(policy: str) -> None:
     assert keys == ["sampling.temperature", "benchmarks.own.data_sha256"]
 
 
+@pytest.mark.slow
 def test_stop_strings_are_the_engines_and_end_no_step_of_their_own(policy: str) -> None:
     plan = plan_of(policy, stop=["Q:"])
     assert plan.engine.stop is not None and plan.engine.stop.stop == ("Q:",)

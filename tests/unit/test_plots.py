@@ -32,6 +32,7 @@ def is_picture(path):
     return len(np.unique(pixels[::5, ::5].sum(axis=-1))) > 20
 
 
+@pytest.mark.slow
 def test_learning_curves_of_a_run(tmp_path):
     path = learning_curves(make_rows(), tmp_path / "new" / "curves.png", "A run")
     assert is_picture(path)

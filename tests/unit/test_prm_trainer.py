@@ -102,6 +102,7 @@ def test_both_stages_go_on_from_each_other(
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_change_the_updates(policy: Path, tmp_path: Path):
     """The loss is a mean over the labels of the whole batch, padded or not."""
     heads = []

@@ -181,6 +181,7 @@ def test_a_worker_killed_between_two_calls_is_replaced(verifier: MathVerifier):
     assert verifier.worker_pids != [pid]
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_is_a_clear_error():
     # Enough to import sympy, too little to parse a fraction, which Math-Verify hides.
     verifier = MathVerifier(memory_limit_mb=60)

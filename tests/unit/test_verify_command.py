@@ -105,6 +105,7 @@ def test_pairs_of_a_kind_are_counted_apart(
     assert "wrongly refused" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_changed_gold_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     problems = [
         {"answer": "5"},
