@@ -4,9 +4,9 @@ import random
 import re
 from typing import Any
 
-from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
+from transformers import PreTrainedTokenizerBase
 
+from pure_rllib.arithmetic.tokenizer import small_tokenizer
 from pure_rllib.envs.text_env import StepResult
 from pure_rllib.envs.text_token_env import TextTokenEnv
 
@@ -68,18 +68,8 @@ def calculator_tokenizer() -> PreTrainedTokenizerBase:
     """Makes a tokenizer of 22 tokens: the digits, one token for each fixed piece of a
     turn, and padding and end of sequence.
     """
-    names = ["<pad>", "<|endoftext|>", *"0123456789*=?)}"]
-    tokenizer = Qwen2Tokenizer(
-        vocab={name: i for i, name in enumerate(names)},
-        merges=[],
-        unk_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<pad>",
-        clean_up_tokenization_spaces=False,
-    )
-    pieces = ("\n", "calc(", "\\boxed{", "error")
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in pieces])
-    return tokenizer
+    words = ("\n", "calc(", "\\boxed{", "error")
+    return small_tokenizer([*"0123456789*=?)}"], words)
 
 
 class CalculatorEnv(TextTokenEnv):

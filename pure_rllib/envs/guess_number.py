@@ -3,9 +3,9 @@
 import random
 from typing import Any
 
-from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
+from transformers import PreTrainedTokenizerBase
 
+from pure_rllib.arithmetic.tokenizer import small_tokenizer
 from pure_rllib.envs.text_env import StepResult
 from pure_rllib.envs.text_token_env import TextTokenEnv
 
@@ -52,18 +52,7 @@ def guess_tokenizer() -> PreTrainedTokenizerBase:
     """Makes a tokenizer of 13 tokens: the digits 1 to 7, `<`, `>`, `?` and a newline,
     besides padding and end of sequence.
     """
-    characters = [*NUMBERS, *"<>?"]
-    names = ["<pad>", "<|endoftext|>", *characters]
-    tokenizer = Qwen2Tokenizer(
-        vocab={name: i for i, name in enumerate(names)},
-        merges=[],
-        unk_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<pad>",
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.add_tokens([AddedToken("\n", normalized=False)])
-    return tokenizer
+    return small_tokenizer([*NUMBERS, *"<>?"], ["\n"])
 
 
 class GuessNumberEnv(TextTokenEnv):
