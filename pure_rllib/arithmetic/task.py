@@ -14,10 +14,11 @@ answer:
 
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from pure_rllib.data.problems import Problem
 
@@ -90,8 +91,60 @@ class Chain:
         return value
 
 
+class ProceduralTask(ABC):
+    """Problems that are drawn, each from its number, in two splits.
+
+    Attributes:
+        name: begins the problems' names.
+    """
+
+    __slots__ = ()
+    name: ClassVar[str]
+
+    @abstractmethod
+    def draw(self, rng: random.Random) -> tuple[str, str]:
+        """Draws a prompt and its answer."""
+
+    def problem(self, index: int, seed: int = 0, split: Split = "train") -> Problem:
+        """Makes problem number `index`, the same one each time.
+
+        A prompt belongs to one split by the hash of its text, so a training problem
+        never equals a held-out one, whatever the seeds.
+
+        Args:
+            index: any number >= 0.
+            seed: names the sequence of problems.
+            split: the split to draw from.
+        """
+        rng = random.Random(f"{split}/{seed}/{index}")
+        while True:
+            prompt, answer = self.draw(rng)
+            if split_of(prompt) == split:
+                return Problem(prompt, answer, f"{self.name}-{split}-{seed}-{index}")
+
+    def held_out(self, count: int = 200, seed: int = 0) -> list[Problem]:
+        """Makes `count` different held-out problems.
+
+        Raises:
+            ValueError: if the task has too few different prompts.
+        """
+        problems: dict[str, Problem] = {}
+        for index in range(100 * count + 1000):
+            if len(problems) == count:
+                break
+            problem = self.problem(index, seed, "held_out")
+            problems.setdefault(problem.prompt, problem)
+        if len(problems) < count:
+            raise ValueError(
+                f"`count` ({count}) must be at most about {len(problems)}; because the "
+                "task has so few held-out prompts. Set a smaller count or a longer "
+                "task."
+            )
+        return list(problems.values())
+
+
 @dataclass(frozen=True, slots=True)
-class ArithmeticTask:
+class ArithmeticTask(ProceduralTask):
     """A family of chain-arithmetic problems.
 
     Attributes:
@@ -105,6 +158,7 @@ class ArithmeticTask:
             of this probability.
     """
 
+    name: ClassVar[str] = "arithmetic"
     num_operations: tuple[int, int] = (3, 4)
     operators: str = "+-"
     operands: tuple[int, int] = (1, 5)
@@ -141,52 +195,15 @@ class ArithmeticTask:
                 "repeated with this probability. Set it to 0.1."
             )
 
-    def problem(self, index: int, seed: int = 0, split: Split = "train") -> Problem:
-        """Makes problem number `index`, the same one each time.
-
-        A prompt belongs to one split by the hash of its text, so a training problem
-        never equals a held-out one, whatever the seeds.
-
-        Args:
-            index: any number >= 0.
-            seed: names the sequence of problems.
-            split: the split to draw from.
-        """
-        rng = random.Random(f"{split}/{seed}/{index}")
-        while True:
-            chain = self._draw(rng)
-            prompt = chain.prompt
-            if split_of(prompt) == split:
-                answer = str(chain.value(self.modulus))
-                return Problem(prompt, answer, f"arithmetic-{split}-{seed}-{index}")
-
-    def _draw(self, rng: random.Random) -> Chain:
+    def draw(self, rng: random.Random) -> tuple[str, str]:
+        """Draws a prompt and its answer."""
         length = rng.randint(*self.num_operations)
         operations = tuple(
             (rng.choice(self.operators), rng.randint(*self.operands))
             for _ in range(length)
         )
-        return Chain(rng.randint(*self.operands), operations)
-
-    def held_out(self, count: int = 200, seed: int = 0) -> list[Problem]:
-        """Makes `count` different held-out problems.
-
-        Raises:
-            ValueError: if the task has too few different prompts.
-        """
-        problems: dict[str, Problem] = {}
-        for index in range(100 * count + 1000):
-            if len(problems) == count:
-                break
-            problem = self.problem(index, seed, "held_out")
-            problems.setdefault(problem.prompt, problem)
-        if len(problems) < count:
-            raise ValueError(
-                f"`count` ({count}) must be at most about {len(problems)}; because the "
-                "task has so few held-out prompts. Set a smaller count or a longer "
-                "chain."
-            )
-        return list(problems.values())
+        chain = Chain(rng.randint(*self.operands), operations)
+        return chain.prompt, str(chain.value(self.modulus))
 
     def solution_steps(
         self, prompt: str, rng: random.Random, compute: Compute | None = None
@@ -235,10 +252,10 @@ def is_correct(problem: Problem, text: str) -> bool:
 
 
 class ArithmeticProblems:
-    """Chain arithmetic as a problem source.
+    """A task as a problem source.
 
     Args:
-        task: the family of problems.
+        task: draws the problems.
         num_problems: how many there are; >= 1. Training problems may repeat, held-out
             problems differ from each other.
         seed: names the sequence of problems.
@@ -247,7 +264,7 @@ class ArithmeticProblems:
 
     def __init__(
         self,
-        task: ArithmeticTask,
+        task: ProceduralTask,
         num_problems: int = 200,
         seed: int = 0,
         split: Split = "train",

@@ -16,6 +16,7 @@ ENV_IDS = {
     "pure_rllib/Text-v0": "pure_rllib.envs.text_token_env:TextTokenEnv",
     "pure_rllib/GuessNumber-v0": "pure_rllib.envs.guess_number:GuessNumberEnv",
     "pure_rllib/Calculator-v0": "pure_rllib.envs.calculator:CalculatorEnv",
+    "pure_rllib/WordProblems-v0": "pure_rllib.envs.word_problems:WordProblemEnv",
 }
 
 for _env_id, _entry_point in ENV_IDS.items():

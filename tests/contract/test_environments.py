@@ -37,7 +37,7 @@ def make(env_id: str, **kwargs) -> gym.Env:
             "max_response_tokens": 24,
             **kwargs,
         }
-    if env_id.endswith("Labels-v0"):
+    if env_id.endswith(("Labels-v0", "WordProblems-v0")):
         kwargs = {
             "tokenizer": byte_tokenizer(),
             "prompt_template": "plain",
@@ -78,6 +78,7 @@ SETTINGS = [
     ),
     pytest.param("GuessNumber-v0", {}, 0.0, id="guess-number"),
     pytest.param("Calculator-v0", {}, 0.0, id="calculator"),
+    pytest.param("WordProblems-v0", {"num_examples": 1}, 0.0, id="word-problems"),
     pytest.param("Math-v0", {"prm": tiny_model_config(261)}, 1e-5, id="math-prm"),
     pytest.param(
         "Math-v0",
