@@ -1,5 +1,6 @@
 """Which groups of responses are learned from together, and by which learner."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,24 +100,27 @@ def deal_by_tokens(
         first, each to the learner with the fewest tokens in its mini-batches so far; no
         learner is left without a group while another has two bundles.
     """
-    tokens = np.zeros((len(num_tokens), max(1, len(mini_batches))), dtype=np.int64)
-    for step, indices in enumerate(mini_batches or [range(len(num_tokens))]):
-        for index in indices:
-            tokens[index, step] = num_tokens[index]
     bundles = [
         range(i, min(i + together, len(num_tokens)))
         for i in range(0, len(num_tokens), together)
     ]
+    steps = mini_batches or [range(len(num_tokens))]
+    # By step, and only of the few steps that a bundle is in: what a group costs must
+    # not grow with their number.
+    tokens: list[Counter[int]] = [Counter() for _ in bundles]
+    for step, indices in enumerate(steps):
+        for index in indices:
+            tokens[index // together][step] += num_tokens[index]
     sizes = np.array([sum(num_tokens[i] for i in bundle) for bundle in bundles])
     shares: list[list[int]] = [[] for _ in range(num_learners)]
-    loads = np.zeros((tokens.shape[1], num_learners), dtype=np.int64)
+    loads = np.zeros((len(steps), num_learners), dtype=np.int64)
     totals = np.zeros(num_learners, dtype=np.int64)
     for number in np.argsort(-sizes, kind="stable"):
-        own = tokens[bundles[number]].sum(axis=0)
-        beside = loads[own > 0].sum(axis=0)
+        beside = loads[list(tokens[number])].sum(axis=0)
         # The last key counts most.
         lightest = int(np.lexsort((totals, beside, totals > 0))[0])
         shares[lightest] += bundles[number]
-        loads[:, lightest] += own
+        for step, count in tokens[number].items():
+            loads[step, lightest] += count
         totals[lightest] += sizes[number]
     return [sorted(share) for share in shares]

@@ -1,5 +1,7 @@
 """Which groups are learned from together, and by which learner."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,14 @@ def test_no_learner_is_left_without_a_group() -> None:
     # Both steps' largest would go to the first learner, and nothing to the third.
     shares = deal_by_tokens([5, 5, 5], 3, [[0], [1], [2]])
     assert sorted(shares) == [[0], [1], [2]]
+
+
+def test_a_group_costs_the_same_however_many_steps_there_are() -> None:
+    tracemalloc.start()
+    deal_by_tokens([7] * 500, 2, [[i] for i in range(500)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / 500 < 2000, "bytes of a group; a number of each step would be 4,000"
 
 
 def real_sizes(rng: np.random.Generator, num_groups: int) -> list[int]:
