@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -38,7 +40,7 @@ SMALL: dict[str, Any] = {
 
 def qwen(**changes) -> Qwen2ForCausalLM:
     torch.manual_seed(0)
-    return Qwen2ForCausalLM(Qwen2Config(**SMALL, **changes)).eval()
+    return Qwen2ForCausalLM(Qwen2Config(**{**SMALL, **changes})).eval()
 
 
 def naive(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> dict[str, Tensor]:
@@ -228,3 +230,38 @@ def test_models_that_change_their_logits_are_refused():
     )
     with pytest.raises(ValueError, match="scales or caps"):
         check_chunked_logps(granite.eval())
+
+
+class LogitRows(TorchDispatchMode):
+    """Notes how many rows of a whole vocabulary any operation makes at once."""
+
+    def __init__(self, vocab_size: int):
+        super().__init__()
+        self.vocab_size, self.most = vocab_size, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and self.vocab_size in tensor.shape:
+                self.most = max(self.most, tensor.numel() // self.vocab_size)
+        return out
+
+
+def test_logits_of_all_tokens_never_exist():
+    vocab_size, chunk_tokens = 151_936, 12
+    model = qwen(vocab_size=vocab_size, hidden_size=8, num_hidden_layers=1)
+    ids = torch.arange(60).view(2, 30)
+    mask = torch.ones(2, 20, dtype=torch.bool)
+    with LogitRows(vocab_size) as made:
+        found = response_logps(
+            model,
+            ids,
+            torch.tensor([10, 10]),
+            ids[:, 10:],
+            mask,
+            chunk_tokens=chunk_tokens,
+            outputs=(LOGP, ENTROPY, MEAN_LOGP),
+        )
+        (found[LOGP] + found[ENTROPY]).sum().backward()
+    # Those of the chunks are; the head's weights and their gradient have 8 such rows.
+    assert made.most == chunk_tokens
