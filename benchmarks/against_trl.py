@@ -32,6 +32,8 @@ import venv
 from pathlib import Path
 from typing import Any
 
+from shapes import SHAPES
+
 TRL = "trl==1.16.0"
 REPO = Path(__file__).resolve().parents[1]
 # Prompts of an iteration, responses to each, tokens of a response.
@@ -43,28 +45,6 @@ SOLVED = (
     "Answer: He starts with 9 + 6 = 15 cards.\n\n15 - 4 = 11\n\nThe answer is "
     "\\boxed{11}.\n\n"
 )
-SHAPES: dict[str, dict[str, Any]] = {
-    "toy": {
-        "vocab_size": 8192,
-        "hidden_size": 256,
-        "intermediate_size": 704,
-        "num_hidden_layers": 4,
-    },
-    "qwen2.5-0.5b": {
-        "vocab_size": 151_936,
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-    },
-    "qwen2.5-1.5b": {
-        "vocab_size": 151_936,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-    },
-}
 
 
 def problems(load: str) -> list[tuple[str, str]]:
@@ -210,12 +190,11 @@ def made_model(shape: str, out: Path) -> str:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from pure_rllib.testing import byte_tokenizer, tiny_model_config
+    from pure_rllib.testing import byte_tokenizer
 
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
-    fields = tiny_model_config(**{"max_position_embeddings": 4096, **SHAPES[shape]})
-    config = AutoConfig.for_model(**fields)
+    config = AutoConfig.for_model(**SHAPES[shape])
     AutoModelForCausalLM.from_config(config).save_pretrained(out)
     tokenizer.save_pretrained(out)
     return str(out)

@@ -17,7 +17,6 @@ import argparse
 import copy
 import functools
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,8 @@ from typing import Any
 import ray
 import torch
 from ray.rllib.core.columns import Columns
+from shapes import SHAPES
+from timing import matrix_rate, seconds_of
 from torch import Tensor
 
 from pure_rllib.algorithms import PURE, PUREConfig
@@ -36,28 +37,6 @@ from pure_rllib.models.logprobs import LOGP, response_logps
 from pure_rllib.reporting.tables import format_table
 from pure_rllib.rollouts.group import Group
 from pure_rllib.rollouts.sampler import episodes_of
-
-QWEN2 = {"model_type": "qwen2", "tie_word_embeddings": True}
-MODELS: dict[str, dict[str, Any]] = {
-    "30m": {
-        "vocab_size": 8192,
-        "hidden_size": 512,
-        "intermediate_size": 1408,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-    },
-    "qwen2.5-1.5b": {
-        "vocab_size": 151_936,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32_768,
-    },
-}
 
 
 def make_config(
@@ -77,7 +56,7 @@ def make_config(
         )
         .rl_module(
             model_config={
-                "model": {**QWEN2, **MODELS[options.model]},
+                "model": SHAPES[options.model],
                 "dtype": options.dtype,
                 "autocast_dtype": options.autocast_dtype,
             }
@@ -146,32 +125,9 @@ def logps_of(
     return torch.zeros_like(mask, dtype=torch.float32).index_put((rows, times), found)
 
 
-def seconds_of(run: Callable[[], None]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured FLOP/s of a large square matrix product."""
-    size = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(size, size, device=device, dtype=dtype)
-
-    def multiply() -> None:
-        for _ in range(10):
-            a @ a
-
-    multiply()
-    return 20 * size**3 / min(seconds_of(multiply) for _ in range(3))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=MODELS, default="30m")
+    parser.add_argument("--model", choices=SHAPES, default="30m")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--autocast-dtype", default=None)
     parser.add_argument("--prompts", type=int, default=8)
