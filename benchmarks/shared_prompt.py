@@ -12,29 +12,19 @@ The last line is a JSON object: `ratio`, padded seconds over flat ones, and
 """
 
 import argparse
-import ctypes
 import json
 import logging
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
+from updates import forget_peak, make_group, make_learners, peak_bytes, update
 
 from pure_rllib.algorithms import RLOOConfig
-from pure_rllib.data.problems import Problem
-from pure_rllib.distributed.calls import on_learners
-from pure_rllib.envs.vector import JudgedResponse
-from pure_rllib.generation.base import Response
-from pure_rllib.learners.train_batch import plan_mini_batches
 from pure_rllib.models.loading import policy_config
 from pure_rllib.reporting.tables import format_table
-from pure_rllib.rollouts.group import SampledResponse
 
 MODEL = {
     "model_type": "llama",
@@ -51,74 +41,30 @@ LAYOUTS = {"padded": False, "flat": True}
 GIB = 2**30
 
 
-def make_group(
-    rng: np.random.Generator, group_id: int, vocab_size: int, options: Any
-) -> list[Any]:
-    """Responses of 1/2 to 1 times the given length, as sampled ones differ."""
-    prompt = rng.integers(3, vocab_size, options.prompt_tokens)
-    longest = options.response_tokens
-    lengths = [longest, *rng.integers(longest // 2, longest + 1, options.responses - 1)]
-    return [
-        SampledResponse(
-            group_id=group_id,
-            problem=Problem(""),
-            prompt_ids=prompt,
-            response=Response(
-                rng.integers(3, vocab_size, length),
-                np.full(length, -9.0, np.float32),
-                True,
-            ),
-            judged=JudgedResponse(
-                "x", np.array([[0, length]]), np.zeros(1, np.float32), True, None
-            ),
-            weights_version=0,
-            total_reward=float(number % 2),
-        ).episode()
-        for number, length in enumerate(lengths)
-    ]
-
-
 def measure(options: Any) -> dict[str, float]:
     """Updates a learner on one layout; returns `seconds` and `peak` (bytes)."""
     model = options.model or MODEL
     vocab_size = policy_config(model).vocab_size
-    rng = np.random.default_rng(0)
-    groups = {i: make_group(rng, i, vocab_size, options) for i in range(options.groups)}
+    rng, longest = np.random.default_rng(0), options.response_tokens
+    groups = {}
+    for i in range(options.groups):
+        # Of 1/2 to 1 times the given length, as sampled ones differ.
+        others = rng.integers(longest // 2, longest + 1, options.responses - 1)
+        lengths = [longest, *others]
+        groups[i] = make_group(rng, i, vocab_size, options.prompt_tokens, lengths)
     config = (
         RLOOConfig()
         .environment("pure_rllib/Arithmetic-v0")
-        .env_runners(group_size=options.responses)
+        .env_runners(group_size=options.responses, max_response_tokens=longest)
         .rl_module(model_config={"model": model, "dtype": options.dtype})
         .training(lr=1.0e-6)
         .learners(packing=LAYOUTS[options.layout])
     )
-    config.validate()
-    space: Any = (gym.spaces.Discrete(vocab_size), gym.spaces.Discrete(vocab_size))
-    spec = config.get_multi_rl_module_spec(spaces={DEFAULT_MODULE_ID: space})
-    learners = config.build_learner_group(rl_module_spec=spec)
-    seconds = []
-    for iteration in range(1 + options.updates):
-        if iteration == 1:  # AdamW makes its moments in the first step
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-        plan = plan_mini_batches(
-            list(groups),
-            groups_per_step=None,
-            num_epochs=1,
-            seed=0,
-            iteration=iteration,
-            max_response_tokens=options.response_tokens,
-        )
-        on_learners(learners, lambda learner: learner.fetch_groups(groups))
-        start = time.perf_counter()
-        on_learners(learners, lambda learner, own=plan: learner.update(plan=own))
-        seconds.append(time.perf_counter() - start)
-    peak = next(
-        int(line.split()[1]) * 1024
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmHWM")
-    )
-    return {"seconds": min(seconds[1:]), "peak": peak}
+    learners = make_learners(config, vocab_size)
+    update(learners, [groups])  # AdamW makes its moments
+    forget_peak()
+    seconds = [update(learners, [groups], i + 1)[1] for i in range(options.updates)]
+    return {"seconds": min(seconds), "peak": peak_bytes()}
 
 
 def main() -> None:

@@ -11,25 +11,17 @@ DeepSpeed, and memory for two replicas (about 6 GiB).
 """
 
 import argparse
-import ctypes
 import gc
-from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import ray
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
+from updates import forget_peak, make_group, make_learners, peak_bytes, update
 
 from pure_rllib.algorithms import PUREConfig
-from pure_rllib.data.problems import Problem
 from pure_rllib.distributed.calls import on_learners
-from pure_rllib.envs.vector import JudgedResponse
-from pure_rllib.generation.base import Response
-from pure_rllib.learners.train_batch import plan_mini_batches
 from pure_rllib.reporting.tables import format_table
-from pure_rllib.rollouts.group import SampledResponse
 
 POLICY = {
     "model_type": "qwen2",
@@ -43,37 +35,6 @@ POLICY = {
     "tie_word_embeddings": True,
 }
 MIB = 2**20
-
-
-def make_group(rng: np.random.Generator, group_id: int) -> list[Any]:
-    length = 8
-    return [
-        SampledResponse(
-            group_id=group_id,
-            problem=Problem(""),
-            prompt_ids=rng.integers(0, 8000, 8),
-            response=Response(
-                rng.integers(0, 8000, length), np.full(length, -9.0, np.float32), True
-            ),
-            judged=JudgedResponse(
-                "x",
-                np.array([[0, 4], [4, length]]),
-                rng.uniform(-1, 1, 2).astype(np.float32),
-                True,
-                None,
-            ),
-            weights_version=0,
-        ).episode()
-        for _ in range(2)
-    ]
-
-
-def resident(key: str) -> int:
-    """`VmRSS` or `VmHWM` (its peak) of this process, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    raise ValueError(key)
 
 
 def held_bytes() -> int:
@@ -96,16 +57,14 @@ def watch(learner: Any) -> None:
         return float(apply_gradients(*args))
 
     learner._apply_gradients = apply_and_record
-    # What was freed while the model was made goes back to the system first.
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    forget_peak()
 
 
 def measured(learner: Any) -> dict[str, int]:
     return {
         "held": held_bytes(),
         "at_step": learner.held_at_step,
-        "peak": resident("VmHWM"),
+        "peak": peak_bytes(),
     }
 
 
@@ -122,29 +81,16 @@ def measure(stage: int, num_learners: int, dtype: str) -> list[dict[str, int]]:
             deepspeed={"stage": stage} if stage else None,
         )
     )
-    config.validate()
-    space: Any = (gym.spaces.Discrete(8000), gym.spaces.Discrete(8000))
-    spec = config.get_multi_rl_module_spec(spaces={DEFAULT_MODULE_ID: space})
-    learners = config.build_learner_group(rl_module_spec=spec)
+    learners = make_learners(config, POLICY["vocab_size"])
     rng = np.random.default_rng(0)
-    groups = [make_group(rng, i) for i in range(num_learners)]
-    shares = [{i: group} for i, group in enumerate(groups)]
+    shares = [
+        {i: make_group(rng, i, POLICY["vocab_size"], 8, [8, 8])}
+        for i in range(num_learners)
+    ]
     try:
-        for iteration in range(2):
-            if iteration == 1:  # AdamW makes its moments in the first step
-                on_learners(learners, watch)
-            on_learners(
-                learners, lambda learner, own: learner.fetch_groups(own), shares
-            )
-            plan = plan_mini_batches(
-                range(num_learners),
-                groups_per_step=None,
-                num_epochs=1,
-                seed=0,
-                iteration=iteration,
-                max_response_tokens=8,
-            )
-            on_learners(learners, lambda learner, own=plan: learner.update(plan=own))
+        update(learners, shares)  # AdamW makes its moments
+        on_learners(learners, watch)
+        update(learners, shares, 1)
         return on_learners(learners, measured)
     finally:
         learners.shutdown()
