@@ -13,7 +13,7 @@ text is shielded before it is put in, and the whole is encoded by `encode_shield
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,14 +25,17 @@ from tokenizers import AddedToken, Tokenizer
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 
 
-def encode_plain(tokenizer: Any, text: str) -> list[int]:
-    """Encodes a foreign text, without BOS or EOS; nothing in it becomes a marker."""
-    return encode_shielded(tokenizer, [shield(tokenizer, text)])[0]
+def encode_plain(tokenizer: Any, text: str, *, keep: Collection[str] = ()) -> list[int]:
+    """Encodes a foreign text, without BOS or EOS; only `keep` become markers in it."""
+    return encode_shielded(tokenizer, [shield(tokenizer, text, keep=keep)])[0]
 
 
-def shield(tokenizer: Any, text: str) -> str:
-    """Hides the markers in a foreign text; only for `encode_shielded` to read."""
-    return _markers(tokenizer).shield(text)
+def shield(tokenizer: Any, text: str, *, keep: Collection[str] = ()) -> str:
+    """Hides the markers in a foreign text, but for those of `keep`.
+
+    Only `encode_shielded` can read what it returns.
+    """
+    return _markers(tokenizer).shield(text, keep)
 
 
 def encode_shielded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -74,8 +77,11 @@ class _Markers:
         self._special = {i for i, t in added.items() if t.special and i != unknown}
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
 
-    def shield(self, text: str) -> str:
-        return self._any.sub(lambda m: f"{_OPEN}{self._numbers[m[0]]}{_CLOSE}", text)
+    def shield(self, text: str, keep: Collection[str]) -> str:
+        return self._any.sub(
+            lambda m: m[0] if m[0] in keep else f"{_OPEN}{self._numbers[m[0]]}{_CLOSE}",
+            text,
+        )
 
     def encode(self, tokenizer: Any, text: str) -> list[int]:
         if self._backend is None:

@@ -1,8 +1,8 @@
 """The setting `tokenizer` of environments."""
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from pure_rllib.models.loading import resolve_model
+from pure_rllib.models import loading
 
 
 def load_tokenizer(name: str | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -13,11 +13,7 @@ def load_tokenizer(name: str | PreTrainedTokenizerBase) -> PreTrainedTokenizerBa
     """
     if not isinstance(name, str):
         return name
-    try:
-        return AutoTokenizer.from_pretrained(resolve_model(name))
-    except OSError as error:
-        raise ValueError(
-            f"`tokenizer` ({name}) must be a folder with a tokenizer's files or the id "
-            f"of one on the hub, because prompts are encoded with it: {error}. Set it "
-            "to the policy's folder."
-        ) from error
+    tokenizer: PreTrainedTokenizerBase = loading.load_tokenizer(
+        loading.resolve_model(name)
+    )
+    return tokenizer

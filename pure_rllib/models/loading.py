@@ -1,4 +1,4 @@
-"""From a model reference to its files, its config and its weights.
+"""From a model reference to its files, its config, its tokenizer and its weights.
 
 A reference is a local folder in Hugging Face layout, a hub id, or `embedded:<name>`, a
 model that comes with the package.
@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+)
 from transformers.utils import CONFIG_NAME
 from transformers.utils import GENERATION_CONFIG_NAME as GENERATION_CONFIG
 
@@ -141,6 +146,40 @@ def _folder_error(setting: str, path: str, reason: str) -> ValueError:
 def _hub_error(setting: str, path: str, error: OSError) -> ValueError:
     reason = f"there is no such folder, and the hub gives none: {error}"
     return _folder_error(setting, path, reason.rstrip("."))
+
+
+def load_tokenizer(
+    path: str, setting: str = "tokenizer", *, trust_remote_code: bool = False
+) -> Any:
+    """Loads the tokenizer of a local folder or a hub id.
+
+    Args:
+        path: the folder or id.
+        setting: the setting that holds the path, named by errors.
+        trust_remote_code: runs code that comes with the tokenizer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise _tokenizer_error(setting, path, str(error).rstrip(".")) from error
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    if added.issuperset(tokenizer.get_vocab()):
+        # What transformers makes of a config alone, if it knows the model's type.
+        raise _tokenizer_error(setting, path, "it has none")
+    return tokenizer
+
+
+def _tokenizer_error(setting: str, path: str, reason: str) -> ValueError:
+    return ValueError(
+        f"`{setting}` ({path}) must be a folder with a tokenizer's files or the id of "
+        f"one on the hub, because texts are encoded with it: {reason}. Set it to a "
+        "folder that a tokenizer was saved in, too."
+    )
 
 
 def named_eos_ids(model: str | Mapping[str, Any]) -> frozenset[int]:

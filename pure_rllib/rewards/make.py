@@ -276,7 +276,9 @@ def make_reward_model(
     passed_on = given.arguments.get("kwargs", {})
     inspect.signature(RewardModel).bind(None, None, **passed_on)
     check_setting("map", settings.get("map"), RewardMap | None)
-    folder = check_reward_model(reward_model)
+    folder, _ = check_reward_model(
+        reward_model, trust_remote_code=settings.get("trust_remote_code", False)
+    )
     return Lazy(
         partial(RewardModel.from_pretrained, folder, **settings),
         map=settings.get("map"),

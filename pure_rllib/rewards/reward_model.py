@@ -3,16 +3,27 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from pure_rllib.credit.steps import own_bos_id
-from pure_rllib.data.encoding import encode_plain, encode_shielded, shield
+from pure_rllib.data.encoding import (
+    encode_plain,
+    encode_shielded,
+    marker_ids,
+    shield,
+)
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.models.batching import token_budget_batches
-from pure_rllib.models.loading import check_model_folder, read_config, resolve_model
+from pure_rllib.models.loading import (
+    check_model_folder,
+    load_tokenizer,
+    read_config,
+    resolve_model,
+)
 from pure_rllib.rewards.base import ScoringRequest
 from pure_rllib.rewards.prm.checkpoint import default_device
 from pure_rllib.rewards.prm.scoring import context_of, micro_batch_size
@@ -31,8 +42,10 @@ class RewardModel:
     It reads prompt and response as texts, in its own tokens: as user and assistant in
     its tokenizer's chat template; without one as a pair where the tokenizer marks pairs
     (`[CLS] .. [SEP] .. [SEP]`), else as the policy's prompt without chat, and the
-    response behind. Nothing in the texts becomes a marker. A text over the model's
-    context loses its beginning and is counted in `num_overlong`.
+    response behind. Nothing in the texts becomes a special token or what the chat
+    template parts turns with; other added tokens, such as `<think>`, are read as
+    tokens, as in training. A text over the model's context loses its beginning and is
+    counted in `num_overlong`.
 
     Args:
         model: anything whose output has `logits` `[B, 1]`.
@@ -65,6 +78,7 @@ class RewardModel:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.map = tokenizer, map
         self._template = prompt_template
+        self._keep = _harmless_markers(tokenizer)
         self._pair = None if tokenizer.chat_template else _PairForm.of(tokenizer)
         limits = context_of(model.config), tokenizer.model_max_length
         self._context = min(n for n in (*limits, _NO_LIMIT) if n is not None)
@@ -95,9 +109,10 @@ class RewardModel:
         Raises:
             ValueError: no reward model there, or weights are missing.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
-        device, path = default_device(device), check_reward_model(path)
+        device = default_device(device)
+        path, tokenizer = check_reward_model(path, trust_remote_code=trust_remote_code)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if attn_implementation is not None:
             options["attn_implementation"] = attn_implementation
@@ -110,9 +125,6 @@ class RewardModel:
                 f"missing ones would be random numbers; it lacks "
                 f"{', '.join(missing[:3])}. Set a folder that holds a trained one."
             )
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=trust_remote_code
-        )
         return cls(model.to(device), tokenizer, **kwargs)
 
     @torch.inference_mode()
@@ -138,7 +150,7 @@ class RewardModel:
         (response,) = request.step_texts
         if self._pair is not None:
             first, second = (
-                self._known(encode_plain(self.tokenizer, text))
+                self._known(encode_plain(self.tokenizer, text, keep=self._keep))
                 for text in (request.prompt, response)
             )
             room = self._context - self._pair.num_markers
@@ -151,13 +163,11 @@ class RewardModel:
 
     def _ids(self, request: ScoringRequest, response: str) -> list[int]:
         tokenizer = self.tokenizer
-        shown = [shield(tokenizer, text) for text in (request.prompt, response)]
+        hide = partial(shield, tokenizer, keep=self._keep)
+        shown = [hide(text) for text in (request.prompt, response)]
         if tokenizer.chat_template:
             messages = [
-                {**m, "content": shield(tokenizer, m["content"])}
-                for m in request.history
-            ]
-            messages += [
+                *({**m, "content": hide(m["content"])} for m in request.history),
                 {"role": "user", "content": shown[0]},
                 {"role": "assistant", "content": shown[1]},
             ]
@@ -258,6 +268,23 @@ class _PairForm:
         return head + tail, [0] * len(head) + [1] * len(tail)
 
 
+def _harmless_markers(tokenizer: Any) -> frozenset[str]:
+    """Returns the markers that a text may hold: those that part no turns.
+
+    A reward model was trained on texts with them, be it `<think>` or a tool call.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    special, turns = {t.content for t in added if t.special}, ""
+    if tokenizer.chat_template:
+        # Some tokenizers' turn markers are not special. A last turn of the assistant
+        # is left out: there, templates write `<think>` themselves.
+        roles = ("user", "assistant", "user")
+        messages = [{"role": role, "content": "a"} for role in roles]
+        turns = tokenizer.apply_chat_template(messages, tokenize=False)
+    markers = marker_ids(tokenizer)
+    return frozenset(m for m in markers if m not in special and m not in turns)
+
+
 def _cut_pair(
     first: list[int], second: list[int], room: int
 ) -> tuple[list[int], list[int]]:
@@ -267,17 +294,21 @@ def _cut_pair(
     return first[len(first) - left :] if left < len(first) else first, second
 
 
-def check_reward_model(path: str) -> str:
+def check_reward_model(
+    path: str, *, trust_remote_code: bool = False
+) -> tuple[str, Any]:
     """Checks all that can be known of a reward model without its weights.
 
     Args:
         path: a local folder, hub id or embedded model.
+        trust_remote_code: runs code that comes with the tokenizer.
 
     Returns:
-        The folder or hub id, as `from_pretrained` takes it.
+        The folder or hub id, as `from_pretrained` takes it, and the tokenizer.
 
     Raises:
-        ValueError: no model there, or it is no classifier with one label.
+        ValueError: no model there, it is no classifier with one label, or has no
+            tokenizer.
     """
     files = check_model_folder(resolve_model(path), "reward_model")
     config = read_config(files, "reward_model")
@@ -288,9 +319,13 @@ def check_reward_model(path: str) -> str:
             f"it rates a whole response with one number; it is a {architecture}. Set "
             "`prm` to a model that rates steps, or the folder of a reward model."
         )
-    # What transformers takes where the file does not say.
-    check_labels(len(config.get("id2label", "01")), path)
-    return files.path
+    # As transformers reads it: two where the file does not say.
+    labels = config.get("id2label") or range(config.get("num_labels", 2))
+    check_labels(len(labels), path)
+    tokenizer = load_tokenizer(
+        files.path, "reward_model", trust_remote_code=trust_remote_code
+    )
+    return files.path, tokenizer
 
 
 def check_labels(num_labels: int, path: str = "the model") -> None:

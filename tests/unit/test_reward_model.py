@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForSequenceClassification,
@@ -119,6 +120,17 @@ def test_a_conversation_is_shown_whole_and_texts_forge_no_turn() -> None:
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 3
 
 
+def test_added_tokens_that_part_no_turns_are_read_as_in_training() -> None:
+    tokenizer = byte_tokenizer(["<|im_end|>", "<think>", "\\boxed{"])
+    tokenizer.chat_template = CHAT
+    rewards = RewardModel(classifier(len(tokenizer)), tokenizer)
+    ids, _ = rewards._row(request("<think>?", "<think>2<|im_end|>\\boxed{2}"))
+    end, think, box = tokenizer.convert_tokens_to_ids(
+        ["<|im_end|>", "<think>", "\\boxed{"]
+    )
+    assert [ids.count(i) for i in (end, think, box)] == [2, 2, 1]
+
+
 def test_a_tokenizer_of_pairs_is_shown_a_pair() -> None:
     tokenizer = FAMILIES["gpt2"]()
     tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
@@ -226,6 +238,7 @@ def broken(folder: Path, tmp_path: Path, **config: Any) -> Path:
     [
         ({"id2label": {"0": "A", "1": "B"}}, {}, "must have one label"),
         ({"architectures": ["Qwen2ForCausalLM"]}, {}, "ForSequenceClassification"),
+        ({"id2label": None, "num_labels": 3}, {}, "must have one label"),
         ({}, {"map": "tanh"}, "`map`"),
     ],
 )
@@ -238,6 +251,30 @@ def test_what_is_no_reward_model_is_refused_before_it_is_loaded(
 ) -> None:
     with pytest.raises(ValueError, match=fragment):
         make_env(broken(folder, tmp_path, **config), reward_model_kwargs=settings)
+
+
+def test_a_folder_without_a_tokenizer_is_refused_at_once(
+    folder: Path, tmp_path: Path
+) -> None:
+    broken(folder, tmp_path)
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="tokenizer's files"):
+        make_env(tmp_path)
+
+
+def test_a_base_model_with_a_classifiers_config_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    broken(folder, tmp_path, architectures=None)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {name: w for name, w in weights.items() if "score" not in name},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(ValueError, match=r"it lacks score\.weight"):
+        RewardModel.from_pretrained(str(tmp_path))
 
 
 def test_settings_that_do_nothing_are_refused(folder: Path) -> None:

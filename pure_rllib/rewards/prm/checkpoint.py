@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pure_rllib.models.loading import check_model_folder, read_config
+from pure_rllib.models.loading import check_model_folder, load_tokenizer, read_config
 from pure_rllib.rewards.prm.formats import PRMFormat, format_ids, make_format
 
 _QWEN_PRM = "Qwen2ForProcessRewardModel"
@@ -49,14 +49,10 @@ def read_checkpoint(
     Raises:
         ValueError: no model there, no format fits, or the set one does not.
     """
-    from transformers import AutoTokenizer
-
     files = check_model_folder(path, "prm")
     # As a mapping: the config of Qwen2.5-Math-PRM is a class that comes with it.
     config = read_config(files, "prm")
-    tokenizer = AutoTokenizer.from_pretrained(
-        files.path, trust_remote_code=trust_remote_code
-    )
+    tokenizer = load_tokenizer(files.path, "prm", trust_remote_code=trust_remote_code)
     architecture = next(iter(config.get("architectures") or []), None)
     chosen = make_format(
         prm_format,
