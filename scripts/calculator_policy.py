@@ -9,16 +9,13 @@ knows the forms, and RL has to find out what they are for.
 """
 
 import random
-import sys
 from collections.abc import Iterator
 
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pure_rllib.arithmetic.prm_quality import padded
 from pure_rllib.arithmetic.traces import IGNORED
 from pure_rllib.envs.calculator import calculator_tokenizer
-from scripts.embedded_models.training import Optimizer, model_config, own_random_state
+from scripts.embedded_models.training import make_folder, teach
 
 UPDATES, BATCH_SIZE = 1500, 32
 AT_ONCE, WRONG_DIGIT = 0.6, 0.4
@@ -67,34 +64,11 @@ def _rows(
         yield ids, learned
 
 
-def train_policy(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """Teaches a policy of two layers."""
-    model = Qwen2ForCausalLM(model_config(tokenizer))
-    optimizer = Optimizer(model, matrix_lr=4e-3, lr=3e-3, warmup=20)
-    rows = _rows(tokenizer)
-    for update in range(1, UPDATES + 1):
-        batch = [next(rows) for _ in range(BATCH_SIZE)]
-        ids = padded([ids for ids, _ in batch], tokenizer.pad_token_id)
-        targets = padded([learned for _, learned in batch], IGNORED)
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
-        # Falling to nothing, so that single weights do not jump about in the end.
-        optimizer.update(loss, 1.0 - update / UPDATES)
-        if update % 100 == 0:
-            print(f"update {update}: loss {loss.item():.3f}", flush=True)
-    return model.eval()
-
-
-def main() -> None:
-    """Makes the policy in the folder that the command line names."""
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        raise SystemExit(__doc__)
-    with own_random_state(0):
-        tokenizer = calculator_tokenizer()
-        policy = train_policy(tokenizer)
-    policy.save_pretrained(sys.argv[1])
-    tokenizer.save_pretrained(sys.argv[1])
+def make() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Makes the policy and its tokenizer."""
+    tokenizer = calculator_tokenizer()
+    return teach(tokenizer, _rows(tokenizer), UPDATES, BATCH_SIZE), tokenizer
 
 
 if __name__ == "__main__":
-    main()
+    make_folder(__doc__, make)

@@ -10,11 +10,10 @@ the calculation.
 """
 
 import random
-import sys
 from collections.abc import Iterator
 
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pure_rllib.arithmetic.task import (
     STEP_SEPARATOR,
@@ -22,9 +21,10 @@ from pure_rllib.arithmetic.task import (
     Chain,
 )
 from pure_rllib.arithmetic.tokenizer import build_tokenizer
+from pure_rllib.arithmetic.traces import IGNORED
 from pure_rllib.data.problems import Problem
 from pure_rllib.envs.labels import NO_THINKING, PROCEDURAL, THINKING, LabelEnv
-from scripts.embedded_models.training import own_random_state, teach
+from scripts.embedded_models.training import make_folder, teach
 
 UPDATES, BATCH_SIZE = 1200, 32
 # How often the teacher writes a label out of a hat.
@@ -71,7 +71,7 @@ def response(problem: Problem, task: str, thinking: bool, rng: random.Random) ->
 def _rows(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields prompts and responses as ids, of all tasks and formats by turns."""
+    """Yields ids, and what is learned of them, of all tasks and formats by turns."""
     rng = random.Random("label policy")
     tasks = [(task, thinking) for task in PROCEDURAL for thinking in (True, False)]
     envs = [
@@ -89,20 +89,16 @@ def _rows(
             problem = env.problems[number % len(env.problems)]
             text = response(problem, task, thinking, rng)
             answer = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
-            yield env.encode_prompt(problem).tolist(), answer
+            prompt = env.encode_prompt(problem).tolist()
+            yield prompt + answer, [IGNORED] * len(prompt) + answer
         number += 1
 
 
-def main() -> None:
-    """Makes the policy in the folder that the command line names."""
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        raise SystemExit(__doc__)
-    with own_random_state(0):
-        tokenizer = label_tokenizer()
-        policy = teach(tokenizer, _rows(tokenizer), UPDATES, BATCH_SIZE)
-    policy.save_pretrained(sys.argv[1])
-    tokenizer.save_pretrained(sys.argv[1])
+def make() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Makes the policy and its tokenizer."""
+    tokenizer = label_tokenizer()
+    return teach(tokenizer, _rows(tokenizer), UPDATES, BATCH_SIZE), tokenizer
 
 
 if __name__ == "__main__":
-    main()
+    make_folder(__doc__, make)

@@ -12,8 +12,7 @@ this size none learns from single preferences what a sum is. The folder gets a
 """
 
 import random
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,13 +20,14 @@ from torch.nn.functional import logsigmoid
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from pure_rllib.arithmetic.prm_quality import padded, sample_texts
 from pure_rllib.arithmetic.task import TASK_Z, ArithmeticProblems, is_correct
 from pure_rllib.models.loading import load_policy, resolve_model
-from scripts.embedded_models.training import Optimizer, own_random_state
+from scripts.embedded_models.training import Optimizer, descend, make_folder
 
 POLICY, START = "embedded:arithmetic-policy", "embedded:arithmetic-prm"
 NUM_PROBLEMS, GROUP_SIZE, NUM_HELD_OUT = 12_000, 6, 600
@@ -68,32 +68,30 @@ def margins(model: torch.nn.Module, pairs: Sequence[Pair], pad: int) -> Tensor:
     return scores[0::2] - scores[1::2]
 
 
-def main() -> None:
-    """Makes the reward model in the folder that the command line names."""
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        raise SystemExit(__doc__)
+def make() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Makes the reward model and its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(POLICY))
     rng, pad = random.Random("preferences"), tokenizer.pad_token_id
-    with own_random_state(0):
-        by_problem = make_pairs(tokenizer, rng)
-        held_out = [pair for pairs in by_problem[:NUM_HELD_OUT] for pair in pairs]
-        train = [pair for pairs in by_problem[NUM_HELD_OUT:] for pair in pairs]
-        print(f"{len(train)} pairs, {len(held_out)} held out", flush=True)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            resolve_model(START), num_labels=1, ignore_mismatched_sizes=True
-        )
-        optimizer = Optimizer(model, matrix_lr=2e-3, lr=1e-3, warmup=20)
-        for update in range(1, UPDATES + 1):
-            loss = -logsigmoid(margins(model, rng.sample(train, BATCH_SIZE), pad))
-            # Falling to nothing, so that single weights do not jump about in the end.
-            optimizer.update(loss.mean(), 1.0 - update / UPDATES)
-            if update % 50 == 0:
-                with torch.no_grad():
-                    right = (margins(model, held_out, pad) > 0).float().mean()
-                print(f"update {update}: {right:.3f} right", flush=True)
-    model.eval().save_pretrained(sys.argv[1])
-    tokenizer.save_pretrained(sys.argv[1])
+    by_problem = make_pairs(tokenizer, rng)
+    held_out = [pair for pairs in by_problem[:NUM_HELD_OUT] for pair in pairs]
+    train = [pair for pairs in by_problem[NUM_HELD_OUT:] for pair in pairs]
+    print(f"{len(train)} pairs, {len(held_out)} held out", flush=True)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        resolve_model(START), num_labels=1, ignore_mismatched_sizes=True
+    )
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            pairs = rng.sample(train, BATCH_SIZE)
+            yield -logsigmoid(margins(model, pairs, pad)).mean()
+
+    optimizer = Optimizer(model, matrix_lr=2e-3, lr=1e-3, warmup=20)
+    descend(optimizer, losses(), UPDATES)
+    with torch.no_grad():
+        right = (margins(model, held_out, pad) > 0).float().mean()
+    print(f"{right:.3f} of the held-out pairs rated right", flush=True)
+    return model.eval(), tokenizer
 
 
 if __name__ == "__main__":
-    main()
+    make_folder(__doc__, make)

@@ -8,17 +8,17 @@ of the answers' characters is drawn at random, so that RL has something to sharp
 """
 
 import random
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pure_rllib.arithmetic.traces import IGNORED
 from pure_rllib.data.problems import Problem
 from pure_rllib.data.prompts import PromptTemplate
 from pure_rllib.rewards.reasoning_gym import Task
 from pure_rllib.testing import SEPARATORS, byte_tokenizer
-from scripts.embedded_models.training import own_random_state, teach
+from scripts.embedded_models.training import make_folder, teach
 
 TASKS: dict[str, dict[str, Any]] = {
     "spell_backward": {"min_word_len": 3, "max_word_len": 5},
@@ -68,27 +68,23 @@ def response(problem: Problem, rng: random.Random) -> str:
 def _rows(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields prompts and responses as ids, of all tasks by turns."""
+    """Yields ids, and what is learned of them, of all tasks by turns."""
     rng, template = random.Random("reasoning policy"), PromptTemplate()
     taught = [task_items(name) for name in TASKS]
     while True:
         for problems in taught:
             problem = rng.choice(problems)
             answer = tokenizer(response(problem, rng))["input_ids"]
-            prompt = template.encode(problem, tokenizer)
-            yield list(prompt), [*answer, tokenizer.eos_token_id]
+            answer = [*answer, tokenizer.eos_token_id]
+            prompt = list(template.encode(problem, tokenizer))
+            yield prompt + answer, [IGNORED] * len(prompt) + answer
 
 
-def main() -> None:
-    """Makes the policy in the folder that the command line names."""
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        raise SystemExit(__doc__)
-    with own_random_state(0):
-        tokenizer = byte_tokenizer((*SEPARATORS, *PHRASES))
-        policy = teach(tokenizer, _rows(tokenizer), UPDATES, BATCH_SIZE)
-    policy.save_pretrained(sys.argv[1])
-    tokenizer.save_pretrained(sys.argv[1])
+def make() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Makes the policy and its tokenizer."""
+    tokenizer = byte_tokenizer((*SEPARATORS, *PHRASES))
+    return teach(tokenizer, _rows(tokenizer), UPDATES, BATCH_SIZE), tokenizer
 
 
 if __name__ == "__main__":
-    main()
+    make_folder(__doc__, make)

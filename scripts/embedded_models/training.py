@@ -1,8 +1,10 @@
 """What SFT and PRM training share: shape, threads, optimisers, batches, accuracy."""
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -114,33 +116,60 @@ class Optimizer:
             optimizer.zero_grad()
 
 
+def descend(optimizer: Optimizer, losses: Iterator[Tensor], updates: int) -> None:
+    """Takes so many steps down the losses, and prints every hundredth."""
+    for update, loss in enumerate(islice(losses, updates), 1):
+        # Falling to nothing, so that single weights do not jump about in the end.
+        optimizer.update(loss, 1.0 - update / updates)
+        if update % 100 == 0:
+            print(f"update {update}: loss {loss.item():.3f}", flush=True)
+
+
 def teach(
     tokenizer: PreTrainedTokenizerBase,
     rows: Iterator[tuple[list[int], list[int]]],
     updates: int,
     batch_size: int,
 ) -> Qwen2ForCausalLM:
-    """Teaches a policy of two layers by SFT; prompts are not learned.
+    """Teaches a policy of two layers by SFT.
 
     Args:
         tokenizer: of the policy.
-        rows: endless prompts and responses, as ids.
+        rows: endless ids, and the same with `IGNORED` where nothing is learned.
         updates: of the weights.
         batch_size: rows in each.
     """
     model = Qwen2ForCausalLM(model_config(tokenizer))
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            batch = list(islice(rows, batch_size))
+            ids = padded([ids for ids, _ in batch], tokenizer.pad_token_id)
+            targets = padded([targets for _, targets in batch], IGNORED)
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+            yield cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
+
     optimizer = Optimizer(model, matrix_lr=4e-3, lr=3e-3, warmup=20)
-    for update in range(1, updates + 1):
-        batch = [next(rows) for _ in range(batch_size)]
-        ids = padded([a + b for a, b in batch], tokenizer.pad_token_id)
-        targets = padded([[IGNORED] * len(a) + b for a, b in batch], IGNORED)
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
-        # Falling to nothing, so that single weights do not jump about in the end.
-        optimizer.update(loss, 1.0 - update / updates)
-        if update % 100 == 0:
-            print(f"update {update}: loss {loss.item():.3f}", flush=True)
+    descend(optimizer, losses(), updates)
     return model.eval()
+
+
+def make_folder(
+    usage: str | None,
+    make: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+) -> None:
+    """Makes a model and its tokenizer in the folder that the command line names.
+
+    Args:
+        usage: what is said where it names none.
+        make: makes both; its random state is the same on every machine.
+    """
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        raise SystemExit(usage)
+    with own_random_state(0):
+        made = make()
+    for part in made:
+        part.save_pretrained(sys.argv[1])
 
 
 def bucketed(
