@@ -47,6 +47,8 @@ def check_config(config: Any) -> None:
             f"`kl_coeff` ({config.kl_coeff}), because groups whose rewards are all "
             "equal still teach the KL term. Set one of the two back."
         )
+    if config.colocate and not config.in_evaluation:
+        _check_colocate(config)
     check_generator(
         config.generator,
         config.generator_kwargs,
@@ -62,6 +64,56 @@ def check_config(config: Any) -> None:
     _check_model_config(config.model_config)
     if config.deepspeed is not None:
         check_deepspeed(config)
+
+
+def _check_colocate(config: Any) -> None:
+    """Checks that an engine and a learner can have one GPU in turn."""
+    for name, value, needed, setter, because in (
+        (
+            "generator",
+            config.generator,
+            "vllm",
+            "env_runners",
+            "vLLM's engine is what gives its memory back",
+        ),
+        (
+            "max_weight_lag",
+            config.max_weight_lag,
+            0,
+            "training",
+            "the engine sleeps while the learner updates",
+        ),
+        (
+            "num_env_runners",
+            config.num_env_runners,
+            0,
+            "env_runners",
+            "one engine and one learner, in one process, have the GPU in turn",
+        ),
+        (
+            "num_learners",
+            config.num_learners,
+            0,
+            "learners",
+            "one engine and one learner, in one process, have the GPU in turn",
+        ),
+        (
+            "tensor_parallel_size",
+            config.generator_kwargs.get("tensor_parallel_size", 1),
+            1,
+            "env_runners",
+            "the engine is on the learner's GPU",
+        ),
+    ):
+        if value != needed:
+            setting = f"{name}={needed!r}"
+            if name == "tensor_parallel_size":
+                setting = f'generator_kwargs={{"{name}": {needed}}}'
+            raise ValueError(
+                f"`{name}` ({value!r}) must be {needed!r} with `colocate` (True), "
+                f"because {because}. Set `.{setter}({setting})`, or leave `colocate` "
+                "out."
+            )
 
 
 def check_weight_transport(config: Any) -> None:

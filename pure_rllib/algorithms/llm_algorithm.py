@@ -197,6 +197,8 @@ class LLMAlgorithm(Algorithm):
         start = perf_counter()
         batch = self._sampler.next_batch(self._counts.cursor, self._published())
         self._counts.cursor += len(batch.groups)
+        if self.config.colocate:
+            self.env_runner.sleep()
         sampled = perf_counter()
         kept = groups_to_learn_from(batch.groups, self.config)
         plan = plan_mini_batches(

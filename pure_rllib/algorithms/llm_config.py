@@ -96,6 +96,7 @@ class LLMConfig(AlgorithmConfig):
         self.generator_kwargs: dict[str, Any] = {}
         self.num_prm_actors = 0
         self.prm_actor_kwargs: dict[str, Any] = {}
+        self.colocate = False
         self.max_logp_gap: float | None = None
         # .training()
         self.lr = 1.0e-6
@@ -207,6 +208,7 @@ class LLMConfig(AlgorithmConfig):
         stop: Sequence[NonEmptyText] = NotProvided,
         generator: GeneratorName = NotProvided,
         generator_kwargs: Mapping[str, Any] = NotProvided,
+        colocate: bool = NotProvided,
         max_logp_gap: PositiveFloat | None = NotProvided,
         num_prm_actors: NaturalNumber = NotProvided,
         prm_actor_kwargs: Mapping[str, Any] = NotProvided,
@@ -225,6 +227,8 @@ class LLMConfig(AlgorithmConfig):
             generator: "transformers", or "vllm" (an extra; see docs/engines.md).
             generator_kwargs: further arguments of the generator; those of vLLM have
                 vLLM's names.
+            colocate: vLLM's engine and the learner have one GPU in turn: the engine
+                sleeps while the policy is updated. Both are in this process then.
             max_logp_gap: by how much, in nats, the generator's log-probabilities of a
                 few fixed tokens may differ from the learner's after it took over
                 weights; more is an error. None: 0.01 in float32, else 1.0.

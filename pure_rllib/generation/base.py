@@ -115,6 +115,17 @@ class Generator(Protocol):
     def load_weights(self, weights: WeightSource) -> None:
         """Takes over the policy's weights and their version."""
 
+    def sleep(self) -> None:
+        """Gives its memory to others; it has no weights then until `wake`.
+
+        By default it keeps what it has.
+        """
+        return
+
+    def wake(self, weights: WeightSource) -> None:
+        """Takes its memory back, and over the policy's weights; comes after `sleep`."""
+        self.load_weights(weights)
+
     def logps(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Returns what the policy thinks of given sequences; nothing is sampled.
 

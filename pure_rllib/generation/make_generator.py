@@ -65,6 +65,8 @@ def make_generator(
     stop: StopStrings | None = None,
     top_p: float = 1.0,
     transfer_backend: str | None = None,
+    colocate: bool = False,
+    num_sequences: int | None = None,
     device: Any = None,
 ) -> Generator:
     """Makes a generator; vLLM's has no weights yet, the other the model's own.
@@ -80,6 +82,8 @@ def make_generator(
         stop: the strings that end a response.
         top_p: nucleus size of the responses that will be asked for.
         transfer_backend: with which vLLM receives weights; None: it is given them.
+        colocate: see `VLLMGenerator`.
+        num_sequences: likewise.
         device: of the transformers generator; None: the GPU that this process sees, or
             the CPU.
     """
@@ -94,6 +98,8 @@ def make_generator(
             trust_remote_code=model_config["trust_remote_code"],
             top_p=top_p,
             transfer_backend=transfer_backend,
+            colocate=colocate,
+            num_sequences=num_sequences,
             **generator_kwargs,
         )
     policy = load_policy(

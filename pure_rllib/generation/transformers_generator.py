@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from pure_rllib.generation.base import (
     Finished,
+    Generator,
     Request,
     Response,
     SamplingParams,
@@ -38,7 +39,7 @@ _DROP_SHARE = 0.15
 _TOKENS_PER_COUNT = {"cpu": 1, "cuda": 8}
 
 
-class TransformersGenerator:
+class TransformersGenerator(Generator):
     """Samples responses from any causal language model with a KV cache.
 
     Each prompt is run once and its cache repeated for its G responses; rows leave the

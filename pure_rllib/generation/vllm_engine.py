@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from pure_rllib.generation.engine_log import engine_errors
-from pure_rllib.models.loading import policy_config
+from pure_rllib.models.loading import meta_model, policy_config
+from pure_rllib.models.memory_plan import kv_numbers
 from pure_rllib.models.stop_strings import StopStrings
 from pure_rllib.setting_types import Count, check_setting
 
@@ -57,6 +57,9 @@ _REFUSED = {
         "the policy's is used. Set `.rl_module(model_config={'trust_remote_code': ..})`"
     ),
     "seed": "every prompt brings its own. Set `.debugging(seed=...)`",
+    "enable_sleep_mode": (
+        "it follows from where the learner is. Set `.env_runners(colocate=True)`"
+    ),
     "load_format": "the learner's weights are loaded. Leave it out",
     "weight_transfer_config": (
         "it follows from how weights travel. Set `.learners(weight_transport=...)`"
@@ -72,6 +75,7 @@ _REFUSED = {
 }
 _CPU_KV_CACHE_BYTES = 2**30
 _CPU_BLOCK_TOKENS = 128
+_GPU_BLOCK_TOKENS = 16
 _MAX_NUM_SEQS = 256
 _CPU_BATCHED_TOKENS = 4096
 
@@ -155,6 +159,8 @@ def make_engine(
     logprobs_mode: str,
     trust_remote_code: bool,
     settings: Mapping[str, Any],
+    colocate: bool = False,
+    num_sequences: int | None = None,
 ) -> Any:
     """Makes a `vllm.LLM` for a policy, with weights that mean nothing yet.
 
@@ -165,6 +171,8 @@ def make_engine(
         logprobs_mode: vLLM's.
         trust_remote_code: allow code that comes with the model.
         settings: vLLM's engine arguments; they win over what is chosen here.
+        colocate: see `VLLMGenerator`.
+        num_sequences: likewise.
 
     Raises:
         ValueError: vLLM cannot run the model on this machine.
@@ -201,6 +209,11 @@ def make_engine(
         )
     if is_cpu:
         arguments |= _whole_prompts(arguments)
+    elif colocate:
+        tokens = kv_cache_tokens(
+            arguments["max_model_len"], num_sequences, arguments.get("max_num_seqs")
+        )
+        arguments = _beside_a_learner(config, dtype, tokens) | arguments
     if arguments.get("tensor_parallel_size", 1) > 1:
         # Inside a Ray actor vLLM would ask Ray for GPUs that the actor already holds.
         arguments.setdefault("distributed_executor_backend", "mp")
@@ -226,13 +239,45 @@ def make_engine(
 
 def _cpu_kv_cache_bytes(config: Any, max_model_len: int, max_num_seqs: int) -> int:
     """Room for all sequences that are sampled at once, up to 1 GiB."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    # Keys and values, of 4 bytes at most.
-    bytes_per_token = 8 * config.num_hidden_layers * heads * _head_size(config)
+    bytes_per_token = 4 * kv_numbers(config)  # of 4 bytes at most
     blocks = -(-max_model_len // _CPU_BLOCK_TOKENS)
     # vLLM keeps one block to itself.
     tokens = (max_num_seqs * blocks + 1) * _CPU_BLOCK_TOKENS
     return int(min(_CPU_KV_CACHE_BYTES, tokens * bytes_per_token))
+
+
+def kv_cache_tokens(
+    max_model_len: int, num_sequences: int | None, max_num_seqs: int | None = None
+) -> int:
+    """Tokens of a cache on a GPU that has room for all that is sampled at one time.
+
+    Args:
+        max_model_len: prompt and response tokens together.
+        num_sequences: that are asked for at one time; None: without end.
+        max_num_seqs: vLLM's limit; None: its own here.
+    """
+    limit = max_num_seqs or _MAX_NUM_SEQS
+    blocks = -(-max_model_len // _GPU_BLOCK_TOKENS)
+    # vLLM keeps one block to itself.
+    return (min(limit, num_sequences or limit) * blocks + 1) * _GPU_BLOCK_TOKENS
+
+
+def _beside_a_learner(config: Any, dtype: str, num_tokens: int) -> dict[str, Any]:
+    """Engine arguments with which an engine can sleep, and takes no more than it needs.
+
+    Args:
+        config: of the policy.
+        dtype: of keys and values.
+        num_tokens: of the cache.
+    """
+    numbers = num_tokens * kv_numbers(config.get_text_config())
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "enable_sleep_mode": True,
+        "kv_cache_memory_bytes": numbers * getattr(torch, dtype).itemsize,
+        # It sizes nothing then, but vLLM refuses a share that is not free.
+        "gpu_memory_utilization": min(0.9, 0.98 * free / total),
+    }
 
 
 def _whole_prompts(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -343,10 +388,7 @@ def parameter_sizes(
 ) -> dict[str, int]:
     """Sizes of a policy's parameters by name, tied ones once; no weights are made."""
     config = policy_config(model, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=trust_remote_code
-        )
+    made = meta_model(config, trust_remote_code=trust_remote_code)
     return {name: parameter.numel() for name, parameter in made.named_parameters()}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pure_rllib.generation.base import (
     Finished,
+    Generator,
     Request,
     Response,
     SamplingParams,
@@ -43,7 +44,7 @@ from pure_rllib.models.stop_strings import StopStrings
 _TEMPERATURES = (0.01, 2.0)
 
 
-class VLLMGenerator:
+class VLLMGenerator(Generator):
     """Samples responses with one vLLM engine in this process.
 
     The G responses to a prompt share its keys and values (prefix caching). Every
@@ -63,6 +64,8 @@ class VLLMGenerator:
             must be 1.0 or 0.0; see `check_vllm_sampling`.
         transfer_backend: vLLM's, by which `receive_weights` receives; None: it is not
             called.
+        colocate: a learner has the same GPU, and `sleep` will be called.
+        num_sequences: sampled at one time, at most; with `colocate` it sizes the cache.
         **engine_settings: vLLM's engine arguments, but for those that are set here;
             see `check_engine_settings`.
 
@@ -82,6 +85,8 @@ class VLLMGenerator:
         trust_remote_code: bool = False,
         top_p: float = 1.0,
         transfer_backend: str | None = None,
+        colocate: bool = False,
+        num_sequences: int | None = None,
         **engine_settings: Any,
     ):
         check_vllm_installed()
@@ -114,7 +119,10 @@ class VLLMGenerator:
             logprobs_mode=self._logprobs_mode,
             trust_remote_code=trust_remote_code,
             settings=engine_settings,
+            colocate=colocate,
+            num_sequences=num_sequences,
         )
+        self._is_in_process = is_in_process(self._llm)
         self._vllm = import_vllm()
 
     def load_weights(self, weights: WeightSource) -> None:
@@ -127,7 +135,7 @@ class VLLMGenerator:
         Raises:
             ValueError: a parameter is missing.
         """
-        if not is_in_process(self._llm):
+        if not self._is_in_process:
             # As float32, which is the most.
             with temporary_folder(4 * sum(self._sizes.values())) as folder:
                 write_shards(weights.shards(), folder)
@@ -138,6 +146,31 @@ class VLLMGenerator:
         tensors = _tensors(weights, seen)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
         self._hold(seen, weights.version)
+
+    def sleep(self) -> None:
+        """Frees weights and cache. See `Generator.sleep`.
+
+        At vLLM's level 2: a copy in RAM would be of weights that are never used again.
+        On a CPU vLLM only stops to take requests.
+        """
+        self._is_loaded = False
+        self._llm.sleep(level=2)
+
+    def wake(self, weights: WeightSource) -> None:
+        """Takes memory back as it is needed. See `Generator.wake`.
+
+        vLLM does not see which of PyTorch's memory is free, so that this is given back
+        before each part. The cache comes last: beside it there is no room for what
+        loading needs.
+
+        Raises:
+            ValueError: a parameter is missing.
+        """
+        _free_memory()
+        self._llm.wake_up(tags=["weights"])
+        self.load_weights(weights)
+        _free_memory()
+        self._llm.wake_up(tags=["kv_cache"])
 
     def load_folder(self, folder: Path, version: int = 0) -> None:
         """Has the engine's workers read a folder of safetensors.
@@ -376,6 +409,12 @@ class VLLMGenerator:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
             gc.collect()
+
+
+def _free_memory() -> None:
+    """Gives memory of tensors that are gone back to the device."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def check_vllm_sampling(temperature: float, top_p: float) -> None:

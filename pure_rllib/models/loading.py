@@ -248,6 +248,14 @@ def policy_config(
     return AutoConfig.for_model(model_type, **settings)
 
 
+def meta_model(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Any:
+    """Makes a policy whose parameters have names and shapes, and no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trust_remote_code
+        )
+
+
 def load_policy(
     model: str | Mapping[str, Any],
     *,

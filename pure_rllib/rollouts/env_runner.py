@@ -130,6 +130,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                 + self.config.longest_response(env.max_response_tokens),
                 top_p=self.config.top_p,
                 transfer_backend=backend.engine_backend() if backend else None,
+                colocate=self.config.colocate,
+                num_sequences=self.config.num_prompts * self.config.group_size,
             )
         return self._generator
 
@@ -379,6 +381,10 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         for group in sample.groups:
             group.episodes = []
         return [sample, *episodes]
+
+    def sleep(self) -> None:
+        """Has the generator give its memory back until this samples again."""
+        self.receiver.sleep()
 
     @override(EnvRunner)
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:

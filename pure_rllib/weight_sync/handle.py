@@ -58,6 +58,7 @@ class WeightReceiver:
         self._check = SyncCheck(max_logp_gap)
         self._sync_id: str | None = None
         self._received = ReceivedWeights()
+        self._is_asleep = False
         self.logp_gap = math.nan
 
     def take_over(self, weights: Weights) -> None:
@@ -75,7 +76,11 @@ class WeightReceiver:
         read: FingerprintedWeights | None = None
         if weights.source is not None:
             read = FingerprintedWeights(weights.source)
-            generator.load_weights(read)
+            if self._is_asleep:
+                generator.wake(read)
+                self._is_asleep = False
+            else:
+                generator.load_weights(read)
         elif self._received.sync_id != weights.sync_id:
             raise WeightsNotHeldError(
                 f"This env runner was sent weights {self._received.sync_id} and is "
@@ -87,6 +92,12 @@ class WeightReceiver:
             held = generator.held_tensors(weights.version)
             self._check.check_tensors(weights.version, read.fingerprints, held)
         self._sync_id = weights.sync_id
+
+    def sleep(self) -> None:
+        """Puts the generator to sleep; it has none of the weights after that."""
+        self._sync_id = None
+        self._is_asleep = True
+        self._generator().sleep()
 
     def received(self) -> ReceivedWeights:
         """Returns what the engine was sent, once it has been made."""

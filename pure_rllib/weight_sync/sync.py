@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -62,7 +63,9 @@ class WeightSync:
         def publish(learner: Any) -> Any:
             logps = learner.probe_logps(probe_ids)
             if is_live:
-                return LiveWeights(version, learner.weight_shards), logps
+                # On its own device: the engine's is the same.
+                read = partial(learner.weight_shards, device=learner.device)
+                return LiveWeights(version, read), logps
             return None if is_sent else put_weights(learner, version), logps
 
         # All learners: they may hold one part of the weights each.

@@ -49,6 +49,35 @@ def test_training_is_the_same_in_a_process_and_in_an_env_runner(
         torch.testing.assert_close(tensor, remote_policy.state_dict()[name])
 
 
+def test_an_engine_sleeps_while_the_learner_updates(tiny_config: PUREConfig) -> None:
+    tiny_config.rl_module(model_config={"model": POLICY})
+    tiny_config.env_runners(generator="vllm", generator_kwargs={"enforce_eager": True})
+    tiny_config.env_runners(colocate=True)
+    with built(tiny_config) as algo:
+        engine, learner = algo.env_runner.generator._llm, algo.learner_group._learner
+        asleep: list[bool] = []
+        update = learner.update
+
+        def note_and_update(**kwargs: Any) -> Any:
+            asleep.append(engine.llm_engine.is_sleeping())
+            return update(**kwargs)
+
+        learner.update = note_and_update
+        for _ in range(2):
+            result = flat(algo.train())
+            # The check that weights arrived comes when the next responses are sampled.
+            assert result["generator_learner_logp_gap"] <= 1e-4
+            assert result["ratio/first_minibatch_max_deviation"] <= 1e-4
+            assert engine.llm_engine.is_sleeping()
+        algo.evaluate()
+        assert not engine.llm_engine.is_sleeping()
+        assert algo.env_runner.generator.weights_version == 2
+        # An evaluation with the same weights after the engine has slept once more.
+        algo.env_runner.sleep()
+        algo.evaluate()
+        assert asleep == [True, True]
+
+
 def test_turns_are_scored_by_the_learner_as_the_engine_sampled_them(
     ray_cluster: None,
 ) -> None:
