@@ -29,6 +29,7 @@ from torch import Tensor
 
 from pure_rllib.algorithms import checkpoints
 from pure_rllib.algorithms.config_rules import check_against_env
+from pure_rllib.algorithms.memory import RunPlan
 from pure_rllib.algorithms.metrics import (
     RunCounts,
     evaluated_episodes,
@@ -122,6 +123,7 @@ class LLMAlgorithm(Algorithm):
             config.seed = secrets.randbelow(2**31)
             _LOGGER.info("`seed` (None): the run has drawn %d.", config.seed)
         self.env_summary = self._check_env(config)
+        self._check_memory(config)
         config.freeze()
         self.config = config
         warn_of_missing_cpus(config)
@@ -179,6 +181,18 @@ class LLMAlgorithm(Algorithm):
         judge = token_env.judge
         self._prm_actors = start_prm_actors(config, getattr(judge, judge.pooled_part))
         return summary
+
+    def _check_memory(self, config: Any) -> None:
+        """Refuses a run in this process that its GPU has no room for."""
+        is_here = config.num_gpus_per_learner and not config.num_learners
+        if not (is_here and torch.cuda.is_available()):
+            return
+        free, _ = torch.cuda.mem_get_info(config.local_gpu_idx)
+        RunPlan.of(
+            config,
+            max_prompt_tokens=self.env_summary.max_prompt_tokens,
+            max_response_tokens=self.env_summary.max_response_tokens,
+        ).check(free)
 
     def _make_env(self, context: EnvContext) -> Any:
         """Makes the environment; an argument it does not know is a user's error."""

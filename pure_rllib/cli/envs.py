@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.show < 1:
         raise ValueError(f"`--show` ({options.show}) must be >= 1.")
     env_id, env_config = _find(options.name, options.set)
-    env = _make(env_id, env_config)
+    env = make_environment(env_id, env_config)
     print("\n".join([env_id, *looks(env, options.show)]))
     env.close()
     return 0
@@ -132,7 +132,7 @@ def _find(name: str, changes: Iterable[str]) -> tuple[str, dict[str, Any]]:
     return env_id, env_config
 
 
-def _make(env_id: str, env_config: dict[str, Any]) -> "TokenEnv":
+def make_environment(env_id: str, env_config: dict[str, Any]) -> "TokenEnv":
     """Makes an environment; without a tokenizer with one of bytes."""
     import gymnasium as gym
 

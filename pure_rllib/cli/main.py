@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pure_rllib import __version__
-from pure_rllib.cli import envs, evaluate, prm_eval, prm_train, verify
+from pure_rllib.cli import envs, evaluate, plan, prm_eval, prm_train, verify
 
 if TYPE_CHECKING:
     from pure_rllib.cli.experiment import Experiment
@@ -120,9 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--verbose", action="store_true", help="show what Ray's processes write"
     )
-    for module in (evaluate, verify, prm_train, prm_eval, envs):
+    for module in (evaluate, verify, prm_train, prm_eval, envs, plan):
         module.add_command(commands)
-    for name in ("train", "eval", "verify", "prm-eval", "envs"):
+    for name in ("train", "eval", "verify", "prm-eval", "envs", "plan"):
         commands.choices[name].add_argument(
             "--traceback", action="store_true", help="show tracebacks of errors"
         )
