@@ -136,6 +136,8 @@ class LLMTorchLearner(TorchLearner):
         optimizer = torch.optim.AdamW(
             params,
             lr=0.0,  # set before each step
+            # Else a step on a GPU makes temporaries as large as all weights.
+            fused=params[0].is_cuda or None,
             **self._optimizer_settings(config),
         )
         self.register_optimizer(
