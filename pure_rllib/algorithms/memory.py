@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
+from transformers import AutoModel
 
 from pure_rllib.generation.vllm_engine import kv_cache_tokens
 from pure_rllib.models.memory_plan import (
@@ -27,11 +28,11 @@ class RunPlan:
 
     Attributes:
         settings: what memory depends on.
-        generator: the generator's name, for the names of its settings.
+        fewer_rows: an option that makes the generator's cache a quarter of what it is.
     """
 
     settings: MemorySettings
-    generator: str
+    fewer_rows: str
 
     @classmethod
     def of(
@@ -77,7 +78,12 @@ class RunPlan:
             sleeps=config.colocate,
         )
         kv_tokens = _kv_tokens(config, settings, longest)
-        return cls(replace(settings, kv_tokens=kv_tokens), config.generator)
+        name = "max_num_seqs" if config.generator == "vllm" else "max_batch_size"
+        rows = max(1, kv_tokens // longest // 4)
+        return cls(
+            replace(settings, kv_tokens=kv_tokens),
+            f"--set env_runners.generator_kwargs.{name}={rows}",
+        )
 
     @property
     def phases(self) -> dict[str, Phase]:
@@ -142,15 +148,12 @@ class RunPlan:
             What to set, and bytes; the lowest peak comes first.
         """
         now = self.settings
-        rows = "max_num_seqs" if self.generator == "vllm" else "max_batch_size"
         model = "--set rl_module.model_config"
         changes: dict[str, dict[str, Any]] = {
             f"--set training.micro_batch_tokens={now.pass_tokens // 4}": {
                 "pass_tokens": now.pass_tokens // 4
             },
-            f"--set env_runners.generator_kwargs.{rows}=N for a quarter of the cache": {
-                "kv_tokens": now.kv_tokens // 4
-            },
+            self.fewer_rows: {"kv_tokens": now.kv_tokens // 4},
             f"{model}.gradient_checkpointing=true": {"checkpointing": True},
             "--set training.kl_coeff=0": {"has_reference": False},
         }
@@ -215,8 +218,11 @@ def _scorers(config: Any) -> tuple[tuple[ModelSize, ...], int]:
             continue
         dtype = kwargs.get("dtype", "auto")
         for model in given if isinstance(given, list) else [given]:
+            # Encoders judge as well.
             size = ModelSize.of(
-                model, trust_remote_code=kwargs.get("trust_remote_code", False)
+                model,
+                trust_remote_code=kwargs.get("trust_remote_code", False),
+                auto_class=AutoModel,
             )
             if dtype != "auto":
                 size = replace(size, dtype=getattr(torch, str(dtype)))

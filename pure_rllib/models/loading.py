@@ -248,12 +248,21 @@ def policy_config(
     return AutoConfig.for_model(model_type, **settings)
 
 
-def meta_model(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Any:
-    """Makes a policy whose parameters have names and shapes, and no memory."""
+def meta_model(
+    config: PretrainedConfig,
+    *,
+    trust_remote_code: bool = False,
+    auto_class: Any = AutoModelForCausalLM,
+) -> Any:
+    """Makes a model whose parameters have names and shapes, and no memory.
+
+    Args:
+        config: its config.
+        trust_remote_code: allow code that comes with the model.
+        auto_class: transformers' `AutoModel...`; by default it is a policy.
+    """
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=trust_remote_code
-        )
+        return auto_class.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def load_policy(

@@ -61,21 +61,26 @@ class ModelSize:
 
     @classmethod
     def of(
-        cls, model: str | Mapping[str, Any], *, trust_remote_code: bool = False
+        cls,
+        model: str | Mapping[str, Any],
+        *,
+        trust_remote_code: bool = False,
+        **how: Any,
     ) -> "ModelSize":
         """Reads a model's config; its weights are not looked for.
 
         Args:
             model: as for `policy_config`.
             trust_remote_code: allow code that comes with the model.
+            **how: `auto_class`, see `meta_model`.
         """
         whole = policy_config(model, trust_remote_code=trust_remote_code)
-        made = meta_model(whole, trust_remote_code=trust_remote_code)
+        made = meta_model(whole, trust_remote_code=trust_remote_code, **how)
         config = whole.get_text_config()
         hidden, layers = config.hidden_size, config.num_hidden_layers
         wide = getattr(config, "intermediate_size", None) or 4 * hidden
         wide *= getattr(config, "num_experts_per_tok", None) or 1
-        head = made.get_output_embeddings().weight
+        head = made.get_input_embeddings().weight  # of the same shape
         matrices = [
             p for p in made.parameters() if p.ndim == 2 and p.shape != head.shape
         ]

@@ -75,19 +75,14 @@ SAMPLED_BY_TRANSFORMERS = [
     "env_runners.generator=transformers",
     "env_runners.generator_kwargs={}",
 ]
-# The first shows vLLM beside the learner; the others differ in their policies.
+# tests/integration/test_vllm_training.py has vLLM beside a learner.
 ON_ONE = [
     *REAL,
     "environment.env_config.eval_problems=null",
     "evaluation.evaluation_interval=null",
     "learners.num_gpus_per_learner=0",
-    "env_runners.generator_kwargs={enforce_eager: true}",
-]
-ON_ONE_SAMPLED_BY_TRANSFORMERS = [
-    *ON_ONE,
     "env_runners.generator=transformers",
     "env_runners.colocate=false",
-    "env_runners.generator_kwargs={}",
 ]
 # Other tokenizers cut its prompts into more tokens.
 REASONING_GYM = [
@@ -117,9 +112,9 @@ STAND_INS = {
     "labels_smollm2": [*REAL, "environment.env_config.prompt_template=plain"],
     "math_prompts": REAL,
     "math_0_5b_one_gpu": ON_ONE,
-    "math_1_5b_one_gpu": ON_ONE_SAMPLED_BY_TRANSFORMERS,
-    "math_3b_one_gpu": ON_ONE_SAMPLED_BY_TRANSFORMERS,
-    "math_7b_lora_one_gpu": ON_ONE_SAMPLED_BY_TRANSFORMERS,
+    "math_1_5b_one_gpu": ON_ONE,
+    "math_3b_one_gpu": ON_ONE,
+    "math_7b_lora_one_gpu": ON_ONE,
     "reasoning_gym": REASONING_GYM,
     "reasoning_gym_sweep": REASONING_GYM,
     "methods_grpo": EMBEDDED,

@@ -1,5 +1,6 @@
 """One GPU for engine and learner in turn: what is refused, and the order of things."""
 
+import gc
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -79,6 +80,7 @@ class Recorded(VLLMGenerator):
 
 def test_an_engine_wakes_part_by_part_and_is_always_given_weights(monkeypatch):
     events: list[str] = []
+    monkeypatch.setattr(gc, "collect", lambda: None)  # of all that tests have imported
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("free"))
     generator = Recorded(events)
     receiver = WeightReceiver(lambda: generator, max_logp_gap=1.0)
@@ -103,6 +105,7 @@ def test_an_engine_wakes_part_by_part_and_is_always_given_weights(monkeypatch):
 
 
 def test_an_engine_that_is_not_whole_again_sleeps_on(monkeypatch):
+    monkeypatch.setattr(gc, "collect", lambda: None)
     events: list[str] = []
     generator = Recorded(events)
     receiver = WeightReceiver(lambda: generator, max_logp_gap=1.0)

@@ -148,6 +148,9 @@ def test_settings_are_read_as_the_run_reads_them():
     scored = plan(config)
     assert set(scored.phases) == {"learn", "sample", "score"}
     assert scored.phases["learn"].scorers == 4 * scored.settings.scorers[0].parameters
+    encoder = {**qwen2_5("0.5B"), "model_type": "bert"}
+    config.environment(env_config={"prm": encoder})
+    assert plan(config).settings.scorers[0].parameters > 10**8
     config.learners(num_learners=2, deepspeed={"stage": 3}).env_runners(
         num_env_runners=4, num_prm_actors=1
     )
