@@ -1,5 +1,6 @@
 """What stands between two turns of the policy: an observation in the prompt's form."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,20 @@ class Bridge:
         if not whole.startswith(self.head):
             raise _rewrites(self.tokenizer)
         return encode_shielded(self.tokenizer, [whole.removeprefix(self.head)])[0]
+
+    def texts(self, turns: Sequence[Sequence[int]]) -> list[str]:
+        """Returns what turns of the policy say, without special tokens.
+
+        Args:
+            turns: ids of each; as in a group many are alike, each is decoded once.
+        """
+        known = {
+            ids: self.tokenizer.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for ids in set(map(tuple, turns))
+        }
+        return [known[tuple(ids)] for ids in turns]
 
     def shortened(self, observation: Text, max_tokens: int) -> Text:
         """Returns an observation whose texts have at most so many tokens, then a mark.

@@ -195,11 +195,12 @@ def call_all(
     todo = iter(range(len(calls)))
     running: dict[int, float] = {}
     results: dict[int, Any] = {}
-    changed = threading.Condition()
+    lock = threading.Lock()
+    changed = threading.Condition(lock)
 
     def work() -> None:
         while True:
-            with changed:
+            with lock:
                 number = next(todo, None)
                 if number is None:
                     return
@@ -209,7 +210,7 @@ def call_all(
             except Exception as error:
                 # Whatever foreign code raises is its answer; the caller counts it.
                 result = error
-            with changed:
+            with lock:
                 if number in results:
                     break  # left behind, and another thread does the rest
                 del running[number]
@@ -223,7 +224,7 @@ def call_all(
 
     for _ in range(min(max_concurrent, len(calls))):
         start()
-    with changed:
+    with lock:
         while len(results) < len(calls):
             changed.wait(min(timeout_s, 1.0))
             too_early = monotonic() - timeout_s

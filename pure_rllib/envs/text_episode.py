@@ -121,7 +121,7 @@ class TextEpisode:
         most = self.rules.max_turn_tokens
         return left if most is None else min(most, left)
 
-    def end_turn(self, is_ended: bool) -> str | None:
+    def end_turn(self, is_ended: bool) -> list[int] | None:
         """Ends the turn of the ids that `own_ids` now holds.
 
         Args:
@@ -129,12 +129,12 @@ class TextEpisode:
                 that was cut is never shown to the environment, and ends the episode.
 
         Returns:
-            The turn's text for the environment, or None.
+            The turn's ids, whose text is for the environment, or None.
         """
         start = self.turn_ends[-1] if self.turn_ends else 0
         self.turn_ends.append(len(self.own_ids))
         if is_ended:
-            return self._text(self.own_ids[start:])
+            return self.own_ids[start:]
         self.truncated = self.is_cut = True
         # Else not to end a turn would pay, wherever turns earn less than nothing.
         self.rewards.append(BLANK_RESPONSE_REWARD)
@@ -185,21 +185,23 @@ class TextEpisode:
             self.num_cut_observations,
         )
 
-    def judged(self, score: bool = True) -> JudgedResponse:
+    def judged(self, score: bool = True, text: str | None = None) -> JudgedResponse:
         """Returns steps and rewards, in own tokens.
 
         Args:
             score: False leaves the process rewards out.
+            text: of own tokens, where it is known.
         """
         is_process = score and self.rules.turn_rewards == "process"
         steps = list(zip(self.turn_ends, self.rewards, strict=True))
         # Tokens of a turn that was not judged belong to the next one that was.
         known = [(e, r) for e, r in steps if is_process and r is not None]
         ends, rewards = zip(*(known or [(e, 0.0) for e, _ in steps]), strict=True)
-        text = self._text(self.own_ids)
+        if text is None:
+            (text,) = self.rules.bridge.texts([self.own_ids])
         return JudgedResponse(
             text=text,
-            step_spans=np.stack([np.array([0, *ends[:-1]]), np.array(ends)], 1),
+            step_spans=np.array([*zip((0, *ends), ends, strict=False)]),
             step_rewards=np.asarray(rewards, dtype=np.float32),
             has_visible=bool(text.strip()),
             verdict=self.verdict(),
@@ -233,12 +235,6 @@ class TextEpisode:
         by_reward: Outcome = "correct" if reward > 0.5 else "incorrect"
         outcome, parts = self.info.get("outcome"), self.info.get("parts")
         return Verdict(outcome or by_reward, score=reward, parts=parts or {})
-
-    def _text(self, ids: list[int]) -> str:
-        text: str = self.rules.bridge.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
 
 
 def interleave(own: np.ndarray, observations: Sequence[Observation]) -> np.ndarray:

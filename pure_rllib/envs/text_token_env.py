@@ -188,8 +188,9 @@ class TextTokenEnv(TokenEnv):
         turn, reward = len(episode.turn_ends), 0.0
         is_ended = self.is_ended(episode.own_ids[-episode.written :])
         if is_ended or episode.written >= episode.turn_budget:
-            text = episode.end_turn(is_ended)
-            if text is not None:
+            written = episode.end_turn(is_ended)
+            if written is not None:
+                (text,) = self.rules.bridge.texts([written])
                 episode.take(self._text_env.step(text))
             if self.has_process_rewards:
                 reward = float(episode.rewards[-1] or 0.0)

@@ -203,21 +203,25 @@ class TokenEnv(gym.Env[dict[str, np.ndarray], int]):
         return self.judge.verifier is not None
 
     def encode_prompt(self, problem: Problem) -> np.ndarray:
-        """Returns the `[P]` int64 prompt ids of a problem.
+        """Returns the `[P]` int64 prompt ids of a problem. See `encode_prompts`."""
+        return self.encode_prompts([problem])[0]
+
+    def encode_prompts(self, problems: Sequence[Problem]) -> list[np.ndarray]:
+        """Returns the `[P]` int64 prompt ids of each problem.
 
         Raises:
-            ValueError: the prompt is longer than `max_prompt_tokens`.
+            ValueError: a prompt is longer than `max_prompt_tokens`.
         """
-        ids = np.asarray(
-            self.prompt_template.encode(problem, self.tokenizer), dtype=np.int64
-        )
-        if not 1 <= len(ids) <= self.max_prompt_tokens:
-            raise ValueError(
-                f"The prompt of problem `{problem.problem_id}` has {len(ids)} tokens; "
-                f"it must have 1 to `max_prompt_tokens` ({self.max_prompt_tokens}). "
-                "Raise the limit, or drop such problems with `drop_long_prompts`."
-            )
-        return ids
+        prompts = self.prompt_template.encode_batch(problems, self.tokenizer)
+        for problem, ids in zip(problems, prompts, strict=True):
+            if not 1 <= len(ids) <= self.max_prompt_tokens:
+                raise ValueError(
+                    f"The prompt of problem `{problem.problem_id}` has {len(ids)} "
+                    f"tokens; it must have 1 to `max_prompt_tokens` "
+                    f"({self.max_prompt_tokens}). Raise the limit, or drop such "
+                    "problems with `drop_long_prompts`."
+                )
+        return [np.asarray(ids, dtype=np.int64) for ids in prompts]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

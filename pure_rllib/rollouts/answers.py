@@ -95,7 +95,7 @@ def _respond(
 ) -> Answers:
     """One response is all."""
     problems = [source[ticket.index] for ticket in tickets]
-    prompts = [env.encode_prompt(problem) for problem in problems]
+    prompts = env.encode_prompts(problems)
     start = perf_counter()
     responses = generator.generate(
         [prompt.tolist() for prompt in prompts],
@@ -134,12 +134,15 @@ def _play(
     """Text environments answer turns, and judge them."""
     start = perf_counter()
     played, write_s = play_groups(env, generator, source, tickets, group_size, params)
+    texts = iter(
+        env.rules.bridge.texts([e.own_ids for group in played for e in group.episodes])
+    )
     groups = [
         AnsweredGroup(
             group.problem,
             group.prompt,
             group.responses,
-            [episode.judged(score) for episode in group.episodes],
+            [episode.judged(score, next(texts)) for episode in group.episodes],
             [episode.turns() for episode in group.episodes],
         )
         for group in played

@@ -205,13 +205,12 @@ def _groups(
                 f"{found[row.group]!r:.80} and {start!r:.80}. Draw everything in "
                 "`reset` from a generator with that seed."
             )
-    groups = []
-    for i, seed in enumerate(seeds):
-        problem = task(found.get(i, ""), seed)
-        is_known = i in found
-        prompt = env.encode_prompt(problem) if is_known else np.zeros(0, np.int64)
-        groups.append(PlayedGroup(problem, prompt))
-    return groups
+    problems = [task(found.get(i, ""), seed) for i, seed in enumerate(seeds)]
+    prompts = iter(env.encode_prompts([problems[i] for i in sorted(found)]))
+    return [
+        PlayedGroup(one, next(prompts) if i in found else np.zeros(0, np.int64))
+        for i, one in enumerate(problems)
+    ]
 
 
 def _write(
@@ -256,10 +255,12 @@ def _append(row: _Row, response: Response) -> None:
 
 def _step(env: TextTokenEnv, live: Sequence[_Row]) -> None:
     """Shows each turn that ended to its environment."""
-    texts = [row.episode.end_turn(row.is_ended) for row in live]
-    shown = [(r, text) for r, text in zip(live, texts, strict=True) if text is not None]
+    written = [(row, row.episode.end_turn(row.is_ended)) for row in live]
+    shown = [(row, ids) for row, ids in written if ids is not None]
     rows = [row for row, _ in shown]
-    results = _call(env, rows, [partial(row.env.step, text) for row, text in shown])
+    texts = env.rules.bridge.texts([ids for _, ids in shown])
+    steps = [partial(r.env.step, text) for r, text in zip(rows, texts, strict=True)]
+    results = _call(env, rows, steps)
     for row, result in zip(rows, results, strict=True):
         if row.error is None:
             row.episode.take(result)
