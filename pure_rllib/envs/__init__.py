@@ -17,6 +17,7 @@ ENV_IDS = {
     "pure_rllib/GuessNumber-v0": "pure_rllib.envs.guess_number:GuessNumberEnv",
     "pure_rllib/Calculator-v0": "pure_rllib.envs.calculator:CalculatorEnv",
     "pure_rllib/WordProblems-v0": "pure_rllib.envs.word_problems:WordProblemEnv",
+    "pure_rllib/PythonTool-v0": "pure_rllib.envs.python_tool:PythonToolEnv",
 }
 
 for _env_id, _entry_point in ENV_IDS.items():

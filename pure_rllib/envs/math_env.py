@@ -86,11 +86,11 @@ class MathEnv(TokenEnv):
         tokenizer = load_tokenizer(tokenizer)
         template = make_template(prompt_template)
         encode = partial(template.encode_batch, tokenizer=tokenizer)
-        train, num_dropped = _problems(problems, encode, max_prompt_tokens)
+        train, num_dropped = read_problems(problems, encode, max_prompt_tokens)
         held_out, num_dropped_held_out = (
             (None, 0)
             if eval_problems is None
-            else _problems(eval_problems, encode, max_prompt_tokens)
+            else read_problems(eval_problems, encode, max_prompt_tokens)
         )
         self.num_dropped_prompts = num_dropped + num_dropped_held_out
         sources = [train] if held_out is None else [train, held_out]
@@ -116,7 +116,7 @@ class MathEnv(TokenEnv):
         self.prms = tuple(one for one in several if isinstance(one, str))
 
 
-def _problems(
+def read_problems(
     source: str | Mapping[str, Any] | list[Problem] | ProblemSource,
     encode: Callable[[Sequence[Any]], Sequence[Sequence[int]]],
     max_prompt_tokens: int,
