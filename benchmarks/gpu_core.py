@@ -52,6 +52,7 @@ from pure_rllib.models.flat_rows import lay_out
 from pure_rllib.models.loading import policy_config
 from pure_rllib.models.logprobs import ENTROPY, LOGP, chunked_logps, response_logps
 from pure_rllib.models.lora import add_lora
+from pure_rllib.models.memory_plan import MemorySettings, ModelSize, plan_memory
 from pure_rllib.reporting.tables import format_table
 
 SIZES = ["tiny", "0.5b", "1.5b", "3b", "7b"]
@@ -163,7 +164,7 @@ class GpuAdam:
     def __init__(self, policy: nn.Module):
         self.masters = MasterWeights(policy)
         self.optimizer = torch.optim.AdamW(
-            self.masters.tensors, lr=LR, weight_decay=0.0
+            self.masters.tensors, lr=LR, weight_decay=0.0, fused=ON_GPU or None
         )
 
     def step(self) -> None:
@@ -273,8 +274,23 @@ def learn_layout(
             "of_matrix_rate": round(flops / took / rate, 3),
             "weights_gib": round(held, 2),
             "peak_gib": round(peak, 2),
+            "planned_gib": round(
+                planned_gib(size, min(budget, num_tokens), options), 2
+            ),
             "seconds": round(took, 3),
         }
+
+
+def planned_gib(size: str, num_tokens: int, options: argparse.Namespace) -> float:
+    """What the memory plan says of the peak, without CUDA and the libraries."""
+    settings = MemorySettings(
+        ModelSize.of(shape_of(size)),
+        lora_rank=options.lora or 0,
+        pass_tokens=num_tokens,
+        checkpointing=True,
+        offload_optimizer=options.adam == "cpu",
+    )
+    return plan_memory(settings)["learn"].tensors / GIB
 
 
 def park(size: str, options: argparse.Namespace, rate: float) -> list[Row]:

@@ -3,7 +3,8 @@
 Groups of 8 responses to one prompt, 143 prompt tokens and 32 response tokens each, as
 few-shot prompts make them; the learner's whole update, with AdamW, in one micro-batch.
 Each layout has processes of its own, in turn; the best time of all, and the peak of
-resident memory in the updates after the first, Python, weights and AdamW included.
+resident memory in the updates after the first, Python, weights and AdamW included;
+beside it what the memory plan says.
 
     python benchmarks/shared_prompt.py [--model FOLDER] [--dtype bfloat16] [--groups 6]
 
@@ -24,6 +25,7 @@ from updates import forget_peak, make_group, make_learners, peak_bytes, update
 
 from pure_rllib.algorithms import RLOOConfig
 from pure_rllib.models.loading import policy_config
+from pure_rllib.models.memory_plan import MemorySettings, ModelSize, plan_memory
 from pure_rllib.reporting.tables import format_table
 
 MODEL = {
@@ -42,15 +44,23 @@ GIB = 2**30
 
 
 def measure(options: Any) -> dict[str, float]:
-    """Updates a learner on one layout; returns `seconds` and `peak` (bytes)."""
+    """Updates a learner on one layout; returns `seconds`, and two peaks in bytes."""
+    forget_peak()
+    libraries = peak_bytes()
     model = options.model or MODEL
     vocab_size = policy_config(model).vocab_size
     rng, longest = np.random.default_rng(0), options.response_tokens
-    groups = {}
+    groups, num_tokens = {}, 0
     for i in range(options.groups):
         # Of 1/2 to 1 times the given length, as sampled ones differ.
         others = rng.integers(longest // 2, longest + 1, options.responses - 1)
         lengths = [longest, *others]
+        # With one length in all rows, or none of the prompt again.
+        num_tokens += (
+            sum(lengths) + options.prompt_tokens
+            if LAYOUTS[options.layout]
+            else len(lengths) * (options.prompt_tokens + longest)
+        )
         groups[i] = make_group(rng, i, vocab_size, options.prompt_tokens, lengths)
     config = (
         RLOOConfig()
@@ -64,7 +74,16 @@ def measure(options: Any) -> dict[str, float]:
     update(learners, [groups])  # AdamW makes its moments
     forget_peak()
     seconds = [update(learners, [groups], i + 1)[1] for i in range(options.updates)]
-    return {"seconds": min(seconds), "peak": peak_bytes()}
+    settings = MemorySettings(
+        ModelSize.of(model),
+        dtype=options.dtype,
+        pass_tokens=min(num_tokens, config.micro_batch_tokens),
+    )
+    return {
+        "seconds": min(seconds),
+        "peak": peak_bytes(),
+        "planned": int(libraries + plan_memory(settings)["learn"].tensors),
+    }
 
 
 def main() -> None:
@@ -99,8 +118,12 @@ def main() -> None:
         layout: {key: min(run[key] for run in runs) for key in runs[0]}
         for layout, runs in found.items()
     }
-    rows = [[name, v["seconds"], v["peak"] / GIB] for name, v in best.items()]
-    print(format_table(["rows", "seconds", "peak GiB"], rows, markdown=True))
+    rows = [
+        [name, v["seconds"], v["peak"] / GIB, v["planned"] / GIB]
+        for name, v in best.items()
+    ]
+    titles = ["rows", "seconds", "peak GiB", "planned GiB"]
+    print(format_table(titles, rows, markdown=True))
     padded, flat = best["padded"], best["flat"]
     print(
         json.dumps(

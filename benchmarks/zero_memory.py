@@ -21,6 +21,7 @@ from updates import forget_peak, make_group, make_learners, peak_bytes, update
 
 from pure_rllib.algorithms import PUREConfig
 from pure_rllib.distributed.calls import on_learners
+from pure_rllib.models.memory_plan import MemorySettings, ModelSize, plan_memory
 from pure_rllib.reporting.tables import format_table
 
 POLICY = {
@@ -96,6 +97,15 @@ def measure(stage: int, num_learners: int, dtype: str) -> list[dict[str, int]]:
         learners.shutdown()
 
 
+def planned(stage: int, num_learners: int, dtype: str) -> int:
+    """What the memory plan says of a learner before the step, in bytes."""
+    settings = MemorySettings(
+        ModelSize.of(POLICY), dtype=dtype, zero_stage=stage, num_learners=num_learners
+    )
+    learn = plan_memory(settings)["learn"]
+    return int(learn.weights + learn.optimizer + learn.gradients)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--learners", type=int, default=2)
@@ -109,8 +119,10 @@ def main() -> None:
     for stage in arguments.stages:
         found = measure(stage, arguments.learners, arguments.dtype)
         most = [max(one[key] for one in found) // MIB for key in found[0]]
-        rows.append([f"ZeRO {stage}" if stage else "replicas", *most])
+        plan = planned(stage, arguments.learners, arguments.dtype) // MIB
+        rows.append([f"ZeRO {stage}" if stage else "replicas", *most, plan])
     titles = ["MiB per learner", "between updates", "before the step", "peak RSS"]
+    titles.append("planned before the step")
     print(format_table(titles, rows, markdown=True))
     ray.shutdown()
 

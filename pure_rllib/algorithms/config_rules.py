@@ -20,6 +20,14 @@ from pure_rllib.setting_types import NonNegativeFloat, check_setting
 EVALUATION_OVERRIDES = ("temperature", "top_p", "max_response_tokens")
 """What evaluation can have of its own, by `evaluation_config`."""
 
+_COLOCATED = {
+    "generator": ("env_runners", "vllm", "vLLM's engine can give its memory back"),
+    "max_weight_lag": ("training", 0, "the engine sleeps while the learner updates"),
+    "num_env_runners": ("env_runners", 0, "engine and learner share a process"),
+    "num_learners": ("learners", 0, "engine and learner share a process"),
+}
+"""What settings must be with `colocate`: their setters, values and reasons."""
+
 
 def check_config(config: Any) -> None:
     """Checks what settings must be to each other, each being of its type.
@@ -68,51 +76,13 @@ def check_config(config: Any) -> None:
 
 def _check_colocate(config: Any) -> None:
     """Checks that an engine and a learner can have one GPU in turn."""
-    for name, value, needed, setter, because in (
-        (
-            "generator",
-            config.generator,
-            "vllm",
-            "env_runners",
-            "vLLM's engine is what gives its memory back",
-        ),
-        (
-            "max_weight_lag",
-            config.max_weight_lag,
-            0,
-            "training",
-            "the engine sleeps while the learner updates",
-        ),
-        (
-            "num_env_runners",
-            config.num_env_runners,
-            0,
-            "env_runners",
-            "one engine and one learner, in one process, have the GPU in turn",
-        ),
-        (
-            "num_learners",
-            config.num_learners,
-            0,
-            "learners",
-            "one engine and one learner, in one process, have the GPU in turn",
-        ),
-        (
-            "tensor_parallel_size",
-            config.generator_kwargs.get("tensor_parallel_size", 1),
-            1,
-            "env_runners",
-            "the engine is on the learner's GPU",
-        ),
-    ):
+    for name, (setter, needed, because) in _COLOCATED.items():
+        value = getattr(config, name)
         if value != needed:
-            setting = f"{name}={needed!r}"
-            if name == "tensor_parallel_size":
-                setting = f'generator_kwargs={{"{name}": {needed}}}'
             raise ValueError(
                 f"`{name}` ({value!r}) must be {needed!r} with `colocate` (True), "
-                f"because {because}. Set `.{setter}({setting})`, or leave `colocate` "
-                "out."
+                f"because {because}. Set `.{setter}({name}={needed!r})`, or leave "
+                "`colocate` out."
             )
 
 

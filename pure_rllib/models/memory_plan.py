@@ -169,6 +169,11 @@ class Phase:
         """Bytes on the device."""
         return sum(getattr(self, f.name) for f in fields(self) if f.name != "ram")
 
+    @property
+    def tensors(self) -> float:
+        """Bytes on the device, without those that are no tensors of ours."""
+        return self.total - self.other
+
 
 def plan_memory(settings: MemorySettings) -> dict[str, Phase]:
     """Works out what each phase of an iteration needs.
