@@ -76,6 +76,7 @@ class RunPlan:
             score_tokens=score_tokens,
             is_shared=not (config.num_learners or config.num_env_runners),
             sleeps=config.colocate,
+            keeps_cache=config.generator == "vllm",
         )
         kv_tokens = _kv_tokens(config, settings, longest)
         name = "max_num_seqs" if config.generator == "vllm" else "max_batch_size"

@@ -113,13 +113,14 @@ class MemorySettings:
         has_reference: whether there is a second model for a KL term.
         zero_stage: of DeepSpeed; 0: every learner holds all.
         num_learners: that share what the stage partitions; >= 1.
-        offload_optimizer: masters, moments and gradients of the step lie in RAM.
+        offload_optimizer: masters and moments lie in RAM.
         offload_param: the weights, too.
         kv_tokens: in the generator's cache.
         scorers: models that judge responses on the generator's device.
         score_tokens: of one of their passes.
         is_shared: whether learner and generator have one device.
         sleeps: whether the generator gives its memory back while the learner updates.
+        keeps_cache: whether it keeps its cache meanwhile, if it does not.
     """
 
     policy: ModelSize
@@ -139,6 +140,7 @@ class MemorySettings:
     score_tokens: int = 0
     is_shared: bool = True
     sleeps: bool = True
+    keeps_cache: bool = True
 
     @property
     def weight_bytes(self) -> int:
@@ -183,32 +185,29 @@ def plan_memory(settings: MemorySettings) -> dict[str, Phase]:
         runner's; `score` where models judge there. On a shared device each has what
         the other keeps.
     """
+    policy, size = settings.policy, settings.weight_bytes
     learn = _learner(settings)
-    scorers = sum(size.parameters * size.dtype.itemsize for size in settings.scorers)
-    engine = Phase(
-        engine=settings.policy.parameters * settings.weight_bytes,
-        kv_cache=settings.kv_tokens * settings.policy.kv * settings.weight_bytes,
-        scorers=scorers,
-    )
-    if not settings.is_shared:
-        phases = {"learn": learn, "sample": engine}
-    else:
-        awake = replace(learn, scorers=scorers)
-        if not settings.sleeps:
-            awake = replace(awake, engine=engine.engine, kv_cache=engine.kv_cache)
+    generator = {
+        "engine": policy.parameters * size,
+        "kv_cache": settings.kv_tokens * policy.kv * size,
+    }
+    scorers = sum(one.parameters * one.dtype.itemsize for one in settings.scorers)
+    if settings.is_shared:
         # What a pass needs is gone when the optimiser has made its step.
         idle = replace(learn, gradients=0, activations=0, head=0)
-        phases = {
-            "learn": awake,
-            "sample": replace(
-                idle, engine=engine.engine, kv_cache=engine.kv_cache, scorers=scorers
-            ),
-        }
+        sample = replace(idle, **generator, scorers=scorers)
+        learn = replace(learn, scorers=scorers)
+        if not settings.sleeps:
+            learn = replace(learn, **generator)
+            learn = learn if settings.keeps_cache else replace(learn, kv_cache=0)
+    else:
+        sample = Phase(**generator, scorers=scorers)
+    phases = {"learn": learn, "sample": sample}
     if settings.scorers:
         # Without gradients a pass keeps one layer's numbers.
-        largest = max(size.layer * size.dtype.itemsize for size in settings.scorers)
+        largest = max(one.layer * one.dtype.itemsize for one in settings.scorers)
         passing = settings.score_tokens * largest
-        phases["score"] = replace(phases["sample"], activations=passing)
+        phases["score"] = replace(sample, activations=passing)
     return phases
 
 

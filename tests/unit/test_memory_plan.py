@@ -142,6 +142,8 @@ def test_settings_are_read_as_the_run_reads_them():
     assert settings.kv_tokens == 64 * 1024 + 16
     assert (settings.lora_rank, settings.has_reference) == (4, False)
     assert (settings.is_shared, settings.sleeps) == (True, False)
+    assert plan(config).phases["learn"].kv_cache > 0
+    assert plan(config_of()).phases["learn"].kv_cache == 0  # freed with each call
     config.training(micro_batch_tokens=100)
     assert plan(config).settings.pass_tokens == 1024  # a row alone
     config.environment(env_config={"prm": qwen2_5("0.5B")})
