@@ -1,5 +1,6 @@
 """What settings must fit: each other, the environment and the model's files."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -308,7 +309,15 @@ def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:
         raise ValueError(
             "`mask_separators` (True) must be False, because a turn's last token is "
             "the policy's own word and no separator. Set "
-            "`.training(mask_separators=False)`."
+            '`.training(mask_separators=False, baseline="response")`.'
+        )
+    baseline = getattr(config, "baseline", "response")
+    if env.has_turns and baseline != "response":
+        warnings.warn(
+            f'`baseline` ("{baseline}") should be "response" with turns, because it '
+            "takes off what depends on how many turns or tokens there are, which the "
+            'policy chooses. Set `.training(baseline="response")`.',
+            stacklevel=2,
         )
     if config.evaluation_interval and not env.num_eval_problems:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Settings: defaults, setters, presets, and every rule of validation."""
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -405,6 +406,18 @@ def test_an_environment_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         check_against_env(config(), env_summary(**facts), tiny_model_config(32))
+
+
+def test_with_turns_a_baseline_that_counts_them_is_warned_of() -> None:
+    made, env = config().training(mask_separators=False), env_summary(has_turns=True)
+    with pytest.warns(
+        UserWarning, match=r'`baseline` \("token"\) should be "response"'
+    ):
+        check_against_env(made, env, tiny_model_config(32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.training(baseline="response")
+        check_against_env(made, env, tiny_model_config(32))
 
 
 def test_evaluation_needs_held_out_problems() -> None:
