@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
@@ -23,9 +21,9 @@ from pure_rllib.rewards.verifier.workers import (
     ENVIRONMENT,
     PACKAGE_ROOT,
     Pair,
-    WorkerPool,
+    PooledVerifier,
 )
-from pure_rllib.setting_types import Count, PositiveFloat, check_fields
+from pure_rllib.setting_types import Count, PositiveFloat
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +214,7 @@ ANSWERS: dict[str, Callable[[str], str | None]] = {
 
 
 @dataclass(eq=False)
-class TaskVerifier:
+class TaskVerifier(PooledVerifier):
     """Scores answers by their task, in worker processes with a time limit.
 
     An answer that equals the gold one earns 1.0; else the task's own scorer grades it.
@@ -244,28 +242,9 @@ class TaskVerifier:
     memory_limit_mb: Count = 2048
     start_limit_s: PositiveFloat = 120.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        self._make_state()
-
-    def _make_state(self) -> None:
-        self._lock = threading.Lock()
-        self._pool = WorkerPool(
-            self.num_workers,
-            self.time_limit_s,
-            self.memory_limit_mb,
-            self.start_limit_s,
-            "pure_rllib.rewards.verifier.task_process",
-            self.setting,
-        )
-        self._finalizer = weakref.finalize(self, self._pool.close)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._make_state()
+    @property
+    def _worker(self) -> tuple[str, str]:
+        return "pure_rllib.rewards.verifier.task_process", self.setting
 
     def verify_problems(
         self, problems: Sequence[Problem], responses: Sequence[str]
@@ -277,14 +256,9 @@ class TaskVerifier:
             for problem, answer in zip(problems, answers, strict=True)
         ]
         pairs = {key: Pair(key) for key in keys if key[1]}
-        with self._lock:
-            self._pool.check(list(pairs.values()))
+        with self._alone() as pool:
+            pool.check(list(pairs.values()))
         return [
             pairs[key].verdict or Verdict("error") if key[1] else Verdict("no_answer")
             for key in keys
         ]
-
-    def close(self) -> None:
-        """Ends the workers; new ones start when needed."""
-        with self._lock:
-            self._pool.close()

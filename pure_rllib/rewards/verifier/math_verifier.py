@@ -6,33 +6,28 @@ So every comparison runs in a process that is killed when it is late, and replac
 """
 
 import logging
-import os
-import threading
-import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pure_rllib.data.boxed import answer_text, gold_text
 from pure_rllib.rewards.base import Verdict
-from pure_rllib.rewards.verifier.workers import Pair, WorkerPool
-from pure_rllib.setting_types import Count, NaturalNumber, PositiveFloat, check_fields
+from pure_rllib.rewards.verifier.workers import Pair, PooledVerifier
+from pure_rllib.setting_types import Count, NaturalNumber, PositiveFloat
 
 logger = logging.getLogger(__name__)
 _MAX_GOLDS_LOOKED_AT = 256
 
 
 @dataclass(eq=False)
-class MathVerifier:
+class MathVerifier(PooledVerifier):
     r"""Compares responses with gold answers by what they mean, in worker processes.
 
     A response's answer is its last complete `\boxed{...}`; what surrounds the box, and
     the prompt, are never looked at. Without a box it is what the response states, as
     `answer` says, unless `boxed_only`. Both sides are read by `read` and compared by
-    `compare`; Math-Verify has what is more than is read there. Workers start with the
-    first pair that needs one and stay until `close()`, the end of a `with` block,
-    garbage collection or the interpreter's end. Pickling keeps the settings only.
+    `compare`; Math-Verify has what is more than is read there.
 
     Outcomes: `correct`, `incorrect`; `no_answer`: nothing that can be read;
     `timeout`: the check took longer than the limit; `error`: the gold answer cannot be
@@ -64,47 +59,14 @@ class MathVerifier:
     start_limit_s: PositiveFloat = 120.0
     bare_lists: Literal["set", "tuple"] = "set"
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        self._golds_to_look_at: list[str] = []
-        self._make_state()
+    @property
+    def _worker(self) -> tuple[str, str]:
+        return "pure_rllib.rewards.verifier.worker_process", self.bare_lists
 
     def _make_state(self) -> None:
+        super()._make_state()
         self._cache: OrderedDict[tuple[str, str | None], Verdict] = OrderedDict()
-        self._lock = threading.Lock()
-        self._pool = WorkerPool(
-            self.num_workers,
-            self.time_limit_s,
-            self.memory_limit_mb,
-            self.start_limit_s,
-            "pure_rllib.rewards.verifier.worker_process",
-            self.bare_lists,
-        )
-        self._finalizer = weakref.finalize(self, self._pool.close)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._golds_to_look_at = []
-        self._make_state()
-
-    def __enter__(self) -> "MathVerifier":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def worker_pids(self) -> list[int]:
-        """The process ids of the workers that live now."""
-        return self._pool.pids
-
-    def close(self) -> None:
-        """Ends the workers. The verifier stays usable: new ones start when needed."""
-        with self._lock:
-            self._pool.close()
+        self._golds_to_look_at: list[str] = []
 
     def verify(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """Compares each response with its gold answer.
@@ -147,14 +109,11 @@ class MathVerifier:
         golds, self._golds_to_look_at = self._golds_to_look_at, []
         if golds:
             self._warn_of_golds(golds)
-        with self._lock:
-            if os.getpid() != self._pool.owner_pid:
-                # After a fork the workers are the parent's.
-                self._make_state()
+        with self._alone() as pool:
             known = {key: self._known(key) for key in keys}
             pairs = [Pair(key) for key, verdict in known.items() if verdict is None]
             if pairs:
-                self._pool.check(pairs)
+                pool.check(pairs)
             for pair in pairs:
                 assert pair.verdict is not None, f"No verdict for {pair.key!r:.200}."
                 known[pair.key] = pair.verdict

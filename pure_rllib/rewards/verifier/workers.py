@@ -7,14 +7,18 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import weakref
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from pure_rllib.rewards.base import Outcome, Verdict
+from pure_rllib.setting_types import check_fields
 
 logger = logging.getLogger(__name__)
 
@@ -284,3 +288,69 @@ class WorkerPool:
                 self._give_up(worker.in_flight.popleft(), "timeout", worker.since)
                 waiting.extendleft(reversed(worker.in_flight))
                 self._drop(worker)
+
+
+class PooledVerifier:
+    """A dataclass of settings, and the pool of workers that it owns.
+
+    Workers start when they are needed and stay until `close()`, the end of a `with`
+    block, garbage collection or the interpreter's end. Any thread may ask, one at a
+    time. Pickling and forking keep the settings only, among them the pool's.
+    """
+
+    num_workers: int
+    time_limit_s: float
+    memory_limit_mb: int
+    start_limit_s: float
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self._make_state()
+
+    @property
+    def _worker(self) -> tuple[str, str]:
+        """Module and setting of a worker."""
+        raise NotImplementedError
+
+    def _make_state(self) -> None:
+        self._lock = threading.Lock()
+        self._pool = WorkerPool(
+            self.num_workers,
+            self.time_limit_s,
+            self.memory_limit_mb,
+            self.start_limit_s,
+            *self._worker,
+        )
+        self._finalizer = weakref.finalize(self, self._pool.close)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_state()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers that live now."""
+        return self._pool.pids
+
+    def close(self) -> None:
+        """Ends the workers. The verifier stays usable: new ones start when needed."""
+        with self._lock:
+            self._pool.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[WorkerPool]:
+        """Gives one thread the pool."""
+        with self._lock:
+            if os.getpid() != self._pool.owner_pid:
+                # After a fork the workers are the parent's.
+                self._make_state()
+            yield self._pool
