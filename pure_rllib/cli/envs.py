@@ -97,9 +97,9 @@ def _table(named: Mapping[str, Any]) -> Iterable[str]:
     for name, what in named.items():
         # Of its own: a base class says nothing about this one.
         own = what.__doc__ or f"{what.__module__.split('.')[1]} task"
-        first = inspect.cleandoc(own).partition("\n")[0]
+        first = inspect.cleandoc(own).partition("\n")[0].partition(";")[0]
         text = textwrap.shorten(first, 86 - width, placeholder=" ...")
-        yield f"{name:<{width}}  {text}"
+        yield f"{name:<{width}}  {text.removesuffix('.')}"
 
 
 def _find(name: str, changes: Iterable[str]) -> tuple[str, dict[str, Any]]:

@@ -109,7 +109,7 @@ class PythonTool:
 
 
 class PythonToolEnv(TextTokenEnv):
-    r"""Answers mathematics problems over turns, with a tool that runs Python.
+    r"""Answers mathematics problems with a tool that runs Python.
 
     A call is `<tool_call>{"name": "python", "arguments": {"code": ...}}</tool_call>`,
     as Qwen's models and those of Hermes write it. A chat template that knows this form
