@@ -76,7 +76,9 @@ class EpisodesToRows(ConnectorV2):
             columns.STEP_MASK: columns.length_mask(
                 torch.tensor([len(s) for s in spans])
             ),
-            columns.STEP_ENDS: _pad([s[:, 1] - 1 for s in spans], padding=-1),
+            columns.STEP_ENDS: _pad(
+                [s[:, 1] - 1 for s in spans], columns.PADDING[columns.STEP_ENDS]
+            ),
             Columns.ACTIONS: _pad(actions),
             Columns.ACTION_LOGP: _pad(logps),
             Columns.LOSS_MASK: loss_mask,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -129,6 +129,21 @@ def max_over_learners(value: int, name: str) -> int:
         return int(tensor)
 
 
+def gather_objects(own: _Item, name: str) -> list[_Item]:
+    """Returns what each learner gives, the first learner's first.
+
+    Args:
+        own: can be pickled, and is small: every learner gets all of it.
+        name: of the phase.
+    """
+    if num_ranks() == 1:
+        return [own]
+    given: list[Any] = [None] * num_ranks()
+    with collective(name):
+        dist.all_gather_object(given, own)
+    return given
+
+
 def gather_over_learners(values: Tensor, name: str) -> Tensor:
     """Returns the values of all learners, in rising order.
 
@@ -136,11 +151,8 @@ def gather_over_learners(values: Tensor, name: str) -> Tensor:
         values: `[n]`, another n on each learner.
         name: of the phase.
     """
-    if num_ranks() > 1:
-        with collective(name):
-            lists: list[list[float]] = [[] for _ in range(num_ranks())]
-            dist.all_gather_object(lists, values.tolist())
-        values = values.new_tensor([value for one in lists for value in one])
+    lists = gather_objects(values.tolist(), name)
+    values = values.new_tensor([value for one in lists for value in one])
     # Which learner had which would show in the last digits of sums.
     return values.sort().values
 

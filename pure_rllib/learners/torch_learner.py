@@ -37,6 +37,7 @@ from pure_rllib.distributed.collectives import (
     sum_gradients,
     sum_over_learners,
 )
+from pure_rllib.learners.balance import RowBalance
 from pure_rllib.learners.delivery import GroupInbox
 from pure_rllib.learners.master_weights import MasterWeights
 from pure_rllib.learners.rollout_correction import add_first_gaps, correct_rollouts
@@ -199,8 +200,11 @@ class LLMTorchLearner(TorchLearner):
         batch = self._train_batch(self._inbox.take())
         batch_stats(batch, stats)
         correct_rollouts(batch, self.config, stats)
+        balance = RowBalance(batch, packing=takes_flat_rows(self._policy))
         for index, group_ids in enumerate(plan.mini_batches):
-            self._step(batch, group_ids, index, plan)
+            share, imbalance = balance.share(group_ids)
+            stats.mean("learners/imbalance", imbalance)
+            self._step(share, group_ids, index, plan)
         self.after_gradient_based_update(timesteps=timesteps or {})
         return stats.as_dict() | {LOGGED: self.metrics.reduce()}
 
@@ -227,11 +231,9 @@ class LLMTorchLearner(TorchLearner):
         index: int,
         plan: MiniBatchPlan,
     ) -> None:
-        """Makes one optimiser step on the rows of the given groups."""
-        is_mine = torch.isin(batch[columns.GROUP_ID], torch.tensor(list(group_ids)))
-        rows = is_mine.nonzero(as_tuple=True)[0]
+        """Makes one optimiser step on this learner's share of the given groups."""
         own = loss_denominator(
-            batch[Columns.LOSS_MASK][rows],
+            batch[Columns.LOSS_MASK],
             self.config.loss_aggregation,
             plan.max_response_tokens,
         )
@@ -242,13 +244,12 @@ class LLMTorchLearner(TorchLearner):
         )
         self._zero_gradients()  # of a step that failed
         self._stats.begin_step()
-        self._log_trained(int(batch[columns.RESPONSE_LENS][rows].sum()))
+        self._log_trained(int(batch[columns.RESPONSE_LENS].sum()))
         loss, norm, lr = torch.zeros(()), 0.0, self._learning_rate()
         if self.scale.denominator:
             cuts = cut_rows(
                 batch,
                 self.config.micro_batch_tokens,
-                rows,
                 packing=takes_flat_rows(self._policy),
             )
             loss = self._accumulate(batch, cuts, is_first=index == 0)

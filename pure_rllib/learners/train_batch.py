@@ -84,8 +84,10 @@ def deal_by_tokens(
 ) -> list[list[int]]:
     """Deals groups to learners so that each gets about as many tokens.
 
-    Learners wait for each other in every optimiser step. So what is evened out is each
-    learner's share of each mini-batch; where that leaves a choice, its share of all.
+    These are whole until they have advantages; what is then left uneven is evened out
+    by rows, see `balance.even_out`. Learners wait for each other in every optimiser
+    step, so it is each learner's share of each mini-batch that counts; where that
+    leaves a choice, its share of all.
 
     Args:
         num_tokens: tokens of each group.

@@ -62,6 +62,10 @@ FLAT_ROW = "flat_row"
 """The micro-batch's rows as one `FlatRow`, no tensor. Absent where rows are padded."""
 
 
+PADDING = {STEP_ENDS: -1}
+"""What stands behind a row's items in a column, where that is not 0."""
+
+
 def row_lens(rows: Mapping[str, Tensor]) -> Tensor:
     """Returns `[B]` int64: tokens of prompts and responses, the environment's included.
 
@@ -72,6 +76,17 @@ def row_lens(rows: Mapping[str, Tensor]) -> Tensor:
         # A response ends with a token of its own.
         return rows[ACTION_POSITIONS].amax(dim=1) + 1
     return rows[PROMPT_LENS] + rows[RESPONSE_LENS]
+
+
+def plain_positions(rows: Mapping[str, Tensor]) -> Tensor:
+    """Returns `ACTION_POSITIONS` of rows without tokens of the environment.
+
+    Args:
+        rows: reads `PROMPT_LENS`, `RESPONSE_LENS` and RLlib's `Columns.ACTIONS`.
+    """
+    times = torch.arange(rows["actions"].shape[1])
+    is_own = times < rows[RESPONSE_LENS][:, None]
+    return (rows[PROMPT_LENS][:, None] + times) * is_own
 
 
 def response_mask(rows: Mapping[str, Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 from transformers import AutoModelForCausalLM
 
@@ -19,9 +20,11 @@ from pure_rllib.distributed.calls import on_learners
 from pure_rllib.distributed.collectives import num_ranks, rank
 from pure_rllib.envs.vector import JudgedResponse
 from pure_rllib.generation.base import Response
+from pure_rllib.learners.deepspeed_learner import DeepSpeedLearner
 from pure_rllib.learners.stats import merge
-from pure_rllib.learners.torch_learner import NonFiniteLossError
+from pure_rllib.learners.torch_learner import LLMTorchLearner, NonFiniteLossError
 from pure_rllib.learners.train_batch import plan_mini_batches
+from pure_rllib.models import columns
 from pure_rllib.rollouts.group import SampledResponse
 from pure_rllib.testing import tiny_model_config
 from tests.integration.conftest import built
@@ -69,6 +72,52 @@ def make_groups() -> list[list[Any]]:
     return groups
 
 
+class _Noting:
+    """Notes what the loss sees: advantages by update and row, and passes by step."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.seen: dict[tuple[Any, ...], list[float]] = {}
+        self.num_passes: list[int] = []
+
+    def _step(self, *arguments: Any) -> None:
+        self.num_passes.append(0)
+        super()._step(*arguments)  # type: ignore[misc]
+
+    def compute_loss_for_module(self, *, batch: Any, **kwargs: Any) -> Any:
+        self.num_passes[-1] += 1
+        lens = columns.row_lens(batch)
+        for ids, end, size, advantages in zip(
+            batch[columns.INPUT_IDS],
+            lens,
+            batch[columns.RESPONSE_LENS],
+            batch[Columns.ADVANTAGES],
+            strict=True,
+        ):
+            row = (self._weights_seq_no, *ids[:end].tolist())  # type: ignore[attr-defined]
+            assert row not in self.seen, "a row is learned from once"
+            self.seen[row] = advantages[:size].tolist()
+        return super().compute_loss_for_module(batch=batch, **kwargs)  # type: ignore[misc]
+
+
+class NotingLearner(_Noting, LLMTorchLearner):
+    pass
+
+
+class NotingDeepSpeedLearner(_Noting, DeepSpeedLearner):
+    pass
+
+
+def seen_by(group: Any) -> tuple[dict[Any, list[float]], list[list[int]]]:
+    """What the losses of all learners saw, and each one's passes by step."""
+    found = on_learners(group, lambda learner: (learner.seen, learner.num_passes))
+    seen: dict[Any, list[float]] = {}
+    for of_one, _ in found:
+        assert not seen.keys() & of_one.keys(), "a row is on one learner"
+        seen |= of_one
+    return seen, [passes for _, passes in found]
+
+
 def learner_config(
     policy: dict[str, Any], num_learners: int, deepspeed: dict[str, Any] | None
 ) -> PUREConfig:
@@ -89,7 +138,10 @@ def learner_config(
             adam_epsilon=1.0e-6,
         )
         .learners(
-            num_learners=num_learners, num_cpus_per_learner=0.5, deepspeed=deepspeed
+            num_learners=num_learners,
+            num_cpus_per_learner=0.5,
+            deepspeed=deepspeed,
+            learner_class=NotingDeepSpeedLearner if deepspeed else NotingLearner,
         )
     )
 
@@ -109,7 +161,7 @@ def learners(config: PUREConfig) -> Iterator[Any]:
 def update(group: Any, iterations: range) -> list[Any]:
     """Two optimiser steps per iteration: three groups, then the two that are left."""
     groups = make_groups()
-    # The long group alone on the first of two learners: it has none in one step of two.
+    # The long group alone on the first of two learners, which give each other rows.
     shares = [range(_GROUPS)]
     if group.is_remote and len(group) == 2:
         shares = [range(1), range(1, _GROUPS)]
@@ -208,6 +260,7 @@ def reference(ray_cluster: None) -> dict[str, Any]:
         reports += update(group, range(3, 5))
         return {
             "weights": weights(group),
+            "seen": seen_by(group)[0],
             "logps": probe_logps(group)[0],
             "reports": [merge(report) for report in reports],
             "halfway": halfway,
@@ -216,8 +269,13 @@ def reference(ray_cluster: None) -> dict[str, Any]:
 
 def test_replicas_make_the_local_learners_updates(reference: dict[str, Any]) -> None:
     with learners(learner_config(TINY_POLICY, 2, None)) as group:
-        update(group, range(5))
+        reports = update(group, range(5))
         assert_close(weights(group), reference["weights"], 1e-4)
+        seen, _ = seen_by(group)
+    # Bit for bit, wherever a row's group was and wherever the row was learned from.
+    assert seen == reference["seen"]
+    # Without the exchange one step's would be 2.0: all of it on the second learner.
+    assert all(1.0 <= merge(r)["learners/imbalance"] < 1.2 for r in reports)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -230,6 +288,9 @@ def test_a_stage(reference: dict[str, Any], tmp_path: Path, name: str) -> None:
         state = group.get_state()
         reports += update(group, range(3, 5))
         final = weights(group)
+        seen, passes = seen_by(group)
+        assert seen == reference["seen"]
+        assert passes[0] != passes[1], "idle passes make them equal"
         # Between updates stage 3 holds no gradients.
         if STAGES[name]["stage"] == 3:
             assert on_learners(group, gradient_bytes) == [0, 0]
