@@ -69,6 +69,7 @@ def check_config(config: Any) -> None:
     check_caps(config)
     check_monitor(config)
     _check_correction(config)
+    _check_lag(config)
     _check_sizes(config)
     _check_model_config(config.model_config)
     if config.deepspeed is not None:
@@ -112,6 +113,12 @@ def check_weight_transport(config: Any) -> None:
                 "because sender and receivers wait for each other in processes of "
                 f"their own. Set `.{setter}({name}=1)`, {else_files}."
             )
+    if config.max_weight_lag > 1:
+        raise ValueError(
+            f"{asked} needs a `max_weight_lag` ({config.max_weight_lag}) of at most 1, "
+            "because weights are sent between two batches, and with more the next one "
+            f"is under way. Set it to 1, {else_files}."
+        )
     if not config.has_own_gpus:
         raise ValueError(
             f"{asked} needs whole GPUs: `num_gpus_per_learner` "
@@ -135,14 +142,30 @@ def _check_correction(config: Any) -> None:
             '`rollout_correction` "sequence_mask", because the band [1/cap, cap] would '
             "leave out every response. Set it to 1.01, or to None."
         )
+
+
+def _check_lag(config: Any) -> None:
+    lag = config.max_weight_lag
     # RLlib validates a copy for evaluation, with `evaluation_num_env_runners` in place.
-    is_local = not config.num_env_runners and not config.in_evaluation
-    if config.max_weight_lag and is_local:
+    if lag and not config.num_env_runners and not config.in_evaluation:
         raise ValueError(
-            f"`max_weight_lag` ({config.max_weight_lag}) must be 0 with "
+            f"`max_weight_lag` ({lag}) must be 0 with "
             f"`num_env_runners` ({config.num_env_runners}), because the local env "
             "runner samples in the process that trains and cannot do so meanwhile. Set "
             "`.env_runners(num_env_runners=1)` or more."
+        )
+    if lag > 1 and correction_mode(config) == "none":
+        raise ValueError(
+            f'`rollout_correction` ("none") must be another with a `max_weight_lag` '
+            f"({lag}) over 1, because PPO's clip would be taken to a policy that is "
+            'several updates old. Set it to "token_truncated", or leave it out.'
+        )
+    if lag > 1 and config.no_signal_groups == "refill":
+        raise ValueError(
+            f'`no_signal_groups` ("refill") must be "keep" or "drop" with a '
+            f"`max_weight_lag` ({lag}) over 1, because the prompts of further rounds "
+            "would come after those that are already under way. Set it so, or the lag "
+            "to 1."
         )
 
 

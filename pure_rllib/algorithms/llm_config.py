@@ -269,7 +269,7 @@ class LLMConfig(AlgorithmConfig):
         rollout_correction: RolloutCorrection | None = NotProvided,
         rollout_correction_cap: Annotated[FiniteFloat, Field(ge=1)]
         | None = NotProvided,
-        max_weight_lag: Annotated[int, Field(ge=0, le=1)] = NotProvided,
+        max_weight_lag: Annotated[int, Field(ge=0, le=4)] = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets loss and optimiser.
@@ -304,8 +304,8 @@ class LLMConfig(AlgorithmConfig):
                 precision, else "none".
             rollout_correction_cap: largest weight; for "sequence_mask", largest factor
                 by which the ratio's geometric mean may be off. None: 2.0 or 1.01.
-            max_weight_lag: 0, or 1 to sample the next batch while learners update; its
-                weights are one version old then.
+            max_weight_lag: 0, or so many batches, at most 4, are sampled ahead while
+                learners update; their weights are so many versions old then.
             **kwargs: RLlib's own. `minibatch_size` counts responses per optimiser step
                 (None: all of an iteration), a multiple of `group_size`.
         """
@@ -346,6 +346,8 @@ class LLMConfig(AlgorithmConfig):
         """Returns what sends weights to env runners; None: by the object store."""
         if self.weight_transport == "files" or self.generator != "vllm":
             return None
+        if self.max_weight_lag > 1:
+            return None  # env runners would have to be between two batches
         are_apart = self.num_env_runners and self.num_learners
         return NCCLBackend() if are_apart and self.has_own_gpus else None
 

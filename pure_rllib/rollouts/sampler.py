@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, sleep
@@ -34,7 +34,7 @@ RESTART_WAIT_S = 120.0
 """How long a run without any env runner waits for Ray to restart one."""
 
 STOP_PATIENCE_S = 10.0
-"""How long a run that ends waits for a batch under way before it ends env runners."""
+"""How long a run that ends waits for batches under way before it ends env runners."""
 
 
 @dataclass(slots=True)
@@ -94,9 +94,11 @@ class SamplingCall:
 class Sampler:
     """Samples `num_prompts` groups an iteration, and with a lag the next ones as well.
 
-    With `max_weight_lag` 0 a batch is sampled when it is asked for. With 1 the batch
-    after it is begun before it is returned, with the same weights: env runners sample
-    it while learners update, and by the time it is learned from, it is one version old.
+    With `max_weight_lag` 0 a batch is sampled when it is asked for. With k > 0 the k
+    batches after it are under way before it is returned: env runners sample while
+    learners update, one that is done with its part of a batch goes on with the next,
+    and by the time a batch is learned from, its weights are at most k versions old.
+    Batches are returned in the order of their prompts, and all of them are.
 
     There is no state that a checkpoint would have to hold. The cursor, which the
     algorithm keeps, counts groups that were returned, and what is under way begins
@@ -124,7 +126,7 @@ class Sampler:
         self._sync = sync
         self._order = order
         self._config = config
-        self._pending: SamplingCall | None = None
+        self._pending: deque[SamplingCall] = deque()  # in the order of their prompts
 
     def next_batch(self, cursor: int, weights: Weights) -> SampledBatch:
         """Returns the groups of the prompts from `cursor` on, one per prompt.
@@ -132,22 +134,26 @@ class Sampler:
         Args:
             cursor: prompts asked before; the caller adds the number of groups returned.
             weights: the newest ones. A batch that is begun here may read them until it
-                is returned by the next call.
+                is returned.
 
         Raises:
             RuntimeError: see `sample`.
         """
         config = self._config
-        call, self._pending = self._pending, None
-        if call is None:
-            call = self._launch(self._prompts(cursor, config.num_prompts), weights)
-        batch = self._collect(call)
+        if not self._pending:
+            self._begin(cursor, weights)
+        batch = self._collect(self._pending.popleft())
         if config.no_signal_groups == "refill":
             self._refill(batch, cursor, weights)
-        if config.max_weight_lag:
-            ahead = self._prompts(cursor + len(batch.groups), config.num_prompts)
-            self._pending = self._launch(ahead, weights)
+        ahead = cursor + len(batch.groups)
+        while len(self._pending) < config.max_weight_lag:
+            self._begin(ahead + len(self._pending) * config.num_prompts, weights)
         return batch
+
+    def _begin(self, cursor: int, weights: Weights) -> None:
+        """Begins the batch of the prompts from `cursor` on, behind those under way."""
+        prompts = self._prompts(cursor, self._config.num_prompts)
+        self._pending.append(self._launch(prompts, weights))
 
     def _refill(self, batch: SampledBatch, cursor: int, weights: Weights) -> None:
         """Adds groups, sampled with the newest weights, until enough of them teach."""
@@ -188,11 +194,11 @@ class Sampler:
         return self._collect(self._launch(prompts, weights, **kwargs))
 
     def drop(self) -> None:
-        """Forgets the batch that is under way: its prompts will be asked again."""
-        self._pending = None
+        """Forgets the batches that are under way: their prompts will be asked again."""
+        self._pending.clear()
 
     def wait(self, timeout_s: float | None = None) -> list[int]:
-        """Waits until the batch that is under way has been sampled.
+        """Waits until the batches that are under way have been sampled.
 
         Args:
             timeout_s: how long at most; None: without end.
@@ -200,14 +206,14 @@ class Sampler:
         Returns:
             Ids of the env runners that are still at it.
         """
-        if self._pending is None:
+        answers = {a: i for call in self._pending for i, (a, *_) in call.answers}
+        if not answers:
             return []
-        answers = {first: i for i, (first, *_) in self._pending.answers}
         _, busy = ray.wait(list(answers), num_returns=len(answers), timeout=timeout_s)
-        return [answers[answer] for answer in busy]
+        return sorted({answers[answer] for answer in busy})
 
     def close(self, patience_s: float = STOP_PATIENCE_S) -> None:
-        """Ends a batch that is under way, so that nobody waits for it.
+        """Ends batches that are under way, so that nobody waits for them.
 
         Args:
             patience_s: env runners that need longer are killed: an actor hears of
@@ -216,7 +222,7 @@ class Sampler:
         for i in self.wait(patience_s):
             if i in self._actors():
                 ray.kill(self._actors()[i])
-        self._pending = None
+        self.drop()
 
     def _actors(self) -> dict[int, Any]:
         actors: dict[int, Any] = self._env_runners._worker_manager.actors()

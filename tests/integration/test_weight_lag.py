@@ -139,6 +139,33 @@ def test_one_batch_ahead(tiny_config: PUREConfig, tmp_path: Path) -> None:
     assert len(set(asked[18:])) == 2
 
 
+@pytest.mark.slow
+def test_two_batches_ahead(tiny_config: PUREConfig, tmp_path: Path) -> None:
+    config = lagging(tiny_config, 2).training(max_weight_lag=2)
+    asked: list[str] = []
+    with built(config) as algo:
+        lags = []
+        for number in range(3):
+            if number == 2:
+                # It has calls of two batches before it, and all of them are lost.
+                os.kill(process_of(algo, 1), 9)
+            lags.append(flat(algo.train())["weights/lag_max"])
+            asked += asked_by(algo)
+            assert len(algo._sampler._pending) == 2
+        path = algo.save_to_path(tmp_path / "checkpoint")
+        went_on = flat(algo.train()), asked_by(algo)
+    assert lags == [0.0, 1.0, 2.0]
+    assert went_on[0]["weights/lag_max"] == 2.0
+    with stopping(PURE.from_checkpoint(path)) as resumed:
+        first = flat(resumed.train())
+        assert asked_by(resumed) == went_on[1]
+    assert first["weights/lag_max"] == 0.0
+    # 6 problems, asked in epochs: nothing was dropped, and nothing asked twice.
+    asked += went_on[1]
+    epochs = [Counter(asked[i : i + 6]) for i in range(0, 12, 6)]
+    assert all(epoch == Counter(set(asked)) for epoch in epochs)
+
+
 def wait_until_dead(actor: Any) -> None:
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
@@ -170,8 +197,7 @@ def test_groups_without_signal_are_refilled_and_a_run_ends_at_once(
             asked += asked_by(algo)
         actor = algo.env_runner_group._worker_manager.actors()[1]
         # Busy for longer than the test takes: only killing it ends this.
-        pending = algo._sampler._pending
-        assert pending is not None
+        (pending,) = algo._sampler._pending
         pending.answers = [
             (1, [actor.__ray_call__.remote(lambda _: time.sleep(600.0))])
         ]

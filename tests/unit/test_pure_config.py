@@ -166,7 +166,7 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("training", "num_epochs", 0, ">= 1"),
     ("training", "micro_batch_tokens", 0, ">= 1"),
     ("training", "max_refill_rounds", 0, ">= 1"),
-    ("training", "max_weight_lag", 2, "<= 1"),
+    ("training", "max_weight_lag", 5, "<= 4"),
     ("training", "max_weight_lag", True, "a whole number"),
     ("training", "rollout_correction", "mis", "one of 'none', 'token_truncated' or"),
     ("training", "rollout_correction_cap", 0.5, ">= 1"),
@@ -301,6 +301,26 @@ BAD: list[tuple[Change, str]] = [
         lambda c: c.training(max_weight_lag=1),
         r"`max_weight_lag` \(1\) must be 0 with `num_env_runners` \(0\), because .*"
         r"Set `\.env_runners\(num_env_runners=1\)`",
+    ),
+    (
+        lambda c: c.training(max_weight_lag=2, rollout_correction="none").env_runners(
+            num_env_runners=1
+        ),
+        r"`rollout_correction` \(\"none\"\) must be another .*`max_weight_lag` \(2\)",
+    ),
+    (
+        lambda c: c.training(
+            max_weight_lag=2, no_signal_groups="refill", kl_coeff=0.0
+        ).env_runners(num_env_runners=1),
+        r"`no_signal_groups` \(\"refill\"\) must be .*`max_weight_lag` \(2\) over 1",
+    ),
+    (
+        lambda c: (
+            c.training(max_weight_lag=2)
+            .env_runners(generator="vllm", num_env_runners=1)
+            .learners(num_learners=1, weight_transport="broadcast")
+        ),
+        r"`weight_transport` .*needs a `max_weight_lag` \(2\) of at most 1",
     ),
 ]
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,15 +81,18 @@ class Run:
         self.version += 1
 
 
-def test_one_batch_ahead_is_one_version_old() -> None:
-    run = Run(max_weight_lag=1)
-    for _ in range(4):
+@pytest.mark.parametrize("lag", [1, 2, 4])
+def test_k_batches_ahead_are_k_versions_old(lag: int) -> None:
+    run = Run(max_weight_lag=lag)
+    for _ in range(7):
         run.iterate()
-    assert run.lags == [{0}, {1}, {1}, {1}]
+    # The first batch is sampled alone, and k more with its weights.
+    assert run.lags == [{min(i, lag)} for i in range(7)]
+    assert len(run.sampler._pending) == lag
     strict = Run()
-    for _ in range(4):
+    for _ in range(7):
         strict.iterate()
-    assert strict.lags == [{0}] * 4
+    assert strict.lags == [{0}] * 7
     assert strict.asked == run.asked
 
 
@@ -110,7 +114,7 @@ def test_a_refill_comes_with_the_newest_weights_and_before_the_next_batch() -> N
 
 @given(
     st.lists(st.sampled_from(["go on", "restore", "rewind"]), max_size=12),
-    st.sampled_from([0, 1]),
+    st.sampled_from([0, 1, 2, 4]),
 )
 def test_no_prompt_is_lost_or_doubled_whatever_is_restored(
     events: list[str], lag: int
