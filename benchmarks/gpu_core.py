@@ -8,8 +8,7 @@
     python benchmarks/gpu_core.py logps --shape 7b --chunk-mib 64 256 1024
 
 Shapes are Qwen2.5's, with random bfloat16 weights. Neither Ray nor vLLM is needed, so
-that it runs where only PyTorch, transformers and (for `--lora`) PEFT are; before it,
-the GPU's own tests do, by `pytest -m gpu tests/unit/test_flat_attention.py`. On a CPU
+that it runs where only PyTorch, transformers and (for `--lora`) PEFT are. On a CPU
 `--shape tiny` shows that it works.
 
 - `learn`: one optimiser step on groups of responses, forward and backward by
@@ -17,7 +16,8 @@ the GPU's own tests do, by `pytest -m gpu tests/unit/test_flat_attention.py`. On
   those of prompts and responses, without padding, a prompt once per response, whatever
   the layout. Model FLOPs are those of tokens that pass, so that a prompt that passes
   once counts once, padding and recomputing not at all: 6 per parameter and token (with
-  LoRA 4), 12 per layer, channel and pair of query and key.
+  LoRA 4), 12 per layer, channel and pair of query and key. Beside the peak stands what
+  `models/memory_plan.py` plans for the largest pass.
 - `park`: all weights to pinned memory and back; what is allocated after the first and
   the last time.
 - `logps`: the head alone, forward and backward, by the size of a chunk of logits, and
@@ -132,7 +132,9 @@ class CpuAdam:
     def __init__(self, policy: nn.Module):
         self.gradients: dict[nn.Parameter, Tensor] = {}
         self.masters = {
-            p: torch.optim.AdamW([p.detach().float().cpu()], lr=LR, weight_decay=0.0)
+            p: torch.optim.AdamW(
+                [p.detach().float().cpu()], lr=LR, weight_decay=0.0, fused=True
+            )
             for p in policy.parameters()
             if p.requires_grad
         }
@@ -236,13 +238,12 @@ def pass_cut(
 Row = dict[str, Any]
 
 
-def learn(size: str, options: argparse.Namespace, rate: float) -> list[Row]:
+def learn(size: str, options: argparse.Namespace, rate: float) -> Iterator[Row]:
     rows = make_rows(options, shape_of(size)["vocab_size"])
-    return [
-        {"shape": size, "layout": layout, **row}
-        for layout in options.layout
-        for row in learn_layout(size, layout, rows, options, rate)
-    ]
+    for layout in options.layout:
+        for row in learn_layout(size, layout, rows, options, rate):
+            yield {"shape": size, "layout": layout, **row}
+        free()
 
 
 def learn_layout(
@@ -253,7 +254,7 @@ def learn_layout(
     rate: float,
 ) -> Iterator[Row]:
     policy, optimizer = learner_of(size, layout, options)
-    packed, held = layout == "packed", memory_gib()
+    packed = layout == "packed"
     num_tokens = int(columns.row_lens(rows).sum())
     num_scored = int(rows[columns.RESPONSE_LENS].sum())
 
@@ -272,7 +273,6 @@ def learn_layout(
             "budget": budget,
             "tokens_per_s": round(num_tokens / took),
             "of_matrix_rate": round(flops / took / rate, 3),
-            "weights_gib": round(held, 2),
             "peak_gib": round(peak, 2),
             "planned_gib": round(
                 planned_gib(size, min(budget, num_tokens), options), 2
@@ -293,7 +293,7 @@ def planned_gib(size: str, num_tokens: int, options: argparse.Namespace) -> floa
     return plan_memory(settings)["learn"].tensors / GIB
 
 
-def park(size: str, options: argparse.Namespace, rate: float) -> list[Row]:
+def park(size: str, options: argparse.Namespace, rate: float) -> Iterator[Row]:
     tensors = list(make_model(size).parameters())
     pinned = [torch.empty_like(t, device="cpu", pin_memory=ON_GPU) for t in tensors]
     gigabytes = sum(t.nbytes for t in tensors) / 1e9
@@ -317,19 +317,17 @@ def park(size: str, options: argparse.Namespace, rate: float) -> list[Row]:
         away_s.append(seconds_of(away))
         parked.append(memory_gib())
         back_s.append(seconds_of(back))
-    return [
-        {
-            "shape": size,
-            "gb": round(gigabytes, 3),
-            "gb_per_s_away": round(gigabytes / statistics.median(away_s), 2),
-            "gb_per_s_back": round(gigabytes / statistics.median(back_s), 2),
-            "parked_gib_first": round(parked[0], 3),
-            "parked_gib_last": round(parked[-1], 3),
-        }
-    ]
+    yield {
+        "shape": size,
+        "gb": round(gigabytes, 3),
+        "gb_per_s_away": round(gigabytes / statistics.median(away_s), 2),
+        "gb_per_s_back": round(gigabytes / statistics.median(back_s), 2),
+        "parked_gib_first": round(parked[0], 3),
+        "parked_gib_last": round(parked[-1], 3),
+    }
 
 
-def logps(size: str, options: argparse.Namespace, rate: float) -> list[Row]:
+def logps(size: str, options: argparse.Namespace, rate: float) -> Iterator[Row]:
     shape, num_tokens = shape_of(size), options.tokens
     vocab, width = shape["vocab_size"], shape["hidden_size"]
     hidden = torch.randn(num_tokens, width, device=DEVICE, dtype=torch.bfloat16)
@@ -342,24 +340,20 @@ def logps(size: str, options: argparse.Namespace, rate: float) -> list[Row]:
         found = chunked_logps(hidden, weight, ids, chunk_tokens=chunk_tokens)
         found[LOGP].sum().backward()
 
-    made = []
     for mib, with_head in product(options.chunk_mib, (True, False)):
         weight.requires_grad_(with_head)
         run = partial(both, max(1, mib * 2**18 // vocab))
         peak, took = peak_gib(run), median_s(run, options)
         # Logits twice, as the backward pass makes them again, and their gradients.
         flops = (3 + with_head) * 2.0 * num_tokens * vocab * width
-        made.append(
-            {
-                "shape": size,
-                "chunk_mib": mib,
-                "head_gradient": with_head,
-                "tokens_per_s": round(num_tokens / took),
-                "of_matrix_rate": round(flops / took / rate, 3),
-                "peak_gib": round(peak, 2),
-            }
-        )
-    return made
+        yield {
+            "shape": size,
+            "chunk_mib": mib,
+            "head_gradient": with_head,
+            "tokens_per_s": round(num_tokens / took),
+            "of_matrix_rate": round(flops / took / rate, 3),
+            "peak_gib": round(peak, 2),
+        }
 
 
 def main() -> None:
@@ -394,7 +388,9 @@ def main() -> None:
     print(f"{name}, bfloat16 matrix products: {rate / 1e12:.3g} TFLOP/s", flush=True)
     found: list[Row] = []
     for size in options.shape:
-        found += options.run(size, options, rate)
+        for row in options.run(size, options, rate):
+            print(row, flush=True)  # what is found stays where the next lacks memory
+            found.append(row)
         free()
     print(format_table(list(found[0]), [list(row.values()) for row in found]))
     about = {"device": name, "torch": torch.__version__, "matrix_flops": rate}

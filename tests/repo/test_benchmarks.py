@@ -55,7 +55,7 @@ def test_the_core_runs_where_only_torch_and_transformers_are() -> None:
     done = subprocess.run(
         [*command, *GPU_CORE], stdout=subprocess.PIPE, text=True, check=True
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"device"')]
     rows = [json.loads(line)["rows"] for line in lines]
     assert [len(found) for found in rows] == [4, 1, 1, 1, 4]
     padded, packed = rows[0][0], rows[0][2]

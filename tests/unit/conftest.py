@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForTokenClassification
 
+from benchmarks.shapes import SHAPES
 from pure_rllib.cli.main import main
 from pure_rllib.models.loading import policy_config, random_model
 
@@ -51,25 +52,6 @@ def save_model() -> SaveModel:
     return save
 
 
-QWEN2_5 = {
-    "0.5B": (896, 4864, 24, 14, 2, 151_936),
-    "1.5B": (1536, 8960, 28, 12, 2, 151_936),
-    "3B": (2048, 11_008, 36, 16, 2, 151_936),
-    "7B": (3584, 18_944, 28, 28, 4, 152_064),
-}
-"""Hidden and MLP size, layers, heads, heads of keys and values, vocabulary."""
-
-
 def qwen2_5(name: str) -> dict[str, Any]:
     """The config of a Qwen2.5 model, by its size."""
-    hidden, wide, layers, heads, kv_heads, vocab_size = QWEN2_5[name]
-    return {
-        "model_type": "qwen2",
-        "hidden_size": hidden,
-        "intermediate_size": wide,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocab_size,
-        "tie_word_embeddings": name != "7B",
-    }
+    return dict(SHAPES[f"qwen2.5-{name.lower()}"])

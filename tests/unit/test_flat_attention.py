@@ -14,7 +14,6 @@ from pure_rllib.models.flat_attention import set_flat_attention, takes_flat_rows
 from pure_rllib.models.flat_rows import lay_out
 from pure_rllib.models.logprobs import ENTROPY, LOGP, response_logps
 from pure_rllib.models.lora import add_lora
-from tests.unit.test_flat_rows import rows_of
 
 VOCAB = 89
 SIZES = {
@@ -48,6 +47,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # The others, which are transformers' own code again, are slow tests.
 FIRST = ("qwen2", "gpt2, learned positions", "mistral, sliding windows")
+
+
+def rows_of(*rows: tuple[int, list[int], list[int]]) -> dict[str, Any]:
+    """Rows of (group, prompt, response), padded with 99."""
+    ids = [torch.tensor(prompt + response) for _, prompt, response in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=99)
+    return {
+        columns.INPUT_IDS: padded,
+        columns.PROMPT_LENS: torch.tensor([len(prompt) for _, prompt, _ in rows]),
+        columns.RESPONSE_LENS: torch.tensor([len(response) for *_, response in rows]),
+        columns.GROUP_ID: torch.tensor([group for group, *_ in rows]),
+    }
 
 
 def model(family: str, **changes: Any) -> Any:

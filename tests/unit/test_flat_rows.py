@@ -1,7 +1,5 @@
 """Rows laid out as one flat row, and dealt to flat rows under a budget, by hand."""
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,18 +7,7 @@ from hypothesis import strategies as st
 
 from pure_rllib.models import columns
 from pure_rllib.models.flat_rows import Segment, lay_out, pack_rows
-
-
-def rows_of(*rows: tuple[int, list[int], list[int]]) -> dict[str, Any]:
-    """Rows of (group, prompt, response), padded with 99."""
-    ids = [torch.tensor(prompt + response) for _, prompt, response in rows]
-    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=99)
-    return {
-        columns.INPUT_IDS: padded,
-        columns.PROMPT_LENS: torch.tensor([len(prompt) for _, prompt, _ in rows]),
-        columns.RESPONSE_LENS: torch.tensor([len(response) for *_, response in rows]),
-        columns.GROUP_ID: torch.tensor([group for group, *_ in rows]),
-    }
+from tests.unit.test_flat_attention import rows_of
 
 
 def test_a_groups_prompt_stands_once() -> None:

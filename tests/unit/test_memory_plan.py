@@ -21,7 +21,7 @@ from pure_rllib.models.memory_plan import (
     plan_memory,
 )
 from pure_rllib.testing import tiny_model_config
-from tests.unit.conftest import QWEN2_5, qwen2_5
+from tests.unit.conftest import qwen2_5
 
 # Weights and KV cache in GiB; then full, 8-bit Adam, Adam on the CPU, LoRA: the peak
 # while learning, and while sampling. 16k tokens in a pass, 256 x 1k in the cache.
@@ -39,7 +39,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("name", QWEN2_5)
+@pytest.mark.parametrize("name", TABLE)
 def test_a_plan_has_the_numbers_that_can_be_worked_out_by_hand(name):
     weights, kv_cache, learning, sampling = TABLE[name]
     size = ModelSize.of(qwen2_5(name))
