@@ -25,7 +25,7 @@ from pure_rllib.setting_types import (
     check_setting,
 )
 
-_JUDGES = ("step_scorer", "verifier", "prm")
+_JUDGES = ("step_scorer", "verifier", "prm", "reward_model")
 
 
 class TextTokenEnv(TokenEnv):

@@ -507,6 +507,7 @@ def test_one_token_at_a_time_gives_what_rounds_give() -> None:
         ({"make_env": "nowhere:Env"}, "make_env"),
         ({"env_error_limit": 2.0}, "env_error_limit"),
         ({"step_scorer": HashScorer()}, "`step_scorer` must be left out, because"),
+        ({"reward_model": "a/b"}, "`reward_model` must be left out, because"),
         ({"prm": "some/prm"}, "`prm` must be left out, because"),
     ],
 )
