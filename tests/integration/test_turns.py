@@ -1,6 +1,10 @@
 """Training over turns; the numbers are those of `tests/unit/test_turns.py`."""
 
+import os
 import random
+import signal
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +188,54 @@ def test_18_a_resumed_run_plays_the_same_tasks(tmp_path: Path) -> None:
         found = flat(algo.train())
     for name in ("reward/process_mean", "turns/mean", "loss/policy", "reward/total"):
         assert found[name] == expected[name], name
+
+
+class Watched(GuessNumber):
+    """Notes in a folder when it begins and closes; the first that steps is killed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def reset(self, **kwargs: Any) -> Any:
+        self._note("begun")
+        return super().reset(**kwargs)
+
+    def step(self, action: str) -> Any:
+        with suppress(FileExistsError):
+            (self.folder / "killed").touch(exist_ok=False)
+            (self.folder / "killed").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+    def close(self) -> None:
+        self._note("closed")
+
+    def _note(self, what: str) -> None:
+        with open(self.folder / f"{what}-{os.getpid()}", "a") as file:
+            file.write(f"{id(self)}\n")
+
+
+def test_15_a_lost_env_runner_costs_nothing_and_leaves_no_environment_open(
+    tmp_path: Path,
+) -> None:
+    settings = {
+        "make_env": partial(Watched, tmp_path),
+        "tokenizer": guess_tokenizer(),
+        "eos_token_ids": list(range(13)),
+        "turn_rewards": "process",
+        "max_turns": 3,
+        "max_prompt_tokens": 1,
+        "max_response_tokens": 5,
+    }
+    made = config(game(), TextTokenEnv, settings)
+    made.env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)
+    with built(made) as algo:
+        result = flat(algo.train())
+        assert result["groups/resampled"] == 2 and result["turns/mean"] > 1.0
+        assert len(algo._last_batch.groups) == 4
+    killed = (tmp_path / "killed").read_text()
+    begun = [p for p in tmp_path.glob("begun-*") if not p.name.endswith(killed)]
+    assert len(begun) >= 1
+    for noted in begun:
+        closed = tmp_path / noted.name.replace("begun", "closed")
+        assert sorted(noted.read_text()) == sorted(closed.read_text())
