@@ -79,6 +79,12 @@ class _Noting:
         super().__init__(**kwargs)
         self.seen: dict[tuple[Any, ...], list[float]] = {}
         self.num_passes: list[int] = []
+        self.num_calls = 0
+
+    def update(self, **kwargs: Any) -> Any:
+        # Not the learner's own number, which a state that is set turns back.
+        self.num_calls += 1
+        return super().update(**kwargs)  # type: ignore[misc]
 
     def _step(self, *arguments: Any) -> None:
         self.num_passes.append(0)
@@ -94,7 +100,7 @@ class _Noting:
             batch[Columns.ADVANTAGES],
             strict=True,
         ):
-            row = (self._weights_seq_no, *ids[:end].tolist())  # type: ignore[attr-defined]
+            row = (self.num_calls, *ids[:end].tolist())
             assert row not in self.seen, "a row is learned from once"
             self.seen[row] = advantages[:size].tolist()
         return super().compute_loss_for_module(batch=batch, **kwargs)  # type: ignore[misc]
