@@ -192,6 +192,18 @@ def test_refused_before_any_model_is_loaded(
         build(tmp_path).build_algo()
 
 
+def test_a_run_that_its_gpu_has_no_room_for_is_refused_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
+    # A GPU of which 1 GiB is free; a plan has no less than CUDA's own 2.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**33))
+    config = math_config(model_folder(tmp_path / "policy"))
+    config.learners(num_gpus_per_learner=1)
+    with pytest.raises(ValueError, match=r"more memory free than 1\.0 GiB.*\n.*total"):
+        config.build_algo()
+
+
 def test_evaluating_without_held_out_problems_says_so(ray_cluster: None) -> None:
     with (
         built(math_config()) as algo,
