@@ -95,6 +95,7 @@ REASONING_GYM = [
 NUM_ARMS = {"reasoning_gym_sweep": 2}
 STAND_INS = {
     "guess_number": SMALL,
+    "guess_number_study": SMALL,
     "calculator": [*SMALL, f"rl_module.model_config.model={json.dumps(tiny(22))}"],
     "arithmetic": EXACT,
     "arithmetic_grpo": EMBEDDED,
