@@ -90,7 +90,7 @@ def train(config: PUREConfig, warm_up: int) -> Row:
     tokens = result["env_runners"]["num_env_steps_sampled"]
     phases = {
         f"{phase}_share": result["seconds"][phase] / result["seconds"]["iteration"]
-        for phase in ("sample", "learn", "other")
+        for phase in ("sample", "verify", "learn", "other")
     }
     return {
         "tokens": tokens,
@@ -101,9 +101,9 @@ def train(config: PUREConfig, warm_up: int) -> Row:
 
 
 def tokens(options: argparse.Namespace) -> list[Row]:
-    train(make_config(GROUPS_PER_STEP), warm_up=0)  # imports, kernels, worker processes
-    of_a_prompt = GROUP_SIZE * RESPONSE_TOKENS
-    # A random policy ends some responses early, so that there are fewer.
+    # Imports, kernels, worker processes; and how early a random policy ends.
+    first = train(make_config(GROUPS_PER_STEP), warm_up=0)
+    of_a_prompt = first["tokens"] / GROUPS_PER_STEP
     return [
         train(make_config(round(size / of_a_prompt)), warm_up=0)
         for size in options.tokens
