@@ -113,6 +113,12 @@ def check_weight_transport(config: Any) -> None:
                 "because sender and receivers wait for each other in processes of "
                 f"their own. Set `.{setter}({name}=1)`, {else_files}."
             )
+    if config.weight_update == "in_flight":
+        raise ValueError(
+            f'{asked} must be "auto" or "files" with `weight_update` '
+            '("in_flight"), because weights are sent between two batches. Set '
+            '`.learners(weight_transport="files")`.'
+        )
     if config.max_weight_lag > 1:
         raise ValueError(
             f"{asked} needs a `max_weight_lag` ({config.max_weight_lag}) of at most 1, "
@@ -160,12 +166,20 @@ def _check_lag(config: Any) -> None:
             f"({lag}) over 1, because PPO's clip would be taken to a policy that is "
             'several updates old. Set it to "token_truncated", or leave it out.'
         )
-    if lag > 1 and config.no_signal_groups == "refill":
+    is_in_flight = config.weight_update == "in_flight"
+    if is_in_flight and (config.generator != "vllm" or not lag):
+        raise ValueError(
+            '`weight_update` ("in_flight") needs `generator` '
+            f'("{config.generator}") "vllm" and a `max_weight_lag` ({lag}) of at least '
+            "1, because vLLM's engines take over weights between two tokens while "
+            'learners update. Set both, or `.env_runners(weight_update="drain")`.'
+        )
+    if config.no_signal_groups == "refill" and (lag > 1 or is_in_flight):
         raise ValueError(
             f'`no_signal_groups` ("refill") must be "keep" or "drop" with a '
-            f"`max_weight_lag` ({lag}) over 1, because the prompts of further rounds "
-            "would come after those that are already under way. Set it so, or the lag "
-            "to 1."
+            f"`max_weight_lag` ({lag}) over 1 or weights in flight, because the "
+            "prompts of further rounds would come after those that are already under "
+            "way. Set it so, or the lag to 1."
         )
 
 
@@ -327,6 +341,12 @@ def check_against_env(config: Any, env: EnvSummary, model: Any) -> None:
             f"`process_reward_coeff` ({config.process_reward_coeff}) must be 0, "
             f"because the environment {reason}. Set it to 0, or set "
             f"`env_config={{{other}}}`."
+        )
+    if env.has_turns and config.weight_update == "in_flight":
+        raise ValueError(
+            '`weight_update` ("in_flight") must be "drain" with an environment of '
+            "turns, which are played whole. Set "
+            '`.env_runners(weight_update="drain")`.'
         )
     if env.has_turns and getattr(config, "mask_separators", False):
         raise ValueError(

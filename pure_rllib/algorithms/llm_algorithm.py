@@ -62,6 +62,7 @@ from pure_rllib.rollouts.env_summary import (
     token_env_of,
 )
 from pure_rllib.rollouts.group import Group, SampledResponse
+from pure_rllib.rollouts.in_flight import InFlightSampler
 from pure_rllib.rollouts.sampler import (
     SampledBatch,
     Sampler,
@@ -147,8 +148,13 @@ class LLMAlgorithm(Algorithm):
     def _make_sampler(self) -> Sampler:
         """Makes what samples the problems in the order of the run's seed."""
         assert self._sync is not None, "made in `setup`"
-        order = ProblemOrder(self.env_summary.num_problems, self.config.seed)
-        return Sampler(self.env_runner_group, self._sync, order, self.config)
+        order = self._problem_order()
+        is_in_flight = self.config.weight_update == "in_flight"
+        kind = InFlightSampler if is_in_flight else Sampler
+        return kind(self.env_runner_group, self._sync, order, self.config)
+
+    def _problem_order(self) -> ProblemOrder:
+        return ProblemOrder(self.env_summary.num_problems, self.config.seed)
 
     def _check_env(self, config: Any) -> EnvSummary:
         """Makes the environment for a moment, and fills in what follows from it."""
@@ -521,7 +527,7 @@ class LLMAlgorithm(Algorithm):
         self.config = self.config.copy(copy_frozen=False).debugging(seed=seed)
         self.config.freeze()
         self._sampler.drop()
-        self._sampler = self._make_sampler()
+        self._sampler.order = self._problem_order()
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:

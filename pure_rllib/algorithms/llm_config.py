@@ -45,6 +45,9 @@ _MAX_LOGP_GAP_HALF = 1.0
 WeightTransport = Literal["auto", "files", "broadcast"]
 """How weights get to env runners; "files" is the object store."""
 
+WeightUpdate = Literal["drain", "in_flight"]
+"""When env runners take over newer weights."""
+
 MonitorAction = Literal["warn", "stop", "go_back"]
 """What the monitor of reward hacking does about an alarm."""
 
@@ -94,6 +97,7 @@ class LLMConfig(AlgorithmConfig):
         self.stop: Sequence[str] = ()
         self.generator = "transformers"
         self.generator_kwargs: dict[str, Any] = {}
+        self.weight_update = "drain"
         self.num_prm_actors = 0
         self.prm_actor_kwargs: dict[str, Any] = {}
         self.colocate = False
@@ -209,6 +213,7 @@ class LLMConfig(AlgorithmConfig):
         generator: GeneratorName = NotProvided,
         generator_kwargs: Mapping[str, Any] = NotProvided,
         colocate: bool = NotProvided,
+        weight_update: WeightUpdate = NotProvided,
         max_logp_gap: PositiveFloat | None = NotProvided,
         num_prm_actors: NaturalNumber = NotProvided,
         prm_actor_kwargs: Mapping[str, Any] = NotProvided,
@@ -229,6 +234,9 @@ class LLMConfig(AlgorithmConfig):
                 vLLM's names.
             colocate: vLLM's engine and the learner have one GPU in turn: the engine
                 sleeps while the policy is updated. Both are in this process then.
+            weight_update: with a `max_weight_lag`, when env runners take over newer
+                weights: "drain": between two batches; "in_flight" (vLLM): between two
+                tokens, so that responses under way go on with them.
             max_logp_gap: by how much, in nats, the generator's log-probabilities of a
                 few fixed tokens may differ from the learner's after it took over
                 weights; more is an error. None: 0.01 in float32, else 1.0.
@@ -346,7 +354,7 @@ class LLMConfig(AlgorithmConfig):
         """Returns what sends weights to env runners; None: by the object store."""
         if self.weight_transport == "files" or self.generator != "vllm":
             return None
-        if self.max_weight_lag > 1:
+        if self.max_weight_lag > 1 or self.weight_update == "in_flight":
             return None  # env runners would have to be between two batches
         are_apart = self.num_env_runners and self.num_learners
         return NCCLBackend() if are_apart and self.has_own_gpus else None

@@ -39,11 +39,14 @@ class Response:
             distribution at the sampling temperature (at temperature 1 for greedy).
         terminated: True if it ended with EOS or a stop string, False if the token
             budget ran out.
+        versions: `[T]` int64, never falling: of the weights that each token was sampled
+            with; None: one, the generator's.
     """
 
     token_ids: np.ndarray
     logps: np.ndarray
     terminated: bool
+    versions: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

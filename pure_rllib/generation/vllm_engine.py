@@ -356,7 +356,7 @@ def _process_state() -> Iterator[None]:
 
 
 def watch_for_stop_strings(llm: Any, stop: StopStrings) -> None:
-    """Has the requests that wait in an engine end with stop strings.
+    """Has the requests that have just come to an engine end with stop strings.
 
     By the same rule as everywhere: vLLM's own takes the prompt's text along where a
     character begins there, sees a token that ends within a character too late, and
@@ -380,7 +380,8 @@ def watch_for_stop_strings(llm: Any, stop: StopStrings) -> None:
             return None
 
     for state in llm.llm_engine.output_processor.request_states.values():
-        state.detokenizer = Watcher()
+        if not state.detokenizer.token_ids:  # else it is watched already
+            state.detokenizer = Watcher()
 
 
 def parameter_sizes(
@@ -411,11 +412,25 @@ def finish_loading(llm: Any) -> None:
     """Brings an engine's packed copies and caches up to its new weights."""
     # In every worker, where workers are processes, too.
     llm.collective_rpc(_repack_tied_head)
-    if not llm.reset_prefix_cache():
+    # Those of responses under way, too, which vLLM computes again.
+    if not llm.reset_prefix_cache(reset_running_requests=True):
         raise RuntimeError(
             "vLLM did not empty its prefix cache, which holds keys and values of the "
-            "old weights: responses are still being sampled."
+            "old weights."
         )
+
+
+@contextmanager
+def paused(llm: Any) -> Iterator[None]:
+    """Stops responses under way between two tokens, while weights change."""
+    if not llm.llm_engine.has_unfinished_requests():
+        yield
+        return
+    llm.sleep(level=0, mode="keep")
+    try:
+        yield
+    finally:
+        llm.wake_up(tags=["scheduling"])
 
 
 def _repack_tied_head(worker: Any) -> None:

@@ -1,9 +1,11 @@
 """Sampling with vLLM. N prompts, G responses per prompt, T response tokens."""
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from pure_rllib.generation.vllm_engine import (
     is_in_process,
     make_engine,
     parameter_sizes,
+    paused,
     temporary_folder,
     watch_for_stop_strings,
 )
@@ -110,6 +113,7 @@ class VLLMGenerator(Generator):
         self._logprobs_mode = "processed_logprobs" if top_p == 1.0 else "raw_logprobs"
         self._sizes = parameter_sizes(model, trust_remote_code=trust_remote_code)
         self._is_loaded = False
+        self._outputs: dict[str, Any] = {}  # finished, and not asked for yet
         if transfer_backend is not None:
             engine_settings["weight_transfer_config"] = {"backend": transfer_backend}
         self._llm = make_engine(
@@ -132,6 +136,8 @@ class VLLMGenerator(Generator):
         there is at no time more than one shard and one layer. Workers that are
         processes each read their part from a temporary folder.
 
+        Responses under way go on: their next token is the first of the new weights.
+
         Raises:
             ValueError: a parameter is missing.
         """
@@ -144,8 +150,11 @@ class VLLMGenerator(Generator):
         self._is_loaded = False
         seen: set[str] = set()
         tensors = _tensors(weights, seen)
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
-        self._hold(seen, weights.version)
+        with paused(self._llm):
+            self._llm.collective_rpc(
+                "reload_weights", kwargs={"weights_iterator": tensors}
+            )
+            self._hold(seen, weights.version)
 
     def sleep(self) -> None:
         """Frees weights and cache. See `Generator.sleep`.
@@ -216,6 +225,7 @@ class VLLMGenerator(Generator):
         self._check_names(names)
         self._is_loaded = True
         self.weights_version = version
+        self._llm.llm_engine.set_weight_version(str(version))
 
     def _check_names(self, given: set[str]) -> None:
         missing = sorted(set(self._sizes) - given)
@@ -238,6 +248,27 @@ class VLLMGenerator(Generator):
         Raises:
             ValueError: a prompt is empty or, with the budget, too long, or vLLM cannot
                 sample with these settings.
+        """
+        names = self.begin(prompts, group_size, params, seeds, budgets)
+        groups = [
+            [self._response(one) for one in output.outputs]
+            for output in self._finish(names)
+        ]
+        is_greedy = params.temperature == 0.0
+        return [group * group_size for group in groups] if is_greedy else groups
+
+    def begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        params: SamplingParams,
+        seeds: Sequence[int],
+        budgets: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Begins what `generate` does, for `advance`; returns each prompt's name.
+
+        Raises:
+            ValueError: as `generate`.
         """
         budgets = check_request(
             prompts, group_size, params, seeds, self.max_model_len, budgets
@@ -262,27 +293,77 @@ class VLLMGenerator(Generator):
             )
             for seed, budget in zip(seeds, budgets, strict=True)
         ]
-        outputs = self._run(prompts, settings, self.stop)
-        groups = [[self._response(one) for one in output.outputs] for output in outputs]
-        return [group * group_size for group in groups] if is_greedy else groups
+        return self._enqueue(prompts, settings, self.stop)
 
-    def _run(
+    def advance(
+        self, names: Collection[str], seconds: float
+    ) -> tuple[str, list[Response]] | None:
+        """Goes on with prompts that were begun, until one is finished.
+
+        Args:
+            names: of those that have not been returned yet.
+            seconds: how long at most, but for one step of the engine.
+
+        Returns:
+            A prompt's name and all responses to it, or None.
+        """
+        deadline = monotonic() + seconds
+        with self._stepping(len(names)):
+            while not self._outputs.keys() & names:
+                self._step()
+                if monotonic() >= deadline:
+                    return None
+        name = next(name for name in names if name in self._outputs)
+        return name, [self._response(one) for one in self._outputs.pop(name).outputs]
+
+    def abort(self, names: Collection[str]) -> None:
+        """Forgets prompts that were begun."""
+        self._llm.llm_engine.abort_request(list(names))
+        for name in names:
+            self._outputs.pop(name, None)
+
+    def _run(self, prompts: Sequence[Sequence[int]], settings: list[Any]) -> list[Any]:
+        return self._finish(self._enqueue(prompts, settings))
+
+    def _enqueue(
         self,
         prompts: Sequence[Sequence[int]],
         settings: list[Any],
         stop: StopStrings | None = None,
-    ) -> list[Any]:
+    ) -> list[str]:
         assert self._is_loaded, "the engine has no weights: load_weights comes first"
         token_prompts = [
             self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts
         ]
+        with self._stepping(len(prompts)):
+            names = self._llm.enqueue(token_prompts, settings, use_tqdm=False)
+        if stop is not None:
+            watch_for_stop_strings(self._llm, stop)
+        # Within the engine a request's name has something random behind it.
+        return [name.partition("-")[0] for name in names]
+
+    def _finish(self, names: Sequence[str]) -> list[Any]:
+        """Waits for prompts; others that were begun go on meanwhile."""
+        with self._stepping(len(names)):
+            missing = set(names) - self._outputs.keys()
+            while missing:
+                missing -= self._step()
+        return [self._outputs.pop(name) for name in names]
+
+    def _step(self) -> set[str]:
+        finished = {
+            output.request_id: output
+            for output in self._llm.llm_engine.step()
+            if output.finished
+        }
+        self._outputs |= finished
+        return set(finished)
+
+    @contextmanager
+    def _stepping(self, num_prompts: int) -> Iterator[None]:
         # vLLM draws from PyTorch's generator even where it then uses a response's own.
-        with torch.random.fork_rng(), engine_errors(f"{len(prompts)} prompts were run"):
-            self._llm.enqueue(token_prompts, settings, use_tqdm=False)
-            if stop is not None:
-                watch_for_stop_strings(self._llm, stop)
-            outputs: list[Any] = self._llm.wait_for_completion(use_tqdm=False)
-        return outputs
+        with torch.random.fork_rng(), engine_errors(f"{num_prompts} prompts were run"):
+            yield
 
     def stream(self, requests: Sequence[Request]) -> Iterator[Finished]:
         """Samples one response to each request. See `Generator.stream`.
@@ -341,7 +422,10 @@ class VLLMGenerator(Generator):
             )
         check_logps(logps, self.weights_version)
         terminated = is_ended(token_ids, self.eos_token_ids, self.stop)
-        return Response(token_ids, logps, terminated)
+        versions = np.zeros(len(token_ids), dtype=np.int64)
+        for span in output.weight_versions:
+            versions[span.start : span.end] = int(span.version)
+        return Response(token_ids, logps, terminated, versions)
 
     def _check(self, params: SamplingParams) -> None:
         check_vllm_sampling(params.temperature, params.top_p)

@@ -104,19 +104,42 @@ def _respond(
         [ticket.seed for ticket in tickets],
     )
     sample_s = perf_counter() - start
+    return judged(env, problems, prompts, responses, sample_s, score=score)
+
+
+def judged(
+    env: TokenEnv,
+    problems: Sequence[Problem],
+    prompts: Sequence[np.ndarray],
+    responses: Sequence[Sequence[Response]],
+    sample_s: float,
+    *,
+    score: bool = True,
+) -> Answers:
+    """Has groups of whole responses judged.
+
+    Args:
+        env: judges.
+        problems: one per group.
+        prompts: likewise, `[P]` ids each.
+        responses: likewise, as many in each.
+        sample_s: see `Answers`.
+        score: False gives no process rewards.
+    """
     before = judge_counts(env.judge)
-    judged, times = env.judge.judge(
-        [problem for problem in problems for _ in range(group_size)],
-        [prompt for prompt in prompts for _ in range(group_size)],
+    size = len(responses[0]) if responses else 0
+    found, times = env.judge.judge(
+        [problem for problem in problems for _ in range(size)],
+        [prompt for prompt in prompts for _ in range(size)],
         [response.token_ids for group in responses for response in group],
         score=score,
     )
     groups = [
         AnsweredGroup(
-            problem, prompt, group, judged[i : i + group_size], [Turns()] * group_size
+            problem, prompt, group, found[i * size : (i + 1) * size], [Turns()] * size
         )
-        for problem, prompt, group, i in zip(
-            problems, prompts, responses, range(0, len(judged), group_size), strict=True
+        for i, (problem, prompt, group) in enumerate(
+            zip(problems, prompts, responses, strict=True)
         )
     ]
     return Answers(groups, judge_counts(env.judge) - before, sample_s, times)

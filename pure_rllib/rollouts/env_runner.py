@@ -23,15 +23,16 @@ from ray.rllib.utils.checkpoints import Checkpointable
 
 import pure_rllib.envs  # noqa: F401 (registers the environments' ids on this node)
 from pure_rllib.data.order import ProblemTicket
-from pure_rllib.generation.base import Generator, SamplingParams
+from pure_rllib.generation.base import Generator, Response, SamplingParams
 from pure_rllib.generation.make_generator import make_generator
 from pure_rllib.generation.transformers_generator import TransformersGenerator
 from pure_rllib.hacking.flags import HackLimits, cap_rewards, flag_group
 from pure_rllib.models.llm_rl_module import POLICY
 from pure_rllib.rewards.prm.actors import connected_scorer
-from pure_rllib.rollouts.answers import AnsweredGroup, answer
+from pure_rllib.rollouts.answers import AnsweredGroup, Answers, answer
 from pure_rllib.rollouts.callbacks import SamplingCallbacks
 from pure_rllib.rollouts.env_summary import fit_to_policy, token_env_of
+from pure_rllib.rollouts.flight import Flight
 from pure_rllib.rollouts.group import Group, SampledResponse
 from pure_rllib.rollouts.runner_sample import JUDGE_COUNTS as JUDGE_COUNTS
 from pure_rllib.rollouts.runner_sample import RunnerSample as RunnerSample
@@ -87,6 +88,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         self._env_creator = kwargs["env_creator"]
         self._generator: Generator | None = None
         self._module: RLModule | None = None
+        self._flight: Flight | None = None
         # Of problems that nobody names, so that nothing of a run depends on it.
         self._random = np.random.default_rng((self._seed or 0, 1))
         self.callbacks = SamplingCallbacks(self)
@@ -304,20 +306,75 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             score=not evaluation,
         )
         ids = range(len(tickets)) if group_ids is None else group_ids
+        return self._sampled(
+            answers, ids, start, sync_s=generating - loading, in_evaluation=evaluation
+        )
+
+    def _sampled(
+        self,
+        answers: Answers,
+        group_ids: Sequence[int],
+        start: float,
+        *,
+        sync_s: float,
+        in_evaluation: bool = False,
+    ) -> RunnerSample:
+        """Makes groups of answers, logs them, and says how long all took."""
         groups = [
-            self._group(one, group_id, evaluation)
-            for one, group_id in zip(answers.groups, ids, strict=True)
+            self._group(one, group_id, in_evaluation)
+            for one, group_id in zip(answers.groups, group_ids, strict=True)
         ]
         self.callbacks.call_for_episodes(groups)
         self._log(groups, answers.sample_s)
         seconds = {
-            "sync": generating - loading,
+            "sync": sync_s,
             "sample": answers.sample_s,
             "score": answers.times.score_s,
             "verify": answers.times.verify_s,
             "total": perf_counter() - start,
         }
         return RunnerSample(groups, seconds, answers.counts, self.receiver.logp_gap)
+
+    def advance_apart(
+        self,
+        *,
+        tickets: Sequence[ProblemTicket],
+        group_ids: Sequence[int],
+        weights: Weights,
+        anew: bool,
+    ) -> tuple[RunnerSample, list[SingleAgentEpisode]]:
+        """Begins groups, and goes on for a turn with all that were begun.
+
+        Args:
+            tickets: of the groups to begin.
+            group_ids: one per ticket.
+            weights: newer ones are taken over, between two tokens of responses.
+            anew: forget first what was begun before.
+
+        Returns:
+            As soon as there is one, a finished group without its episodes, and these;
+            after the turn no group.
+        """
+        start = perf_counter()
+        if self._flight is None:
+            self._flight = Flight(self.token_env, self.generator)
+        if anew:
+            self._flight.drop()
+        loading = perf_counter()
+        self.receiver.take_over(weights)
+        sync_s = perf_counter() - loading
+        env, config = self.token_env, self.config
+        params = SamplingParams(
+            env.max_response_tokens, config.temperature, config.top_p
+        )
+        if tickets:
+            self._flight.begin(tickets, group_ids, config.group_size, params)
+        finished, answers = self._flight.advance()
+        sample = self._sampled(answers, finished, start, sync_s=sync_s)
+        if sample.groups:
+            self.callbacks.call_for_sample(_episodes_of(sample.groups))
+            sample.metrics = self.get_metrics()
+        return sample, next(iter(_taken_out(sample)), [])
 
     def _log(self, groups: Sequence[Group], seconds: float) -> None:
         """Logs what RLlib's own env runners log of complete episodes."""
@@ -348,7 +405,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                     prompt_ids=answered.prompt,
                     response=one,
                     judged=judged_one,
-                    weights_version=self.generator.weights_version,
+                    weights_version=_oldest(one, self.generator.weights_version),
                     flags=flags_of_one,
                     num_separators=splitter.num_separators(one.token_ids),
                     total_reward=total,
@@ -377,10 +434,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             The sample, its groups without their episodes, then each group's episodes.
         """
         sample: RunnerSample = self.sample(**kwargs)
-        episodes = [group.episodes for group in sample.groups]
-        for group in sample.groups:
-            group.episodes = []
-        return [sample, *episodes]
+        return [sample, *_taken_out(sample)]
 
     def sleep(self) -> None:
         """Has the generator give its memory back until this samples again."""
@@ -440,6 +494,19 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
 
 GroupEnvRunner = LLMEnvRunner
 """The name in earlier checkpoints."""
+
+
+def _oldest(response: Response, held: int) -> int:
+    """The version of a response's first token, which is the oldest."""
+    return held if response.versions is None else int(response.versions[0])
+
+
+def _taken_out(sample: RunnerSample) -> list[Any]:
+    """Takes the episodes out of a sample's groups."""
+    episodes = [group.episodes for group in sample.groups]
+    for group in sample.groups:
+        group.episodes = []
+    return episodes
 
 
 def _episodes_of(groups: Sequence[Group]) -> list[SingleAgentEpisode]:

@@ -111,7 +111,7 @@ class Sampler:
     Args:
         env_runners: local or, with a lag, remote.
         sync: sees to it that env runners can take over weights.
-        order: of the problems.
+        order: of the problems; may be replaced after `drop`.
         config: the algorithm's.
     """
 
@@ -124,7 +124,7 @@ class Sampler:
     ):
         self._env_runners = env_runners
         self._sync = sync
-        self._order = order
+        self.order = order
         self._config = config
         self._pending: deque[SamplingCall] = deque()  # in the order of their prompts
 
@@ -176,7 +176,7 @@ class Sampler:
 
     def _prompts(self, cursor: int, count: int) -> dict[int, ProblemTicket]:
         """The prompts from `cursor` on; a group's id is its prompt's number."""
-        return dict(enumerate(self._order.take(cursor, count), start=cursor))
+        return dict(enumerate(self.order.take(cursor, count), start=cursor))
 
     def sample(
         self, prompts: Mapping[int, ProblemTicket], weights: Weights, **kwargs: Any
@@ -268,11 +268,6 @@ class Sampler:
         ids: list[int] = []
         while not ids:
             living = self._living()
-            if not living:
-                raise RuntimeError(
-                    "No env runner is alive. Ray's logs say why they died; the last "
-                    "checkpoint is intact: resume from it."
-                )
             call.weights, ids = self._sync.before_launch(
                 {i: self._actors()[i] for i in living}, call.weights, self._wait_for
             )
@@ -341,6 +336,11 @@ class Sampler:
             ids = self._env_runners.probe_unhealthy_env_runners()
             if not ids:
                 sleep(1.0)
+        if not ids:
+            raise RuntimeError(
+                "No env runner is alive. Ray's logs say why they died; the last "
+                "checkpoint is intact: resume from it."
+            )
         return list(ids)
 
 

@@ -113,7 +113,7 @@ def test_evaluation_has_settings_of_its_own(tiny_config: PUREConfig) -> None:
         assert "evaluation" not in algo.train()
         assert are_equal(weights(algo), before), "training samples as before"
         assert "greedy_accuracy" in algo.train()["evaluation"]
-        tickets = algo._sampler._order.take(0, 4)
+        tickets = algo._sampler.order.take(0, 4)
         sample = algo.env_runner.sample(
             tickets=tickets, weights=algo._published(), evaluation=True
         )

@@ -368,6 +368,43 @@ def test_a_response_depends_on_its_own_seed_only(engine: Engine) -> None:
     assert same(huge, generate(PROMPTS[:1], 2, params, [2**64 + 5]))
 
 
+def test_weights_change_between_two_tokens(engine: Engine) -> None:
+    params = SamplingParams(BUDGET, 1.0, engine.top_p)
+    generator = engine.generator
+
+    def fly(new: int) -> list[list[Response]]:
+        """Six tokens with the first weights, the others with new ones."""
+        engine.load(0)
+        names = generator.begin(PROMPTS, 4, params, SEEDS)
+        for _ in range(6):
+            assert generator.advance(names, 0.0) is None
+        # Another's call in between goes its own way, and they go on meanwhile.
+        engine.load(new)
+        generator.logps(SEQUENCES)
+        done: dict[str, list[Response]] = {}
+        while len(done) < len(names):
+            found = generator.advance([n for n in names if n not in done], 1.0)
+            done |= [found] if found else []
+        return [done[name] for name in names]
+
+    groups = fly(1)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for response in group:
+            assert response.versions is not None
+            ids, versions = response.token_ids.tolist(), response.versions
+            assert (np.diff(versions) >= 0).all()
+            for number in {*versions.tolist()}:
+                told = teacher_forced(engine.models[number], prompt + ids, len(prompt))
+                mine = versions == number
+                np.testing.assert_allclose(response.logps[mine], told[mine], atol=1e-3)
+    both = [r for g in groups for r in g if set(r.versions.tolist()) == {0, 1}]  # type: ignore[union-attr]
+    assert both, "no response was under way"
+    # Weights that are the same change no id, and an abort leaves nothing behind.
+    assert same(fly(0), generator.generate(PROMPTS, 4, params, SEEDS))
+    generator.abort(generator.begin(PROMPTS, 4, params, SEEDS))
+    assert not generator._llm.llm_engine.has_unfinished_requests()
+
+
 def test_tokens_come_as_often_as_their_probability_says(engine: Engine) -> None:
     model = engine.load(0)
     temperature = 0.7 if engine.top_p == 1.0 else 1.0

@@ -1,13 +1,17 @@
 """PURE with vLLM as its generator, in this process and in an env runner's."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from pure_rllib.algorithms import PUREConfig
+from pure_rllib.rollouts.group import SampledResponse
+from pure_rllib.rollouts.sampler import episodes_of
 from pure_rllib.testing import tiny_model_config
 from tests.integration.conftest import NEEDS_VLLM, built, flat
 
@@ -76,6 +80,52 @@ def test_an_engine_sleeps_while_the_learner_updates(tiny_config: PUREConfig) -> 
         algo.env_runner.sleep()
         algo.evaluate()
         assert asleep == [True, True]
+
+
+def test_weights_change_while_responses_are_under_way(
+    tiny_config: PUREConfig, tmp_path: Path
+) -> None:
+    config = tiny_config.rl_module(model_config={"model": POLICY})
+    config.env_runners(
+        num_env_runners=1,
+        generator="vllm",
+        generator_kwargs={"enforce_eager": True},
+        weight_update="in_flight",
+    ).training(max_weight_lag=2)
+    asked: list[str] = []
+
+    def train_on(algo: Any) -> float:
+        lag = flat(algo.train())["weights/lag_max"]
+        asked.extend(g.records[0].metadata["problem_id"] for g in batch(algo))
+        for response in (SampledResponse.of(e) for g in batch(algo) for e in of(g)):
+            versions = response.response.versions
+            assert versions is not None
+            assert (np.diff(versions) >= 0).all()
+            assert len(versions) == len(response.response.logps)
+            assert versions[0] == response.weights_version
+        return float(lag)
+
+    with built(config) as algo:
+        lags = [train_on(algo) for _ in range(4)]
+        path = algo.save_to_path(tmp_path / "checkpoint")
+        train_on(algo)
+        algo.restore_from_path(path)
+        del asked[-config.num_prompts :]
+        # All that was under way or finished is asked again.
+        train_on(algo)
+        train_on(algo)
+    assert lags[0] == 0.0
+    assert max(lags) <= 2.0
+    epochs = [Counter(asked[i : i + 6]) for i in range(0, len(asked) - 5, 6)]
+    assert all(epoch == Counter(set(asked)) for epoch in epochs)
+
+
+def batch(algo: Any) -> Any:
+    return algo._last_batch.groups
+
+
+def of(group: Any) -> Any:
+    return episodes_of(group) or []
 
 
 def test_turns_are_scored_by_the_learner_as_the_engine_sampled_them(

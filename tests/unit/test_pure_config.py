@@ -315,6 +315,10 @@ BAD: list[tuple[Change, str]] = [
         r"`no_signal_groups` \(\"refill\"\) must be .*`max_weight_lag` \(2\) over 1",
     ),
     (
+        lambda c: c.env_runners(weight_update="in_flight", num_env_runners=1),
+        r"`weight_update` \(\"in_flight\"\) needs `generator` \(\"transformers\"\)",
+    ),
+    (
         lambda c: (
             c.training(max_weight_lag=2)
             .env_runners(generator="vllm", num_env_runners=1)
