@@ -41,6 +41,13 @@ class Engine:
 
     def __init__(self, events: list[str]):
         self.events = events
+        self.llm_engine = self  # which says what is under way
+
+    def has_unfinished_requests(self) -> bool:
+        return False
+
+    def set_weight_version(self, version: str) -> None:
+        pass
 
     def sleep(self, level: int) -> None:
         self.events.append(f"sleep {level}")
@@ -53,7 +60,7 @@ class Engine:
             list(kwargs["weights_iterator"])
             self.events.append("load")
 
-    def reset_prefix_cache(self) -> bool:
+    def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
         return True
 
 
