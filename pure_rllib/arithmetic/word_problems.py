@@ -114,19 +114,10 @@ class WordTask(ProceduralTask):
 
     def draw(self, rng: random.Random) -> tuple[str, str]:
         """Draws a prompt and its answer."""
-        return self._fill(rng.choice(list(_KINDS[self.num_steps])), rng)
-
-    def examples(self, count: int) -> list[tuple[str, str]]:
-        """Makes `count` prompts of each kind in turn, with solutions."""
-        rng = random.Random("examples")
-        kinds = list(_KINDS[self.num_steps])
-        prompts = [self._fill(kinds[i % len(kinds)], rng)[0] for i in range(count)]
-        return [(prompt, solution(prompt)) for prompt in prompts]
-
-    def _fill(self, words: str, rng: random.Random) -> tuple[str, str]:
+        words = rng.choice(list(_KINDS[self.num_steps]))
         name, things = rng.choice(list(_NAMES)), rng.choice(_THINGS)
         # The first number is larger than all that is taken away.
-        ranges = {"a": (19, 50), "b": (2, 9), "c": (2, 9), "d": (2, 5)}
+        ranges = {"a": (12, 20), "b": (2, 6), "c": (2, 5), "d": (2, 4)}
         numbers = {letter: rng.randint(*ends) for letter, ends in ranges.items()}
         prompt = (words + _QUESTION).format(
             name=name, things=things, pronoun=_NAMES[name], **numbers

@@ -1,42 +1,19 @@
 """Sums in words: a task for real models whose steps can be checked exactly."""
 
-from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from pure_rllib.arithmetic.task import ArithmeticProblems, Split
+from pure_rllib.arithmetic.task import ArithmeticProblems
 from pure_rllib.arithmetic.word_problems import (
     TruthChecker,
     WayChecker,
     WordTask,
     word_scorer,
 )
-from pure_rllib.data.problems import Problem
 from pure_rllib.envs.math_env import MathEnv
 
 _SCORERS = {"way": WayChecker, "truth": TruthChecker, "none": None}
-
-
-class WordProblems(ArithmeticProblems):
-    """Sums in words behind solved examples, as messages of a conversation.
-
-    Args:
-        task: the family of problems.
-        num_examples: solved ones before each, the same for all; >= 0.
-        **kwargs: the other arguments of `ArithmeticProblems`.
-    """
-
-    def __init__(self, task: WordTask, num_examples: int, **kwargs: Any):
-        super().__init__(task, **kwargs)
-        self.history = tuple(
-            {"role": role, "content": content}
-            for example in task.examples(num_examples)
-            for role, content in zip(("user", "assistant"), example, strict=True)
-        )
-
-    def __getitem__(self, index: int) -> Problem:
-        return replace(super().__getitem__(index), history=self.history)
 
 
 class WordProblemEnv(MathEnv):
@@ -51,8 +28,6 @@ class WordProblemEnv(MathEnv):
     Args:
         tokenizer: folder or hub id of the policy's tokenizer, or the tokenizer.
         num_steps: operations that a problem takes: 1 to 3, with products in 1 and 3.
-        num_examples: solved ones before each problem, in turns of the chat template;
-            >= 0.
         process_rewards: "way" (right steps lead to the answer), "truth" (right steps
             are true; to see what a policy makes of that) or "none".
         num_problems: training problems; drawn procedurally, none of them held out.
@@ -69,7 +44,6 @@ class WordProblemEnv(MathEnv):
         *,
         tokenizer: str | PreTrainedTokenizerBase,
         num_steps: int = 2,
-        num_examples: int = 0,
         process_rewards: str = "way",
         num_problems: int = 10_000,
         num_eval_problems: int = 200,
@@ -83,11 +57,6 @@ class WordProblemEnv(MathEnv):
             )
         task = WordTask(num_steps)
 
-        def problems(count: int, seed: int, split: Split) -> WordProblems:
-            return WordProblems(
-                task, num_examples, num_problems=count, seed=seed, split=split
-            )
-
         checker = _SCORERS[process_rewards]
         self.step_checker = word_scorer(WayChecker)
         kwargs.setdefault("prompt_template", {"chat": True})
@@ -95,8 +64,8 @@ class WordProblemEnv(MathEnv):
         kwargs.setdefault("max_response_tokens", 64)
         super().__init__(
             tokenizer=tokenizer,
-            problems=problems(num_problems, problem_seed, "train"),
-            eval_problems=problems(num_eval_problems, 0, "held_out"),
+            problems=ArithmeticProblems(task, num_problems, problem_seed),
+            eval_problems=ArithmeticProblems(task, num_eval_problems, split="held_out"),
             step_scorer=word_scorer(checker) if checker else None,
             **kwargs,
         )

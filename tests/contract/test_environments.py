@@ -78,7 +78,7 @@ SETTINGS = [
     ),
     pytest.param("GuessNumber-v0", {}, 0.0, id="guess-number"),
     pytest.param("Calculator-v0", {}, 0.0, id="calculator"),
-    pytest.param("WordProblems-v0", {"num_examples": 1}, 0.0, id="word-problems"),
+    pytest.param("WordProblems-v0", {}, 0.0, id="word-problems"),
     pytest.param("Math-v0", {"prm": tiny_model_config(261)}, 1e-5, id="math-prm"),
     pytest.param(
         "Math-v0",
