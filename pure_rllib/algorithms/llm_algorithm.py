@@ -295,12 +295,16 @@ class LLMAlgorithm(Algorithm):
             train_results=train_results, eval_results=eval_results
         )
         # Written as they are: RLlib's logger would smooth them over iterations.
-        of_module = learner_results(self._iteration_metrics)
-        for measured in (
-            unflatten_dict(self._iteration_metrics),
-            {LEARNER_RESULTS: {DEFAULT_MODULE_ID: of_module}},
-        ):
-            deep_update(results, measured, new_keys_allowed=True)
+        deep_update(
+            results,
+            {
+                **unflatten_dict(self._iteration_metrics),
+                LEARNER_RESULTS: {
+                    DEFAULT_MODULE_ID: learner_results(self._iteration_metrics)
+                },
+            },
+            new_keys_allowed=True,
+        )
         return results
 
     @override(Algorithm)

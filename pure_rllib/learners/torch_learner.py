@@ -203,7 +203,7 @@ class LLMTorchLearner(TorchLearner):
         balance = RowBalance(batch, packing=takes_flat_rows(self._policy))
         for index, group_ids in enumerate(plan.mini_batches):
             share, imbalance = balance.share(group_ids)
-            stats.mean("learners/imbalance", imbalance)
+            stats.mean("tokens/imbalance", imbalance)
             self._step(share, group_ids, index, plan)
         self.after_gradient_based_update(timesteps=timesteps or {})
         return stats.as_dict() | {LOGGED: self.metrics.reduce()}

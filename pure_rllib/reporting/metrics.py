@@ -280,7 +280,7 @@ tokens/padding_share [share, 0 to 1]
 tokens/prompt_saved_share [share, 0 to 1]
     Prompt tokens that need not pass, as another row of the group has the same ones.
     Such tokens / prompt tokens of all rows in updates; 0 if padded.
-learners/imbalance [ratio, >= 1]
+tokens/imbalance [ratio, >= 1]
     How much longer the busiest learner has to work in a step than learners on average.
     Most tokens of a learner / mean over learners: mean over steps.
 throughput/sampled_tokens_per_s [tokens/s]

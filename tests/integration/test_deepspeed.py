@@ -281,7 +281,7 @@ def test_replicas_make_the_local_learners_updates(reference: dict[str, Any]) -> 
     # Bit for bit, wherever a row's group was and wherever the row was learned from.
     assert seen == reference["seen"]
     # Without the exchange one step's would be 2.0: all of it on the second learner.
-    assert all(1.0 <= merge(r)["learners/imbalance"] < 1.2 for r in reports)
+    assert all(1.0 <= merge(r)["tokens/imbalance"] < 1.2 for r in reports)
 
 
 @pytest.mark.parametrize("name", STAGES)

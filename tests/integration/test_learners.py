@@ -139,7 +139,7 @@ WAITED = r'learner 0 waited for \d+ s in phase "{}"; learner 1 gave no answer'
 @pytest.mark.parametrize(
     ("stage", "method", "told"),
     [
-        (None, "update", WAITED.format("denominator")),
+        (None, "update", WAITED.format("row sizes")),
         (None, "_backward", WAITED.format("loss")),
         # After the last collective: nobody but the driver waits.
         (None, "after_gradient_based_update", ": learner 1 gave no answer for"),
