@@ -23,6 +23,7 @@ from pure_rllib.data.order import ProblemOrder
 from pure_rllib.envs.arithmetic import ArithmeticEnv
 from pure_rllib.envs.text_token_env import TextTokenEnv
 from pure_rllib.reporting.tables import format_table
+from pure_rllib.rollouts import turns
 
 TURN_TOKENS = 80
 PROBLEMS = ArithmeticEnv(process_rewards="none")
@@ -56,15 +57,48 @@ class Watched:
         return getattr(self.generator, name)
 
 
-def environment_share(iterations: int) -> float:
-    """Share of an iteration of guess_number in environments and bridges, in [0, 1]."""
+class Stopwatch:
+    """Adds up the seconds in a function of a module.
+
+    Args:
+        module: whose function is taken the place of.
+        name: of the function.
+    """
+
+    def __init__(self, module: Any, name: str):
+        self.seconds = 0.0
+        function = getattr(module, name)
+
+        def timed(*args: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        setattr(module, name, timed)
+
+
+def environment_shares(iterations: int) -> tuple[float, float]:
+    """Shares of an iteration of guess_number, in [0, 1].
+
+    Returns:
+        Of rounds without the policy's writing: environments, bridges and rows. And of
+        all but the writing: records and rewards of the responses, too.
+    """
+    rounds, writing = Stopwatch(turns, "_play"), Stopwatch(turns, "_write")
     algo = load_experiment("guess_number").build_config().build_algo()
     shares = []
     for _ in range(iterations):
+        rounds.seconds = writing.seconds = 0.0
         seconds = algo.train()["seconds"]
-        shares.append(seconds["verify"] / seconds["iteration"])
+        beside = rounds.seconds - writing.seconds, seconds["verify"]
+        shares.append([part / seconds["iteration"] for part in beside])
     algo.stop()
-    return statistics.median(shares)
+    in_rounds, in_all = (
+        statistics.median(share) for share in zip(*shares, strict=True)
+    )
+    return in_rounds, in_all
 
 
 def raw_call(engine: Any, calls: list[tuple[Any, ...]], eos: list[int]) -> float:
@@ -122,8 +156,11 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
-    share = environment_share(3 * options.rounds)
-    print(f"guess_number: environments take {share:.1%} of an iteration")
+    in_rounds, in_all = environment_shares(10 * options.rounds)
+    print(
+        f"guess_number: environments and bridges take {in_rounds:.1%} of an iteration, "
+        f"{in_all:.1%} with the responses' records"
+    )
     algo = build(options.prompts, options.group_size)
     runner, weights = algo.env_runner_group.local_env_runner, algo._published()
     order = ProblemOrder(len(runner.token_env.problems), seed=0)
