@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help install engines train test check
+.PHONY: help install engines train smollm2 test check
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -21,7 +21,7 @@ PIP_FLAGS ?=
 ARGS ?=
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## Make .venv from constraints.txt; nothing to do if it is up to date
 
@@ -29,6 +29,12 @@ engines: $(ENGINES) ## Add vLLM and DeepSpeed (for CPUs without a GPU) and reaso
 
 train: $(STAMP) ## Install if needed, then train the embedded default (minutes, CPU)
 	@$(BIN)/pure-rllib train arithmetic $(ARGS)
+
+smollm2: $(STAMP) ## Install if needed, then show that a real model learns sums in words (CPU)
+	@if [ ! -e smollm2_start/config.json ]; then
+	  $(BIN)/python -m scripts.smollm2 smollm2_start
+	fi
+	$(BIN)/pure-rllib train smollm2_sums --set arms={} --set seeds=[] $(ARGS)
 
 test: $(ENGINES) ## Install if needed, then run every test, the fast ones first
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)

@@ -31,6 +31,7 @@ OF_MODELS: dict[str, tuple[str, ...]] = {
     MATH: ("problems", "tokenizer", ".prm", ".model"),
     "pure_rllib/Labels-v0": ("tokenizer", ".model"),
     "pure_rllib/ReasoningGym-v0": ("tokenizer", ".model"),
+    "pure_rllib/WordProblems-v0": ("tokenizer", ".model"),
 }
 PAPER = "pure_prm_vr_qwen2_5_math_7b"
 
@@ -118,6 +119,7 @@ STAND_INS = {
     "math_7b_lora_one_gpu": ON_ONE,
     "reasoning_gym": REASONING_GYM,
     "reasoning_gym_sweep": REASONING_GYM,
+    "smollm2_sums": REAL,
     "methods_grpo": EMBEDDED,
     "methods_pure": EMBEDDED,
     "methods_riskpo": [*EMBEDDED, "training.bundle_size=2"],
