@@ -174,6 +174,14 @@ def _check_lag(config: Any) -> None:
             "1, because vLLM's engines take over weights between two tokens while "
             'learners update. Set both, or `.env_runners(weight_update="drain")`.'
         )
+    size = config.generator_kwargs.get("tensor_parallel_size", 1)
+    if is_in_flight and size > 1:
+        raise ValueError(
+            f"`tensor_parallel_size` ({size}) must be 1 with `weight_update` "
+            '("in_flight"), because an engine whose workers are processes is not '
+            "stopped while they load weights. Set it so, or "
+            '`.env_runners(weight_update="drain")`.'
+        )
     if config.no_signal_groups == "refill" and (lag > 1 or is_in_flight):
         raise ValueError(
             f'`no_signal_groups` ("refill") must be "keep" or "drop" with a '

@@ -319,6 +319,15 @@ BAD: list[tuple[Change, str]] = [
         r"`weight_update` \(\"in_flight\"\) needs `generator` \(\"transformers\"\)",
     ),
     (
+        lambda c: c.training(max_weight_lag=1).env_runners(
+            weight_update="in_flight",
+            num_env_runners=1,
+            generator="vllm",
+            generator_kwargs={"tensor_parallel_size": 2},
+        ),
+        r"`tensor_parallel_size` \(2\) must be 1 with `weight_update`",
+    ),
+    (
         lambda c: (
             c.training(max_weight_lag=2)
             .env_runners(generator="vllm", num_env_runners=1)
